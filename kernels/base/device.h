@@ -1,0 +1,80 @@
+/* device.h - where tensors live and calls run: the CPU, or one GPU.
+ *
+ * A device is a const table of functions plus state. Backends: "cpu" (device_cpu.c, always) and "cuda" (a module
+ * loaded at run time: kernels/base/device_cuda.cu + kernels/cuda; absent module or driver is a reason, not a crash).
+ * Streams order work; the CPU has one stream and everything on it is done when the call returns. */
+#ifndef M2_BASE_DEVICE_H
+#define M2_BASE_DEVICE_H
+
+#include "kernels/base/tensor.h"
+
+typedef struct m2_device m2_device;
+typedef struct m2_stream m2_stream; /* opaque; NULL is the device's default stream */
+typedef struct m2_event m2_event;   /* opaque */
+typedef struct m2_graph m2_graph;   /* opaque: a captured sequence of calls */
+struct m2_op;
+struct m2_call;
+typedef m2_status (*m2_run_fn)(const struct m2_call *call);
+
+typedef enum m2_memory {
+    M2_MEM_DEVICE, /* where calls read and write */
+    M2_MEM_HOST    /* host memory the device can copy from and to asynchronously (pinned on a GPU) */
+} m2_memory;
+
+typedef struct m2_device_api {
+    const char *kind; /* "cpu" | "cuda" */
+    void (*close)(m2_device *dev);
+    /* 256-byte aligned. alloc counts in dev->allocations: nothing allocates after planning, tests assert it. */
+    m2_status (*alloc)(m2_device *dev, m2_memory kind, int64_t bytes, void **out);
+    void (*free)(m2_device *dev, m2_memory kind, void *ptr);
+    /* Any direction between device and host memory; asynchronous on the stream. */
+    m2_status (*copy)(m2_device *dev, void *dst, const void *src, int64_t bytes, m2_stream *stream);
+    m2_status (*fill)(m2_device *dev, void *dst, int byte, int64_t bytes, m2_stream *stream);
+    m2_status (*stream_create)(m2_device *dev, m2_stream **out);
+    void (*stream_destroy)(m2_device *dev, m2_stream *stream);
+    m2_status (*stream_sync)(m2_device *dev, m2_stream *stream);
+    m2_status (*event_create)(m2_device *dev, m2_event **out);
+    void (*event_destroy)(m2_device *dev, m2_event *event);
+    m2_status (*event_record)(m2_device *dev, m2_event *event, m2_stream *stream);
+    m2_status (*event_wait)(m2_device *dev, m2_event *event, m2_stream *stream); /* stream waits for event */
+    m2_status (*event_seconds)(m2_device *dev, m2_event *from, m2_event *to, double *out); /* waits for `to` */
+    /* How the op runs here, or NULL when this device has no kernel for it. */
+    m2_run_fn (*lookup)(m2_device *dev, const struct m2_op *op);
+    /* Graph capture of everything enqueued on `stream` between begin and end. NULL pointers on the CPU. */
+    m2_status (*capture_begin)(m2_device *dev, m2_stream *stream);
+    m2_status (*capture_end)(m2_device *dev, m2_stream *stream, m2_graph **out);
+    m2_status (*graph_launch)(m2_device *dev, m2_graph *graph, m2_stream *stream);
+    void (*graph_destroy)(m2_device *dev, m2_graph *graph);
+} m2_device_api;
+
+struct m2_device {
+    const m2_device_api *api;
+    char name[96];         /* "CPU, 2 threads, AVX-512", "NVIDIA H200" */
+    int index;             /* GPU ordinal; 0 on the CPU */
+    int threads;           /* CPU threads that calls may use */
+    int64_t memory;        /* bytes in all */
+    double peak_flops;     /* peak FLOP/s in the dtype training uses (measured on the CPU, datasheet on a GPU) */
+    double peak_bandwidth; /* bytes/s, read + write */
+    int64_t allocations;   /* number of alloc calls so far */
+    void *state;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* spec: "cpu", "cuda", "cuda:1", or "auto" (a GPU if the module, a driver and a device are there, else the CPU, with
+ * the reason logged once). threads: CPU threads for calls, 0 = all available to the process. Caller closes. */
+M2_API m2_status m2_device_open(const char *spec, int threads, m2_device **out);
+M2_API void m2_device_close(m2_device **dev); /* accepts NULL; nulls the pointer */
+
+/* The table the CUDA module exports under this symbol name; NULL returned means no usable device, with a message. */
+#define M2_DEVICE_MODULE_SYMBOL "m2_device_cuda_open"
+typedef m2_status (*m2_device_module_open)(int index, int threads, m2_device **out);
+
+m2_status m2_device_open_cpu(int threads, m2_device **out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,74 @@
+/* comm.h - ranks that talk: nine verbs over four transports (self, threads, mpi, nccl).
+ *
+ * Every verb but the queries is collective over the communicator's ranks (send/recv: over the pair), is enqueued on
+ * `stream` (NULL = device default; CPU transports are done on return), takes 64-bit element counts, and must be called
+ * in the same order by all ranks. Buffers are device memory of `device` (host memory on the CPU).
+ * Reductions are deterministic: the result has the same bits on every rank and depends only on rank count and inputs.
+ * A failed or aborted communicator returns M2_TRANSIENT from every later verb. */
+#ifndef M2_COMM_H
+#define M2_COMM_H
+
+#include "kernels/base/device.h"
+
+typedef struct m2_comm m2_comm;
+typedef enum m2_reduce { M2_SUM, M2_MAX, M2_MIN } m2_reduce;
+
+typedef struct m2_comm_api {
+    const char *kind; /* "self" | "threads" | "mpi" | "nccl" */
+    /* In place when send == recv. all_gather: recv holds size*count; reduce_scatter: send holds size*count, each rank
+     * gets block `rank`. dtypes f32, f64, bf16 (summed in f32), i32, i64, u8 (max/min). */
+    m2_status (*all_reduce)(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_reduce op, m2_stream *s);
+    m2_status (*all_gather)(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s);
+    m2_status (*reduce_scatter)(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_reduce op,
+                                m2_stream *s);
+    /* Block r of send (send_count[r] elements from send_at[r]) goes to rank r, which puts it at recv_at[me]. Elements. */
+    m2_status (*all_to_all)(m2_comm *c, const void *send, const int64_t *send_count, const int64_t *send_at, void *recv,
+                            const int64_t *recv_count, const int64_t *recv_at, m2_dtype t, m2_stream *s);
+    m2_status (*broadcast)(m2_comm *c, void *buf, int64_t count, m2_dtype t, int root, m2_stream *s);
+    m2_status (*send)(m2_comm *c, const void *buf, int64_t count, m2_dtype t, int to, m2_stream *s);
+    m2_status (*recv)(m2_comm *c, void *buf, int64_t count, m2_dtype t, int from, m2_stream *s);
+    m2_status (*barrier)(m2_comm *c);
+    /* Ranks with the same colour form a new communicator, ordered by (key, rank). Caller closes it. */
+    m2_status (*split)(m2_comm *c, int colour, int key, m2_comm **out);
+    m2_status (*check)(m2_comm *c); /* asynchronous errors so far; not collective, never blocks */
+    void (*abort)(m2_comm *c);      /* makes every rank's verbs fail soon; not collective */
+    void (*close)(m2_comm *c);
+} m2_comm_api;
+
+struct m2_comm {
+    const m2_comm_api *api;
+    int rank, size;
+    int local_rank, local_size; /* among the ranks of this node */
+    m2_device *device;          /* whose memory the verbs take; NULL = host memory */
+    int64_t bytes_sent;         /* payload this rank gave to other ranks so far, as counted by the transport */
+    void *state;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One rank: verbs copy. */
+M2_API m2_status m2_comm_open_self(m2_device *dev, m2_comm **out) M2_MUST_USE;
+/* `size` ranks as threads of this process; out[size] are their handles, each used by one thread. */
+M2_API m2_status m2_comm_open_threads(int size, m2_comm **out) M2_MUST_USE;
+/* The whole job. MPI is initialised here and finalised when the last such communicator closes. A device other than the
+ * CPU is staged through pinned host memory. */
+M2_API m2_status m2_comm_open_mpi(m2_device *dev, m2_comm **out) M2_MUST_USE;
+/* By name: "self", "mpi", "nccl" or "auto" (mpi when started by mpirun or srun with more than one rank, nccl there if
+ * every rank has its own GPU, else self; the choice and its reason are logged). */
+M2_API m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out) M2_MUST_USE;
+M2_API void m2_comm_close(m2_comm **c); /* collective for mpi and nccl; accepts NULL; nulls */
+/* Which rank of how many this process is, before any communicator exists (from the launcher's environment). */
+M2_API void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_size);
+
+/* Agreement: returns the failure of the lowest failing rank on all ranks (its message, with the rank), else M2_OK. Collective. */
+M2_API m2_status m2_comm_agree(m2_comm *c, m2_status mine) M2_MUST_USE;
+
+/* Collectives as ops, so that plans can hold them: context = m2_comm. In place: in[0] is out[0]. */
+extern M2_API const struct m2_op m2_op_all_reduce;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

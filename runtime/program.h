@@ -1,0 +1,177 @@
+/* program.h - a model's step as a flat list of op calls, and the plans made on that list.
+ *
+ * Life of a program:  new -> (inputs, params, calls) -> backward -> update -> plan -> bind -> run, run, run -> free.
+ * Everything before bind is pure: no device, no memory for data, no MPI; a 64-GPU plan can be made on a laptop.
+ *
+ * Building uses a sticky error: after the first failure every builder call returns M2_NONE and does nothing;
+ * m2_program_plan (or m2_program_error) reports it. So a model file is a straight list of calls. Shapes are *local*
+ * shapes of this rank; `spec` says how big the whole batch is.
+ *
+ * Gradient tensors accumulate statically: the first writer in the list overwrites, later ones add; parameter gradients'
+ * first writers add too from the second microbatch of a step on. */
+#ifndef M2_PROGRAM_H
+#define M2_PROGRAM_H
+
+#include "kernels/base/arena.h"
+#include "kernels/ops.h"
+#include <stdio.h>
+
+typedef int32_t m2_tid; /* a tensor of one program */
+enum { M2_NONE = -1 };
+typedef struct m2_program m2_program;
+
+typedef enum m2_mode { M2_MODE_TRAIN, M2_MODE_EVAL } m2_mode; /* EVAL: no dropout, no backward, no gradients */
+
+typedef enum m2_precision { M2_PREC_F32, M2_PREC_F64, M2_PREC_TF32, M2_PREC_BF16 } m2_precision;
+
+/* The numbers every builder needs. */
+typedef struct m2_program_spec {
+    m2_mode mode;
+    m2_precision precision;
+    int64_t rows;       /* B: batch rows of one microbatch on this rank */
+    int64_t rows_whole; /* rows of the whole global batch of a step (all ranks, all microbatches) */
+    int64_t length;     /* L: positions */
+} m2_program_spec;
+
+/* ---- parameters -------------------------------------------------------------------------------------------------- */
+typedef enum m2_init_kind {
+    M2_INIT_ZERO,
+    M2_INIT_CONST,   /* a */
+    M2_INIT_NORMAL,  /* mean 0, std a; element e of the row: m2_rng_normal(key(seed, 0, hash(name)), e) */
+    M2_INIT_UNIFORM, /* in (-a, a) */
+    M2_INIT_POSEMB   /* SPEC 3.3 positional features, dims (L, emb); a = L_max; not random */
+} m2_init_kind;
+
+enum {
+    M2_PARAM_PRECISE = 1, /* kept in f32 where the compute dtype is bf16 (P of kernels/ops.h) */
+    M2_PARAM_FROZEN = 2   /* a buffer: saved with the model, not counted, not trained */
+};
+
+typedef struct m2_param {
+    char name[96]; /* "block.3.mixer.in.weight": the key in checkpoints */
+    int rank;
+    int64_t dims[M2_MAX_RANK];
+    char axis[M2_MAX_RANK];
+    m2_init_kind init;
+    double init_a;
+    int64_t pad_row; /* row set to zero at initialisation, or -1 */
+    int group;       /* optimizer group, index into m2_step.group */
+    unsigned flags;
+    /* filled by the program */
+    int64_t offset;   /* elements, in the flat arenas; a multiple of M2_GROUP_BLOCK */
+    m2_tid tid, grad; /* grad M2_NONE when frozen or unused */
+} m2_param;
+
+/* ---- building ---------------------------------------------------------------------------------------------------- */
+M2_API m2_program *m2_program_new(const m2_program_spec *spec); /* copies spec */
+M2_API void m2_program_free(m2_program **p);                    /* accepts NULL; nulls */
+M2_API const m2_program_spec *m2_program_spec_of(const m2_program *p);
+M2_API m2_dtype m2_program_compute_dtype(const m2_program *p); /* T of kernels/ops.h */
+M2_API m2_dtype m2_program_precise_dtype(const m2_program *p); /* P */
+
+/* Names inside scopes are joined by '.': push "block.3", push "mixer", call "conv" -> path block.3.mixer.conv.
+ * A scope pushed with m2_program_push_block is also a unit of recomputation. */
+M2_API void m2_program_push(m2_program *p, const char *fmt, ...) M2_PRINTF(2, 3);
+M2_API void m2_program_push_block(m2_program *p, const char *fmt, ...) M2_PRINTF(2, 3);
+M2_API void m2_program_pop(m2_program *p);
+
+M2_API m2_tid m2_program_input(m2_program *p, const char *name, m2_desc desc); /* filled by the caller before each run */
+/* Declares (name is prefixed by the scopes) or, if the full name exists already, returns the same tensor: tying. */
+M2_API m2_tid m2_program_param(m2_program *p, m2_param row);
+/* Appends a call; in: op->n_in slots (M2_NONE = absent), out: op->n_out slots filled (M2_NONE where the op gives none).
+ * Returns out[0]. attrs NULL = zeros. */
+M2_API m2_tid m2_program_call(m2_program *p, const char *name, const m2_op *op, const m2_attrs *attrs, const m2_tid *in,
+                              m2_tid *out);
+M2_API m2_desc m2_program_desc(const m2_program *p, m2_tid t); /* rank -1 for M2_NONE */
+/* Names a tensor so that m2_program_find gets it after planning; it then stays alive to the end of the run. */
+M2_API void m2_program_output(m2_program *p, const char *name, m2_tid t);
+M2_API m2_tid m2_program_find(const m2_program *p, const char *name); /* input or output by name, or M2_NONE */
+M2_API m2_status m2_program_error(const m2_program *p) M2_MUST_USE;
+/* Builder code reports its own problems here (sticky): m2_program_reject(p, m2_fail(...)). Returns M2_NONE. */
+M2_API m2_tid m2_program_reject(m2_program *p, m2_status st);
+
+/* Thin helpers for models: one line per layer. Parameter names are `name`.weight / `name`.bias. */
+M2_API m2_tid m2_build_unary(m2_program *p, const char *name, const m2_op *op, const m2_attrs *attrs, m2_tid x);
+M2_API m2_tid m2_build_binary(m2_program *p, const char *name, const m2_op *op, const m2_attrs *attrs, m2_tid a, m2_tid b);
+
+/* ---- gradient, optimizer ----------------------------------------------------------------------------------------- */
+typedef struct m2_recompute {
+    enum { M2_RECOMPUTE_NONE, M2_RECOMPUTE_BLOCK } policy; /* BLOCK: keep only what enters each push_block scope */
+} m2_recompute;
+
+/* Appends the backward region for d(loss)/d(parameters). Once, in TRAIN mode, after the last forward call. */
+M2_API void m2_program_backward(m2_program *p, m2_tid loss, const m2_recompute *recompute);
+
+/* Appends the update region: squared gradient norm, then AdamW over the flat shard (kernels/ops.h adam). Between
+ * backward and update the planner puts the data-parallel collectives (m2_program_reduce). The norm is output "norm2". */
+typedef struct m2_update_spec {
+    double beta1, beta2, eps;
+    int decay; /* M2_DECAY_COUPLED | M2_DECAY_FREE */
+} m2_update_spec;
+M2_API void m2_program_update(m2_program *p, const m2_update_spec *spec);
+
+/* Appends sum-all-reduces of the flat gradient in buckets of about bucket_bytes, each placed right after the last
+ * writer of its parameters, active only in the last microbatch of a step, plus one for each tensor in `scalars`
+ * (n of them, e.g. the loss). op is a collective from parallel/ (in-place sum over context). Call before update. */
+M2_API void m2_program_reduce(m2_program *p, const m2_op *all_reduce, void *context, int64_t bucket_bytes,
+                              const m2_tid *scalars, int n);
+
+/* ---- planning ---------------------------------------------------------------------------------------------------- */
+typedef struct m2_plan_options {
+    int naive;   /* every tensor its own buffer, no in-place, no reuse: the oracle */
+    int threads; /* CPU threads of the device, for workspace sizes */
+} m2_plan_options;
+M2_API m2_status m2_program_plan(m2_program *p, const m2_plan_options *opt) M2_MUST_USE;
+
+/* Bytes by lifetime as planned; equal to the arenas' high-water marks after a run, exactly. */
+typedef struct m2_memory_plan {
+    int64_t params, grads, optimizer, activations, workspace, io;
+} m2_memory_plan;
+M2_API m2_memory_plan m2_program_memory(const m2_program *p);
+M2_API m2_memory_plan m2_program_memory_used(const m2_program *p); /* high-water marks, after bind and run */
+
+typedef enum m2_region { M2_FORWARD = 1, M2_BACKWARD = 2, M2_UPDATE = 4 } m2_region;
+/* Sums the costs of calls in a mask of regions (recomputation counts as backward). */
+M2_API m2_cost m2_program_cost(const m2_program *p, unsigned regions);
+M2_API int64_t m2_program_param_count(const m2_program *p); /* trained elements, tied ones once */
+M2_API int m2_program_params(const m2_program *p, const m2_param **rows); /* table; returns its length */
+M2_API int64_t m2_program_flat_count(const m2_program *p); /* elements of the flat arenas, padding included */
+M2_API void m2_program_print(const m2_program *p, FILE *out); /* one line per call: readable, diffable */
+
+/* ---- running ----------------------------------------------------------------------------------------------------- */
+/* Allocates every arena on the device (not owned) and resolves kernels. After this nothing allocates. */
+M2_API m2_status m2_program_bind(m2_program *p, m2_device *dev) M2_MUST_USE;
+/* An EVAL program that uses the parameters of a bound TRAIN program with the same table, instead of its own. */
+M2_API m2_status m2_program_bind_shared(m2_program *p, m2_program *owner) M2_MUST_USE;
+M2_API m2_status m2_program_init_params(m2_program *p, uint64_t seed) M2_MUST_USE;
+
+M2_API m2_tensor m2_program_tensor(const m2_program *p, m2_tid t); /* device memory; valid after bind */
+/* Copies all of a tensor (any bound tensor, parameter, gradient) from or to host memory; synchronous. */
+M2_API m2_status m2_program_read(m2_program *p, m2_tid t, void *host) M2_MUST_USE;
+M2_API m2_status m2_program_write(m2_program *p, m2_tid t, const void *host) M2_MUST_USE;
+/* Flat training state, in elements of the master dtype P: which = "param" | "m" | "v" | "grad"; device pointer. */
+M2_API m2_status m2_program_flat(m2_program *p, const char *which, void **base, m2_dtype *dtype) M2_MUST_USE;
+/* After writing master parameters directly (load, tests): refreshes the compute-dtype copies. */
+M2_API m2_status m2_program_params_changed(m2_program *p) M2_MUST_USE;
+
+/* Runs forward and (TRAIN) backward of microbatch `micro` of `micros`; inputs were written before. Asynchronous on a
+ * GPU. The reductions run when micro == micros - 1. step: host values, copied to the device. */
+M2_API m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micros) M2_MUST_USE;
+M2_API m2_status m2_program_run_update(m2_program *p, const m2_step *step) M2_MUST_USE;
+M2_API m2_status m2_program_sync(m2_program *p) M2_MUST_USE;
+
+/* Per-call timing for `m2 bench step`: fills seconds[] (m2_program_calls of them) by running each call `repeats` times
+ * between synchronisations. The numbers in memory are garbage afterwards. */
+typedef struct m2_call_info {
+    const char *path;
+    const m2_op *op;
+    m2_region region;
+    m2_cost cost;
+    m2_attrs attrs;
+    m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
+} m2_call_info;
+M2_API int m2_program_calls(const m2_program *p);
+M2_API m2_call_info m2_program_call_info(const m2_program *p, int i);
+M2_API m2_status m2_program_time(m2_program *p, const m2_step *step, int repeats, double *seconds) M2_MUST_USE;
+
+#endif
