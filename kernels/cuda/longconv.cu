@@ -1,0 +1,617 @@
+/* longconv.cu - gated long convolution, forward and backward, fused (kernels/ops.h longconv; SPEC 1.2-1.3, 7.3-7.4).
+ *
+ *   a = u pre;  s = irfft( K rfft(a, N) )[0:L];  y = s post;   K = rfft of [k + D delta_0 ; 0 ; reversed kr], N >= 2L
+ *   da = irfft( conj(K) rfft(g) ), g = dy post;   dK = sum over rows of conj(rfft a) rfft(g);   dpost = dy s
+ * Two real rows of one filter ride in one complex transform, z = a1 + i a2: the filter is real, so the parts stay apart, and
+ * in dK the mixed terms are i times a real sequence, dropped by taking the real part at the end.
+ *
+ * Two paths, one set of kernels:
+ *   N <= 16384 (backward 8192): one block holds the transform of a row pair (fft.cuh) and loops over pairs of one filter, so
+ *     twiddles stay in registers and the spectrum in L1/L2. Memory moved: u, [pre], post in, y out, once each.
+ *   longer: outer stages of radix <= 32 through memory, one thread per column, a chunk of row pairs at a time small enough
+ *     to stay in L2; the inner transforms run as above on complex rows.
+ * All arithmetic is f32; only loads and stores round (bf16). Sums over pairs are taken in a fixed order: deterministic. */
+#include "fft.cuh"
+#include "kernels/base/log.h"
+#include "kernels/ops.h"
+#include <cuda_runtime.h>
+
+namespace m2cu
+{
+namespace
+{
+
+/* ---- what a launch knows ------------------------------------------------------------------------------------------ */
+struct Rows { /* the rows of one filter, in pairs */
+    int64_t B, L, F;
+    int share;  /* channels per filter */
+    int index;  /* 1: M2_SHARE_INDEX */
+    int pairs;  /* per filter */
+    /* element offset of row i of filter f, or -1 past the end */
+    __device__ __forceinline__ int64_t row(int f, int64_t i) const
+    {
+        if (i >= share * B) return -1;
+        if (!index) return ((int64_t)f * share * B + i) * L; /* neighbours: one run of rows */
+        unsigned c = (unsigned)i / (unsigned)B, b = (unsigned)i % (unsigned)B;
+        return ((f + F * c) * B + b) * L;
+    }
+};
+
+template <class T> __device__ __forceinline__ float up(T v) { return (float)v; }
+template <class T> __device__ __forceinline__ T down(float v) { return (T)v; }
+
+/* A product of up to two factors at the same place of two rows, as one complex number. */
+template <class T> struct Pair {
+    int64_t i0, i1;
+    int64_t L;
+    __device__ __forceinline__ Pair(const Rows &rows, int f, int pair)
+        : i0(rows.row(f, 2 * (int64_t)pair)), i1(rows.row(f, 2 * (int64_t)pair + 1)), L(rows.L)
+    {
+    }
+    __device__ __forceinline__ c32 load(const T *p, const T *gate, int64_t n) const
+    {
+        c32 z = make_float2(0, 0);
+        if (n >= L) return z;
+        z.x = up(p[i0 + n]);
+        if (i1 >= 0) z.y = up(p[i1 + n]);
+        if (gate) {
+            z.x *= up(gate[i0 + n]);
+            if (i1 >= 0) z.y *= up(gate[i1 + n]);
+        }
+        return z;
+    }
+    __device__ __forceinline__ void store(T *p, const T *gate, int64_t n, c32 z, bool acc) const
+    {
+        if (n >= L) return;
+        float a = z.x * (gate ? up(gate[i0 + n]) : 1.0f);
+        p[i0 + n] = down<T>(acc ? up(p[i0 + n]) + a : a);
+        if (i1 < 0) return;
+        float b = z.y * (gate ? up(gate[i1 + n]) : 1.0f);
+        p[i1 + n] = down<T>(acc ? up(p[i1 + n]) + b : b);
+    }
+};
+
+template <class T> struct Tensors {
+    const T *u, *pre, *post, *dy;
+    T *y, *du, *dpre, *dpost;
+    bool acc_du, acc_dpre, acc_dpost;
+};
+
+struct Taps { /* a filter in time, read: k, kr, D; or written: their gradients */
+    float *k, *kr, *D;
+    int64_t Lk;
+    bool acc_k, acc_kr, acc_D;
+    __device__ __forceinline__ float load(int f, int64_t n, int64_t N) const
+    {
+        float v = n < Lk ? k[f * Lk + n] : kr && n >= N - Lk ? kr[f * Lk + N - 1 - n] : 0.0f;
+        return n == 0 && D ? v + D[f] : v;
+    }
+    __device__ __forceinline__ void store(int f, int64_t n, int64_t N, float v) const
+    {
+        if (k && n < Lk) k[f * Lk + n] = acc_k ? k[f * Lk + n] + v : v;
+        if (D && n == 0) D[f] = acc_D ? D[f] + v : v;
+        int64_t m = N - 1 - n;
+        if (kr && m < Lk) kr[f * Lk + m] = acc_kr ? kr[f * Lk + m] + v : v;
+    }
+};
+
+/* ---- in one block ------------------------------------------------------------------------------------------------- */
+/* Source and destination of an inner transform of group `g` in filter f, pair p; N is the whole transform's length.
+ * ROWS and TAPS only when there is no outer stage. */
+enum Where { ROWS, TAPS, TEMP };
+
+constexpr int block_threads(int T) { return T < 128 ? 128 : T; }
+/* Register budget: blocks per SM that the compiler must leave room for. */
+#ifndef FWD_THREADS
+#define FWD_THREADS 512
+#endif
+#ifndef BWD_THREADS
+#define BWD_THREADS 256
+#endif
+template <class X> constexpr int min_blocks(bool grad)
+{
+    int threads = X::P > 16 ? 256 : grad ? BWD_THREADS : FWD_THREADS;
+    return threads / block_threads(X::T) > 0 ? threads / block_threads(X::T) : 1;
+}
+
+#define FOR_POINTS(e) _Pragma("unroll") for (int e = 0; e < X::P; e++)
+
+/* Spectra of filters f0 ... f0 + nf - 1: out[f - f0][g][slot] = DFT / N. One transform per slot of the grid. */
+template <class X, Where src>
+__global__ void __launch_bounds__(block_threads(X::T)) spectrum(Taps taps, const c32 *temp, c32 *out, int64_t N, int f0, int nf)
+{
+    extern __shared__ c32 smem[];
+    int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
+    int64_t groups = N / X::N, item = (int64_t)blockIdx.x * per + slot;
+    bool live = item < nf * groups;
+    if (!live) item = nf * groups - 1;
+    X fft;
+    fft.init(lane);
+    c32 z[X::P];
+    FOR_POINTS(e)
+    {
+        int n = e * X::T + lane;
+        z[e] = src == TAPS ? make_float2(taps.load(f0 + (int)item, n, N), 0) : temp[item * X::N + n];
+    }
+    fft.template forward<false>(z, smem + slot * X::words, lane);
+    float scale = 1.0f / (float)N;
+    if (live) FOR_POINTS(e) out[item * X::N + e * X::T + lane] = make_float2(z[e].x * scale, z[e].y * scale);
+}
+
+/* Forward over row pairs [p0, p1) of filters [f0, ...): the block takes pairs p0 + slot, + stride, ... of one filter group.
+ * grid (splits, groups, filters). temp rows: ((f - f0) (p1 - p0) + p - p0) N. */
+template <class X, class T, Where at>
+__global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(false))
+    convolve(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, int64_t N, int f0, int p0, int p1)
+{
+    extern __shared__ c32 smem[];
+    int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
+    int f = f0 + blockIdx.z, g = blockIdx.y;
+    c32 *mine = smem + slot * X::words;
+    const c32 *Kf = K + (int64_t)blockIdx.z * N + (int64_t)g * X::N;
+    X fft;
+    fft.init(lane);
+    int first = p0 + blockIdx.x * per, stride = gridDim.x * per;
+    for (int base = first; base < p1; base += stride) { /* the whole block stays in step */
+        int p = base + slot;
+        bool live = p < p1;
+        if (!live) p = p1 - 1;
+        c32 z[X::P];
+        Pair<T> pair(rows, f, p);
+        c32 *row = temp + ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
+        FOR_POINTS(e)
+        {
+            int n = e * X::T + lane;
+            if (at == TEMP) z[e] = row[n];
+            else z[e] = e < X::P / 2 ? pair.load(io.u, io.pre, n) : make_float2(0, 0);
+        }
+        fft.template forward<at == ROWS>(z, mine, lane);
+        FOR_POINTS(e) z[e] = mul(z[e], Kf[e * X::T + lane]);
+        fft.inverse(z, mine, lane);
+        if (!live) continue;
+        FOR_POINTS(e)
+        {
+            int n = e * X::T + lane;
+            if (at == TEMP) row[n] = z[e];
+            else if (e < X::P / 2) pair.store(io.y, io.post, n, z[e], false);
+        }
+    }
+}
+
+/* Backward. temp holds the transforms' inputs of a, temp2 those of g (TEMP); on exit of TEMP, temp = s, temp2 = da.
+ * dK[split][f][g][slot] gets this block's sum over its pairs. */
+template <class X, class T, Where at, bool GATE>
+__global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
+    convolve_grad(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, c32 *temp2, c32 *dK, int64_t N, int f0,
+                  int p0, int p1, int split0)
+{
+    extern __shared__ c32 smem[];
+    int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
+    int f = f0 + blockIdx.z, g = blockIdx.y;
+    c32 *mine = smem + slot * (X::words + X::N), *sum = mine + X::words;
+    const c32 *Kf = K + (int64_t)blockIdx.z * N + (int64_t)g * X::N;
+    X fft;
+    fft.init(lane);
+    FOR_POINTS(e) sum[e * X::T + lane] = make_float2(0, 0);
+    int first = p0 + blockIdx.x * per, stride = gridDim.x * per;
+    for (int base = first; base < p1; base += stride) {
+        int p = base + slot;
+        bool live = p < p1;
+        if (!live) p = p1 - 1;
+        c32 a[X::P], d[X::P];
+        Pair<T> pair(rows, f, p);
+        int64_t at_row = ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
+        FOR_POINTS(e)
+        {
+            int n = e * X::T + lane;
+            if (at == TEMP) d[e] = temp2[at_row + n];
+            else d[e] = e < X::P / 2 ? pair.load(io.dy, io.post, n) : make_float2(0, 0);
+        }
+        fft.template forward<at == ROWS>(d, mine, lane);
+        __syncthreads(); /* two transforms in the same direction share the buffer */
+        FOR_POINTS(e)
+        {
+            int n = e * X::T + lane;
+            if (at == TEMP) a[e] = temp[at_row + n];
+            else a[e] = e < X::P / 2 ? pair.load(io.u, io.pre, n) : make_float2(0, 0);
+        }
+        fft.template forward<at == ROWS>(a, mine, lane);
+        FOR_POINTS(e)
+        {
+            c32 q = mulc(d[e], a[e]), k = Kf[e * X::T + lane];
+            if (live) sum[e * X::T + lane] = sum[e * X::T + lane] + q;
+            d[e] = mulc(d[e], k);
+            if (GATE) a[e] = mul(a[e], k);
+        }
+        fft.inverse(d, mine, lane);
+        if (live) FOR_POINTS(e)
+        {
+            int n = e * X::T + lane;
+            if (at == TEMP) {
+                temp2[at_row + n] = d[e];
+            } else if (e < X::P / 2) {
+                if (io.du) pair.store(io.du, io.pre, n, d[e], io.acc_du);
+                if (io.dpre) pair.store(io.dpre, io.u, n, d[e], io.acc_dpre);
+            }
+        }
+        if (GATE) {
+            __syncthreads();
+            fft.inverse(a, mine, lane);
+            if (live) FOR_POINTS(e)
+            {
+                int n = e * X::T + lane;
+                if (at == TEMP) temp[at_row + n] = a[e];
+                else if (e < X::P / 2) pair.store(io.dpost, io.dy, n, a[e], io.acc_dpost);
+            }
+        }
+    }
+    int64_t split = split0 + (int64_t)blockIdx.x * per + slot;
+    c32 *out = dK + ((split * gridDim.z + blockIdx.z) * gridDim.y + g) * X::N;
+    FOR_POINTS(e) out[e * X::T + lane] = sum[e * X::T + lane];
+}
+
+/* Gradient of the taps: sums the partial spectra in order, inverse transform; TAPS finishes, TEMP leaves complex rows. */
+template <class X, Where dst>
+__global__ void __launch_bounds__(block_threads(X::T))
+    taps_grad(Taps taps, const c32 *dK, int splits, c32 *temp, int64_t N, int f0, int nf)
+{
+    extern __shared__ c32 smem[];
+    int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
+    int64_t groups = N / X::N, items = nf * groups, item = (int64_t)blockIdx.x * per + slot;
+    bool live = item < items;
+    if (!live) item = items - 1;
+    X fft;
+    fft.init(lane);
+    c32 z[X::P];
+    FOR_POINTS(e)
+    {
+        z[e] = make_float2(0, 0);
+        for (int s = 0; s < splits; s++) z[e] = z[e] + dK[((int64_t)s * items + item) * X::N + e * X::T + lane];
+    }
+    fft.inverse(z, smem + slot * X::words, lane);
+    float scale = 1.0f / (float)N;
+    if (live) FOR_POINTS(e)
+    {
+        int n = e * X::T + lane;
+        if (dst == TAPS) taps.store(f0 + (int)item, n, N, z[e].x * scale);
+        else temp[item * X::N + n] = z[e];
+    }
+}
+
+/* ---- outer stages, through memory --------------------------------------------------------------------------------- */
+/* One thread per column: groups of M points, radix R, column c of group g. First stage reads rows or taps, the rest temp.
+ * grid covers (pairs or filters) x groups x columns. */
+template <int R, class T, Where src, bool DY>
+__global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N, int64_t M, int f0,
+                                             int p0, int np, int64_t items)
+{
+    int64_t C = M / R, id = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (id >= items * (N / R)) return;
+    int64_t item = id / (N / R), rest = id % (N / R), g = rest / C, c = rest % C;
+    c32 *at = temp + item * N + g * M + c;
+    c32 x[R];
+    if constexpr (src == ROWS) {
+        Pair<T> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
+#pragma unroll
+        for (int r = 0; r < R; r++)
+            x[r] = r < R / 2 ? pair.load(DY ? io.dy : io.u, DY ? io.post : io.pre, r * C + c) : make_float2(0, 0);
+    } else {
+#pragma unroll
+        for (int r = 0; r < R; r++)
+            x[r] = src == TAPS ? make_float2(taps.load(f0 + (int)item, r * C + c, N), 0) : at[r * C];
+    }
+    dft<R, -1, src == ROWS>(x);
+    float re, im;
+    sincospif(-2.0f * (float)c / (float)M, &im, &re);
+    twiddle<R, -1>(x, make_float2(re, im));
+#pragma unroll
+    for (int k = 0; k < R; k++) at[k * C] = x[k];
+}
+
+enum Into { KEEP, OUT_Y, OUT_DA, OUT_DPOST, OUT_TAPS };
+
+template <int R, class T, Into dst>
+__global__ void __launch_bounds__(256) outer_inverse(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N, int64_t M,
+                                                     int f0, int p0, int np, int64_t items)
+{
+    int64_t C = M / R, id = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (id >= items * (N / R)) return;
+    int64_t item = id / (N / R), rest = id % (N / R), g = rest / C, c = rest % C;
+    c32 *at = temp + item * N + g * M + c;
+    c32 x[R];
+#pragma unroll
+    for (int k = 0; k < R; k++) x[k] = at[k * C];
+    float re, im;
+    sincospif(-2.0f * (float)c / (float)M, &im, &re);
+    twiddle<R, 1>(x, make_float2(re, im));
+    dft<R, 1, false>(x);
+    if constexpr (dst == KEEP) {
+#pragma unroll
+        for (int r = 0; r < R; r++) at[r * C] = x[r];
+    } else if constexpr (dst == OUT_TAPS) {
+#pragma unroll
+        for (int r = 0; r < R; r++) taps.store(f0 + (int)item, r * C + c, N, x[r].x / (float)N);
+    } else {
+        Pair<T> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
+#pragma unroll
+        for (int r = 0; r < R / 2; r++) {
+            int64_t n = r * C + c;
+            if (dst == OUT_Y) pair.store(io.y, io.post, n, x[r], false);
+            if (dst == OUT_DPOST) pair.store(io.dpost, io.dy, n, x[r], io.acc_dpost);
+            if (dst == OUT_DA && io.du) pair.store(io.du, io.pre, n, x[r], io.acc_du);
+            if (dst == OUT_DA && io.dpre) pair.store(io.dpre, io.u, n, x[r], io.acc_dpre);
+        }
+    }
+}
+/* ---- plan --------------------------------------------------------------------------------------------------------- */
+struct Plan {
+    Rows rows;
+    int64_t N, inner;
+    int levels, radix[2]; /* outer stages; levels 0 = the whole transform in one block */
+    int nf, np, splits;   /* filters and pairs per chunk; blocks (slots) that share a filter's pairs */
+    int64_t K, temp, dK;  /* elements (c32) of each buffer; temp twice in the backward */
+};
+
+constexpr int64_t spectra_budget = 32 << 20, chunk_budget = 3 << 20; /* c32 elements: 256 MiB; 24 MiB, half of an H200's L2 */
+
+/* Everything a launch needs, from shapes alone: workspace query and run agree by construction. */
+Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool grad)
+{
+    Plan p = {};
+    p.rows = {u->shape[1], u->shape[2], k->shape[0], (int)(u->shape[0] / k->shape[0]),
+              attrs->i[M2_LONGCONV_SHARE] == M2_SHARE_INDEX, 0};
+    int64_t rows_per_filter = p.rows.share * p.rows.B;
+    p.rows.pairs = (int)((rows_per_filter + 1) / 2);
+    for (p.N = 256; p.N < 2 * p.rows.L;) p.N *= 2;
+    p.inner = p.N;
+    if (p.N > (grad ? 8192 : 16384)) {
+        p.inner = p.N <= 131072 ? 4096 : 8192;
+        int64_t rest = p.N / p.inner;
+        p.levels = rest > 32 ? 2 : 1;
+        p.radix[0] = (int)rest;
+        if (p.levels == 2)
+            for (p.radix[0] = 4; (int64_t)p.radix[0] * p.radix[0] < rest;) p.radix[0] *= 2;
+        p.radix[1] = (int)(rest / p.radix[0]);
+    }
+    int64_t nf = spectra_budget / p.N;
+    p.np = p.rows.pairs;
+    if (p.levels) {
+        if (p.np * p.N > 8 * chunk_budget) p.np = (int)(8 * chunk_budget / p.N > 0 ? 8 * chunk_budget / p.N : 1);
+        int64_t fit = chunk_budget / (p.np * p.N);
+        nf = fit < nf ? fit : nf;
+    }
+    p.nf = (int)(nf < 1 ? 1 : nf > p.rows.F ? p.rows.F : nf > 65535 ? 65535 : nf);
+    int per = p.inner < 2048 ? (int)(2048 / p.inner) : 1; /* slots per block: 128 threads of 16 points */
+    int64_t blocks = (int64_t)p.nf * (p.N / p.inner), want = (132 * 6 + blocks - 1) / blocks * per;
+    p.splits = (int)(want < p.np ? want : p.np);
+    p.splits = (p.splits + per - 1) / per * per;
+    int64_t pieces = (p.rows.pairs + p.np - 1) / p.np;
+    p.K = p.nf * p.N;
+    p.temp = p.levels ? (int64_t)p.nf * p.np * p.N : 0;
+    if (p.temp < p.K && p.levels) p.temp = p.K; /* taps ride through temp as well */
+    p.dK = grad ? pieces * p.splits * p.nf * p.N : 0;
+    return p;
+}
+
+int64_t bytes(int64_t elements)
+{
+    return (elements * (int64_t)sizeof(c32) + 255) / 256 * 256;
+}
+
+/* ---- launches ----------------------------------------------------------------------------------------------------- */
+template <class T> struct Job {
+    Plan p;
+    Tensors<T> io;
+    Taps taps, dtaps;
+    c32 *K, *temp, *temp2, *dK;
+    int f0, nf, p0, np, split0;
+    cudaStream_t stream;
+};
+
+template <class X> constexpr int slots() { return block_threads(X::T) / X::T; }
+template <class X> constexpr size_t buffer(bool sums) { return sizeof(c32) * (size_t)slots<X>() * (X::words + (sums ? X::N : 0)); }
+
+template <class... A, class... B>
+void launch(void (*kernel)(A...), dim3 grid, int threads, size_t smem, cudaStream_t stream, B... args)
+{
+    if (smem > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
+    kernel<<<grid, threads, smem, stream>>>(args...);
+}
+
+inline unsigned ceil_div(int64_t a, int64_t b) { return (unsigned)((a + b - 1) / b); }
+
+/* The inner stages of one plan size: a table row. */
+template <class T> struct Inner {
+    int64_t N;
+    bool grad;   /* serves the backward (its register budget differs) or the forward */
+    bool levels; /* under outer stages: complex rows in and out */
+    void (*spectrum)(const Job<T> &);
+    void (*convolve)(const Job<T> &);
+    void (*taps_grad)(const Job<T> &);
+};
+
+template <class X, class T, bool LEVELS> void run_spectrum(const Job<T> &j)
+{
+    int64_t items = (int64_t)j.nf * (j.p.N / X::N);
+    launch(spectrum<X, LEVELS ? TEMP : TAPS>, dim3(ceil_div(items, slots<X>())), block_threads(X::T),
+           buffer<X>(false), j.stream, j.taps, (const c32 *)j.temp, j.K, j.p.N, j.f0, j.nf);
+}
+
+template <class X, class T, bool LEVELS> void run_convolve(const Job<T> &j)
+{
+    dim3 grid(j.p.splits / slots<X>(), (unsigned)(j.p.N / X::N), j.nf);
+    launch(convolve<X, T, LEVELS ? TEMP : ROWS>, grid, block_threads(X::T), buffer<X>(false), j.stream,
+           j.p.rows, j.io, (const c32 *)j.K, j.temp, j.p.N, j.f0, j.p0, j.p0 + j.np);
+}
+
+template <class X, class T, bool LEVELS> void run_grad(const Job<T> &j)
+{
+    dim3 grid(j.p.splits / slots<X>(), (unsigned)(j.p.N / X::N), j.nf);
+    constexpr Where at = LEVELS ? TEMP : ROWS;
+    launch(j.io.dpost ? convolve_grad<X, T, at, true> : convolve_grad<X, T, at, false>, grid, block_threads(X::T), buffer<X>(true), j.stream, j.p.rows, j.io, (const c32 *)j.K, j.temp, j.temp2,
+           j.dK, j.p.N, j.f0, j.p0, j.p0 + j.np, j.split0);
+}
+
+template <class X, class T, bool LEVELS> void run_taps_grad(const Job<T> &j)
+{
+    int64_t items = (int64_t)j.nf * (j.p.N / X::N);
+    launch(taps_grad<X, LEVELS ? TEMP : TAPS>, dim3(ceil_div(items, slots<X>())), block_threads(X::T),
+           buffer<X>(false), j.stream, j.dtaps, (const c32 *)j.dK, j.split0, j.temp, j.p.N, j.f0, j.nf);
+}
+
+template <class X, class T, bool LEVELS> constexpr Inner<T> forward_row()
+{
+    return {X::N, false, LEVELS, run_spectrum<X, T, LEVELS>, run_convolve<X, T, LEVELS>, nullptr};
+}
+template <class X, class T, bool LEVELS> constexpr Inner<T> backward_row()
+{
+    return {X::N, true, LEVELS, run_spectrum<X, T, LEVELS>, run_grad<X, T, LEVELS>, run_taps_grad<X, T, LEVELS>};
+}
+
+template <class T> const Inner<T> *find_inner(int64_t N, bool grad, bool levels)
+{
+    static const Inner<T> table[] = {
+        forward_row<Fft<256, 16>, T, false>(),   backward_row<Fft<256, 16>, T, false>(),
+        forward_row<Fft<512, 16>, T, false>(),   backward_row<Fft<512, 16>, T, false>(),
+        forward_row<Fft<1024, 16>, T, false>(),  backward_row<Fft<1024, 16>, T, false>(),
+        forward_row<Fft<2048, 16>, T, false>(),  backward_row<Fft<2048, 16>, T, false>(),
+        forward_row<Fft<4096, 16>, T, false>(),  backward_row<Fft<4096, 16>, T, false>(),
+        forward_row<Fft<8192, 32>, T, false>(),  backward_row<Fft<8192, 32>, T, false>(),
+        forward_row<Fft<16384, 32>, T, false>(), forward_row<Fft<4096, 16>, T, true>(),
+        backward_row<Fft<4096, 16>, T, true>(),  forward_row<Fft<8192, 32>, T, true>(),
+        backward_row<Fft<8192, 32>, T, true>(),
+    };
+    for (const Inner<T> &row : table)
+        if (row.N == N && row.grad == grad && row.levels == levels) return &row;
+    return nullptr;
+}
+
+/* All outer stages of `items` rows of N, forward: the first reads src. */
+template <class T, Where src, bool DY, int R> void one_outer(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
+{
+    launch(outer<R, T, src, DY>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.taps, temp,
+           j.p.N, M, j.f0, j.p0, j.np, items);
+}
+template <class T, Into dst, int R> void one_outer_inverse(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
+{
+    launch(outer_inverse<R, T, dst>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.dtaps,
+           temp, j.p.N, M, j.f0, j.p0, j.np, items);
+}
+#define BY_RADIX(R, call4, call8, call16, call32)                                                                       \
+    switch (R) {                                                                                                        \
+    case 4: call4; break;                                                                                               \
+    case 8: call8; break;                                                                                               \
+    case 16: call16; break;                                                                                             \
+    default: call32; break;                                                                                             \
+    }
+template <class T, Where src, bool DY> void outer_forward(const Job<T> &j, c32 *temp, int64_t items)
+{
+    int64_t M = j.p.N;
+    BY_RADIX(j.p.radix[0], (one_outer<T, src, DY, 4>(j, temp, M, items)), (one_outer<T, src, DY, 8>(j, temp, M, items)),
+             (one_outer<T, src, DY, 16>(j, temp, M, items)), (one_outer<T, src, DY, 32>(j, temp, M, items)))
+    if (j.p.levels < 2) return;
+    M /= j.p.radix[0];
+    BY_RADIX(j.p.radix[1], (one_outer<T, TEMP, false, 4>(j, temp, M, items)), (one_outer<T, TEMP, false, 8>(j, temp, M, items)),
+             (one_outer<T, TEMP, false, 16>(j, temp, M, items)), (one_outer<T, TEMP, false, 32>(j, temp, M, items)))
+}
+template <class T, Into dst> void outer_backward(const Job<T> &j, c32 *temp, int64_t items)
+{
+    int64_t M = j.p.N;
+    if (j.p.levels == 2) {
+        int64_t M1 = M / j.p.radix[0];
+        BY_RADIX(j.p.radix[1], (one_outer_inverse<T, KEEP, 4>(j, temp, M1, items)),
+                 (one_outer_inverse<T, KEEP, 8>(j, temp, M1, items)), (one_outer_inverse<T, KEEP, 16>(j, temp, M1, items)),
+                 (one_outer_inverse<T, KEEP, 32>(j, temp, M1, items)))
+    }
+    BY_RADIX(j.p.radix[0], (one_outer_inverse<T, dst, 4>(j, temp, M, items)), (one_outer_inverse<T, dst, 8>(j, temp, M, items)),
+             (one_outer_inverse<T, dst, 16>(j, temp, M, items)), (one_outer_inverse<T, dst, 32>(j, temp, M, items)))
+}
+
+/* Chunk by chunk: spectra of nf filters, their rows np pairs at a time, then (backward) their taps' gradients. */
+template <class T> m2_status run_all(Job<T> &j, bool grad)
+{
+    const Inner<T> *inner = find_inner<T>(j.p.inner, grad, j.p.levels > 0);
+    M2_CHECK(inner);
+    for (j.f0 = 0; j.f0 < j.p.rows.F; j.f0 += j.p.nf) {
+        j.nf = (int)(j.p.rows.F - j.f0 < j.p.nf ? j.p.rows.F - j.f0 : j.p.nf);
+        if (j.p.levels) outer_forward<T, TAPS, false>(j, j.temp, j.nf);
+        inner->spectrum(j);
+        j.split0 = 0;
+        for (j.p0 = 0; j.p0 < j.p.rows.pairs; j.p0 += j.p.np) {
+            j.np = j.p.rows.pairs - j.p0 < j.p.np ? j.p.rows.pairs - j.p0 : j.p.np;
+            int64_t items = (int64_t)j.nf * j.np;
+            if (j.p.levels) outer_forward<T, ROWS, false>(j, j.temp, items);
+            if (j.p.levels && grad) outer_forward<T, ROWS, true>(j, j.temp2, items);
+            inner->convolve(j);
+            j.split0 += j.p.splits;
+            if (!j.p.levels) continue;
+            if (!grad) outer_backward<T, OUT_Y>(j, j.temp, items);
+            if (grad && (j.io.du || j.io.dpre)) outer_backward<T, OUT_DA>(j, j.temp2, items);
+            if (grad && j.io.dpost) outer_backward<T, OUT_DPOST>(j, j.temp, items);
+        }
+        if (!grad || !(j.dtaps.k || j.dtaps.kr || j.dtaps.D)) continue;
+        inner->taps_grad(j);
+        if (j.p.levels) outer_backward<T, OUT_TAPS>(j, j.temp, j.nf);
+    }
+    cudaError_t e = cudaGetLastError();
+    if (e != cudaSuccess) return m2_fail(M2_TRANSIENT, "launching the long convolution failed: %s", cudaGetErrorString(e));
+    return M2_OK;
+}
+
+template <class T> m2_status run_typed(const m2_call *call, bool grad)
+{
+    const m2_tensor *in = call->in, *out = call->out;
+    m2_desc u = m2_tensor_desc(&in[0]), k = m2_tensor_desc(&in[1]);
+    Job<T> j = {};
+    j.p = make_plan(&call->attrs, &u, &k, grad);
+    char *at = (char *)call->workspace;
+    int64_t need = bytes(j.p.K) + (grad ? 2 : 1) * bytes(j.p.temp) + bytes(j.p.dK);
+    if (call->workspace_bytes < need)
+        return m2_fail(M2_BUG, "long convolution needs %lld bytes of workspace, got %lld", (long long)need,
+                       (long long)call->workspace_bytes);
+    j.K = (c32 *)at, at += bytes(j.p.K);
+    j.temp = (c32 *)at, at += bytes(j.p.temp);
+    if (grad) j.temp2 = (c32 *)at, at += bytes(j.p.temp);
+    j.dK = (c32 *)at;
+    j.stream = (cudaStream_t)call->stream;
+    j.taps = {(float *)in[1].data, (float *)in[2].data, (float *)in[3].data, in[1].shape[1], false, false, false};
+    j.io.u = (const T *)in[0].data, j.io.pre = (const T *)in[4].data, j.io.post = (const T *)in[5].data;
+    if (!grad) {
+        j.io.y = (T *)out[0].data;
+        return run_all(j, false);
+    }
+    j.io.dy = (const T *)in[6].data;
+    j.io.du = (T *)out[0].data, j.io.dpre = (T *)out[4].data, j.io.dpost = (T *)out[5].data;
+    j.io.acc_du = call->acc & 1, j.io.acc_dpre = call->acc & 16, j.io.acc_dpost = call->acc & 32;
+    j.dtaps = {(float *)out[1].data, (float *)out[2].data, (float *)out[3].data, in[1].shape[1], (call->acc & 2) != 0,
+               (call->acc & 4) != 0, (call->acc & 8) != 0};
+    return run_all(j, true);
+}
+
+m2_status run_any(const m2_call *call, bool grad)
+{
+    switch (call->in[0].dtype) {
+    case M2_F32: return run_typed<float>(call, grad);
+    case M2_BF16: return run_typed<__nv_bfloat16>(call, grad);
+    default: return m2_fail(M2_USAGE, "%s on CUDA takes f32 or bf16, not %s", call->op->name, m2_dtype_name(call->in[0].dtype));
+    }
+}
+} // namespace
+} // namespace m2cu
+
+extern "C" m2_status m2i_cuda_longconv(const m2_call *call)
+{
+    return m2cu::run_any(call, false);
+}
+
+extern "C" m2_status m2i_cuda_longconv_grad(const m2_call *call)
+{
+    return m2cu::run_any(call, true);
+}
+
+/* Bytes of call->workspace; in[] as for the CPU op's query. */
+extern "C" int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad)
+{
+    m2cu::Plan p = m2cu::make_plan(attrs, &in[0], &in[1], grad);
+    return m2cu::bytes(p.K) + (grad ? 2 : 1) * m2cu::bytes(p.temp) + m2cu::bytes(p.dK);
+}
