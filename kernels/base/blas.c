@@ -1,4 +1,5 @@
 #include "kernels/base/blas.h"
+#include "kernels/base/log.h"
 #include "kernels/base/threads.h"
 
 #include <dlfcn.h>
@@ -45,7 +46,10 @@ static const char *core_type(void)
 /* The two variables are read by the library's constructor, so they are set only around it. */
 static void *load(void)
 {
-    const char *core = getenv("OPENBLAS_CORETYPE") ? NULL : core_type();
+    const char *set = getenv("OPENBLAS_CORETYPE"), *core = core_type();
+    if (set && core && strcmp(set, core))
+        m2_log_once(M2_LOG_INFO, "OPENBLAS_CORETYPE=%s is set: on this CPU matrix products would use %s", set, core);
+    if (set) core = NULL;
     const char *old = getenv("OPENBLAS_NUM_THREADS");
     char threads[32];
     snprintf(threads, sizeof threads, "%s", old ? old : "");
