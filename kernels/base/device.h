@@ -13,6 +13,7 @@ typedef struct m2_stream m2_stream; /* opaque; NULL is the device's default stre
 typedef struct m2_event m2_event;   /* opaque */
 typedef struct m2_graph m2_graph;   /* opaque: a captured sequence of calls */
 struct m2_op;
+struct m2_attrs;
 struct m2_call;
 typedef m2_status (*m2_run_fn)(const struct m2_call *call);
 
@@ -40,6 +41,9 @@ typedef struct m2_device_api {
     m2_status (*event_seconds)(m2_device *dev, m2_event *from, m2_event *to, double *out); /* waits for `to` */
     /* How the op runs here, or NULL when this device has no kernel for it. */
     m2_run_fn (*lookup)(m2_device *dev, const struct m2_op *op);
+    /* Bytes of scratch a call of the op needs here; in[] and out[] as for m2_op.workspace. */
+    int64_t (*workspace)(m2_device *dev, const struct m2_op *op, const struct m2_attrs *attrs, const m2_desc *in,
+                         const m2_desc *out);
     /* Graph capture of everything enqueued on `stream` between begin and end. NULL pointers on the CPU. */
     m2_status (*capture_begin)(m2_device *dev, m2_stream *stream);
     m2_status (*capture_end)(m2_device *dev, m2_stream *stream, m2_graph **out);

@@ -105,6 +105,12 @@ static m2_run_fn cpu_lookup(m2_device *dev, const m2_op *op)
     return op->run;
 }
 
+static int64_t cpu_workspace(m2_device *dev, const m2_op *op, const m2_attrs *attrs, const m2_desc *in,
+                             const m2_desc *out)
+{
+    return op->workspace ? op->workspace(attrs, in, out, dev->threads) : 0;
+}
+
 static const m2_device_api cpu_api = {
     .kind = "cpu",
     .close = cpu_close,
@@ -121,6 +127,7 @@ static const m2_device_api cpu_api = {
     .event_wait = cpu_event_wait,
     .event_seconds = cpu_event_seconds,
     .lookup = cpu_lookup,
+    .workspace = cpu_workspace,
 };
 
 m2_status m2_device_open_cpu(int threads, m2_device **out)
