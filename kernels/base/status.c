@@ -24,14 +24,14 @@ m2_status m2_fail(m2_status code, const char *fmt, ...)
 m2_status m2_context(m2_status st, const char *fmt, ...)
 {
     if (st == M2_OK) return st;
-    char prefix[256], text[sizeof local.message];
+    char prefix[256], text[sizeof local.message + sizeof prefix + 2];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(prefix, sizeof prefix, fmt, ap);
     va_end(ap);
-    int n = snprintf(text, sizeof text, "%s: ", prefix);
-    snprintf(text + n, sizeof text - (size_t)n, "%s", local.message);
-    memcpy(local.message, text, sizeof text);
+    snprintf(text, sizeof text, "%s: %s", prefix, local.message);
+    memcpy(local.message, text, sizeof local.message);
+    local.message[sizeof local.message - 1] = 0;
     return st;
 }
 

@@ -8,7 +8,7 @@ m2_desc m2_desc_make(m2_dtype dtype, const char *axes, ...)
     m2_desc d = {.dtype = dtype};
     va_list ap;
     va_start(ap, axes);
-    for (; axes[d.rank]; d.rank++) {
+    for (; d.rank < M2_MAX_RANK && axes[d.rank]; d.rank++) {
         d.shape[d.rank] = va_arg(ap, int64_t);
         d.axis[d.rank] = axes[d.rank];
     }
