@@ -40,34 +40,74 @@ struct Rows { /* the rows of one filter, in pairs */
 template <class T> __device__ __forceinline__ float up(T v) { return (float)v; }
 template <class T> __device__ __forceinline__ T down(float v) { return (T)v; }
 
-/* A product of up to two factors at the same place of two rows, as one complex number. */
+/* Two rows of one filter as one complex row. Loads are unconditional (indices clamped, then selected), so that a thread's
+ * loads are all in flight together; a missing second row reads the first and counts as zero. */
 template <class T> struct Pair {
     int64_t i0, i1;
-    int64_t L;
-    __device__ __forceinline__ Pair(const Rows &rows, int f, int pair)
-        : i0(rows.row(f, 2 * (int64_t)pair)), i1(rows.row(f, 2 * (int64_t)pair + 1)), L(rows.L)
+    int L;
+    bool two;
+    __device__ __forceinline__ Pair(const Rows &rows, int f, int pair) : L((int)rows.L)
     {
+        i0 = rows.row(f, 2 * (int64_t)pair), i1 = rows.row(f, 2 * (int64_t)pair + 1);
+        two = i1 >= 0;
+        if (!two) i1 = i0;
     }
-    __device__ __forceinline__ c32 load(const T *p, const T *gate, int64_t n) const
+    /* z[e] = p at positions first + e * step, e < COUNT */
+    template <int COUNT> __device__ __forceinline__ void read(c32 *z, const T *p, int first, int step) const
     {
-        c32 z = make_float2(0, 0);
-        if (n >= L) return z;
-        z.x = up(p[i0 + n]);
-        if (i1 >= 0) z.y = up(p[i1 + n]);
-        if (gate) {
-            z.x *= up(gate[i0 + n]);
-            if (i1 >= 0) z.y *= up(gate[i1 + n]);
+        const T *a = p + i0 + first, *b = p + i1 + first;
+        if (COUNT * step <= L) { /* rows fill the transform's half: plain offsets */
+#pragma unroll
+            for (int e = 0; e < COUNT; e++) z[e] = make_float2(up(a[e * step]), up(b[e * step]));
+        } else {
+#pragma unroll
+            for (int e = 0; e < COUNT; e++) {
+                int n = min(e * step, L - 1 - first);
+                z[e] = make_float2(up(a[n]), up(b[n]));
+                if (n < e * step) z[e] = make_float2(0, 0);
+            }
         }
-        return z;
+        if (two) return;
+#pragma unroll
+        for (int e = 0; e < COUNT; e++) z[e].y = 0;
     }
-    __device__ __forceinline__ void store(T *p, const T *gate, int64_t n, c32 z, bool acc) const
+    /* z = p * gate */
+    template <int COUNT>
+    __device__ __forceinline__ void load(c32 *z, const T *p, const T *gate, int first, int step) const
     {
-        if (n >= L) return;
-        float a = z.x * (gate ? up(gate[i0 + n]) : 1.0f);
-        p[i0 + n] = down<T>(acc ? up(p[i0 + n]) + a : a);
-        if (i1 < 0) return;
-        float b = z.y * (gate ? up(gate[i1 + n]) : 1.0f);
-        p[i1 + n] = down<T>(acc ? up(p[i1 + n]) + b : b);
+        read<COUNT>(z, p, first, step);
+        if (gate) scale<COUNT>(z, gate, first, step);
+    }
+    template <int COUNT> __device__ __forceinline__ void scale(c32 *z, const T *gate, int first, int step) const
+    {
+        c32 g[COUNT];
+        read<COUNT>(g, gate, first, step);
+#pragma unroll
+        for (int e = 0; e < COUNT; e++) z[e].x *= g[e].x, z[e].y *= g[e].y;
+    }
+    /* p = or += z * gate */
+    template <int COUNT>
+    __device__ __forceinline__ void store(T *p, const T *gate, const c32 *z, int first, int step, bool acc) const
+    {
+        c32 v[COUNT];
+        if (acc) read<COUNT>(v, p, first, step);
+        if (gate) {
+            c32 g[COUNT];
+            read<COUNT>(g, gate, first, step);
+#pragma unroll
+            for (int e = 0; e < COUNT; e++)
+                v[e] = make_float2(z[e].x * g[e].x + (acc ? v[e].x : 0), z[e].y * g[e].y + (acc ? v[e].y : 0));
+        } else {
+#pragma unroll
+            for (int e = 0; e < COUNT; e++) v[e] = acc ? v[e] + z[e] : z[e];
+        }
+        T *a = p + i0 + first, *b = p + i1 + first;
+#pragma unroll
+        for (int e = 0; e < COUNT; e++) {
+            if (COUNT * step > L && first + e * step >= L) break;
+            a[e * step] = down<T>(v[e].x);
+            if (two) b[e * step] = down<T>(v[e].y);
+        }
     }
 };
 
@@ -159,22 +199,14 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(false))
         c32 z[X::P];
         Pair<T> pair(rows, f, p);
         c32 *row = temp + ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
-        FOR_POINTS(e)
-        {
-            int n = e * X::T + lane;
-            if (at == TEMP) z[e] = row[n];
-            else z[e] = e < X::P / 2 ? pair.load(io.u, io.pre, n) : make_float2(0, 0);
-        }
+        if (at == TEMP) FOR_POINTS(e) z[e] = row[e * X::T + lane];
+        else pair.template load<X::P / 2>(z, io.u, io.pre, lane, X::T);
         fft.template forward<at == ROWS>(z, mine, lane);
         FOR_POINTS(e) z[e] = mul(z[e], Kf[e * X::T + lane]);
         fft.inverse(z, mine, lane);
         if (!live) continue;
-        FOR_POINTS(e)
-        {
-            int n = e * X::T + lane;
-            if (at == TEMP) row[n] = z[e];
-            else if (e < X::P / 2) pair.store(io.y, io.post, n, z[e], false);
-        }
+        if (at == TEMP) FOR_POINTS(e) row[e * X::T + lane] = z[e];
+        else pair.template store<X::P / 2>(io.y, io.post, z, lane, X::T, false);
     }
 }
 
@@ -201,20 +233,12 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
         c32 a[X::P], d[X::P];
         Pair<T> pair(rows, f, p);
         int64_t at_row = ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
-        FOR_POINTS(e)
-        {
-            int n = e * X::T + lane;
-            if (at == TEMP) d[e] = temp2[at_row + n];
-            else d[e] = e < X::P / 2 ? pair.load(io.dy, io.post, n) : make_float2(0, 0);
-        }
+        if (at == TEMP) FOR_POINTS(e) d[e] = temp2[at_row + e * X::T + lane];
+        else pair.template load<X::P / 2>(d, io.dy, io.post, lane, X::T);
         fft.template forward<at == ROWS>(d, mine, lane);
         __syncthreads(); /* two transforms in the same direction share the buffer */
-        FOR_POINTS(e)
-        {
-            int n = e * X::T + lane;
-            if (at == TEMP) a[e] = temp[at_row + n];
-            else a[e] = e < X::P / 2 ? pair.load(io.u, io.pre, n) : make_float2(0, 0);
-        }
+        if (at == TEMP) FOR_POINTS(e) a[e] = temp[at_row + e * X::T + lane];
+        else pair.template load<X::P / 2>(a, io.u, io.pre, lane, X::T);
         fft.template forward<at == ROWS>(a, mine, lane);
         FOR_POINTS(e)
         {
@@ -224,24 +248,19 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
             if (GATE) a[e] = mul(a[e], k);
         }
         fft.inverse(d, mine, lane);
-        if (live) FOR_POINTS(e)
-        {
-            int n = e * X::T + lane;
-            if (at == TEMP) {
-                temp2[at_row + n] = d[e];
-            } else if (e < X::P / 2) {
-                if (io.du) pair.store(io.du, io.pre, n, d[e], io.acc_du);
-                if (io.dpre) pair.store(io.dpre, io.u, n, d[e], io.acc_dpre);
-            }
+        if (live && at == TEMP) {
+            FOR_POINTS(e) temp2[at_row + e * X::T + lane] = d[e];
+        } else if (live) {
+            if (io.du) pair.template store<X::P / 2>(io.du, io.pre, d, lane, X::T, io.acc_du);
+            if (io.dpre) pair.template store<X::P / 2>(io.dpre, io.u, d, lane, X::T, io.acc_dpre);
         }
         if (GATE) {
             __syncthreads();
             fft.inverse(a, mine, lane);
-            if (live) FOR_POINTS(e)
-            {
-                int n = e * X::T + lane;
-                if (at == TEMP) temp[at_row + n] = a[e];
-                else if (e < X::P / 2) pair.store(io.dpost, io.dy, n, a[e], io.acc_dpost);
+            if (live && at == TEMP) {
+                FOR_POINTS(e) temp[at_row + e * X::T + lane] = a[e];
+            } else if (live) {
+                pair.template store<X::P / 2>(io.dpost, io.dy, a, lane, X::T, io.acc_dpost);
             }
         }
     }
@@ -292,9 +311,7 @@ __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps
     c32 x[R];
     if constexpr (src == ROWS) {
         Pair<T> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
-#pragma unroll
-        for (int r = 0; r < R; r++)
-            x[r] = r < R / 2 ? pair.load(DY ? io.dy : io.u, DY ? io.post : io.pre, r * C + c) : make_float2(0, 0);
+        pair.template load<R / 2>(x, DY ? io.dy : io.u, DY ? io.post : io.pre, (int)c, (int)C);
     } else {
 #pragma unroll
         for (int r = 0; r < R; r++)
@@ -333,14 +350,12 @@ __global__ void __launch_bounds__(256) outer_inverse(Rows rows, Tensors<T> io, T
         for (int r = 0; r < R; r++) taps.store(f0 + (int)item, r * C + c, N, x[r].x / (float)N);
     } else {
         Pair<T> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
-#pragma unroll
-        for (int r = 0; r < R / 2; r++) {
-            int64_t n = r * C + c;
-            if (dst == OUT_Y) pair.store(io.y, io.post, n, x[r], false);
-            if (dst == OUT_DPOST) pair.store(io.dpost, io.dy, n, x[r], io.acc_dpost);
-            if (dst == OUT_DA && io.du) pair.store(io.du, io.pre, n, x[r], io.acc_du);
-            if (dst == OUT_DA && io.dpre) pair.store(io.dpre, io.u, n, x[r], io.acc_dpre);
-        }
+        constexpr int H = R / 2;
+        int n = (int)c, step = (int)C;
+        if (dst == OUT_Y) pair.template store<H>(io.y, io.post, x, n, step, false);
+        if (dst == OUT_DPOST) pair.template store<H>(io.dpost, io.dy, x, n, step, io.acc_dpost);
+        if (dst == OUT_DA && io.du) pair.template store<H>(io.du, io.pre, x, n, step, io.acc_du);
+        if (dst == OUT_DA && io.dpre) pair.template store<H>(io.dpre, io.u, x, n, step, io.acc_dpre);
     }
 }
 /* ---- plan --------------------------------------------------------------------------------------------------------- */
