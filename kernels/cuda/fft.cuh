@@ -1,13 +1,15 @@
 /* fft.cuh - the Monarch DFT inside one thread block, in f32 registers.
  *
- * A transform of length N = R_0 R_1 ... R_{S-1} (SPEC 1.2, eq. 7-11) is S block stages: each is a product with the
- * block-diagonal DFT of size R_s followed by a twiddle; the permutation between stages is an exchange through shared
- * memory. N/P threads hold P points each. The small DFTs are evaluated by butterflies in registers (the DFT block's own
- * Monarch factorisation, unrolled), so no tensor core and no rounding below f32 is involved.
+ * A transform of length N = R_0 R_1 ... R_{S-1} (SPEC 1.2, eq. 7-11) is S block stages: each is a product
+ * with the block-diagonal DFT of size R_s followed by a twiddle; the permutation between stages is an
+ * exchange through shared memory. N/P threads hold P points each. The small DFTs are evaluated by butterflies
+ * in registers (the DFT block's own Monarch factorisation, unrolled), so no tensor core and no rounding below
+ * f32 is involved.
  *
- * Addresses are in place: stage s sees the array as groups of M_s = N/(R_0..R_{s-1}) points, column c of group g holds
- * the elements g M_s + r C_s + c, C_s = M_s/R_s. The spectrum comes out digit-permuted and is never un-permuted: element e
- * of thread t is spectrum slot e T + t, and filters' spectra are stored in that order. */
+ * Addresses are in place: stage s sees the array as groups of M_s = N/(R_0..R_{s-1}) points, column c of
+ * group g holds the elements g M_s + r C_s + c, C_s = M_s/R_s. The spectrum comes out digit-permuted and is
+ * never un-permuted: element e of thread t is spectrum slot e T + t, and filters' spectra are stored in that
+ * order. */
 #pragma once
 #include <cuda_bf16.h>
 #include <stdint.h>
@@ -19,13 +21,28 @@ namespace m2cu
 
 using c32 = float2;
 
-__device__ __forceinline__ c32 operator+(c32 a, c32 b) { return make_float2(a.x + b.x, a.y + b.y); }
-__device__ __forceinline__ c32 operator-(c32 a, c32 b) { return make_float2(a.x - b.x, a.y - b.y); }
-__device__ __forceinline__ c32 mul(c32 a, c32 b) { return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
+__device__ __forceinline__ c32 operator+(c32 a, c32 b)
+{
+    return make_float2(a.x + b.x, a.y + b.y);
+}
+__device__ __forceinline__ c32 operator-(c32 a, c32 b)
+{
+    return make_float2(a.x - b.x, a.y - b.y);
+}
+__device__ __forceinline__ c32 mul(c32 a, c32 b)
+{
+    return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x);
+}
 /* a conj(b) */
-__device__ __forceinline__ c32 mulc(c32 a, c32 b) { return make_float2(a.x * b.x + a.y * b.y, a.y * b.x - a.x * b.y); }
+__device__ __forceinline__ c32 mulc(c32 a, c32 b)
+{
+    return make_float2(a.x * b.x + a.y * b.y, a.y * b.x - a.x * b.y);
+}
 /* multiplication by w for SIGN = -1 (forward), by its conjugate for +1 */
-template <int SIGN> __device__ __forceinline__ c32 twist(c32 a, c32 w) { return SIGN < 0 ? mul(a, w) : mulc(a, w); }
+template <int SIGN> __device__ __forceinline__ c32 twist(c32 a, c32 w)
+{
+    return SIGN < 0 ? mul(a, w) : mulc(a, w);
+}
 /* multiplication by exp(SIGN i pi / 2) */
 template <int SIGN> __device__ __forceinline__ c32 quarter(c32 a)
 {
@@ -35,9 +52,15 @@ template <int SIGN> __device__ __forceinline__ c32 quarter(c32 a)
 /* exp(-2 pi i k / 32) */
 __device__ __forceinline__ constexpr float cos32(int k)
 {
-    constexpr float c[9] = {1.0f, 0.98078528040323044913f, 0.92387953251128675613f, 0.83146961230254523708f,
-                            0.70710678118654752440f, 0.55557023301960222474f, 0.38268343236508977173f,
-                            0.19509032201612826785f, 0.0f};
+    constexpr float c[9] = {1.0f,
+                            0.98078528040323044913f,
+                            0.92387953251128675613f,
+                            0.83146961230254523708f,
+                            0.70710678118654752440f,
+                            0.55557023301960222474f,
+                            0.38268343236508977173f,
+                            0.19509032201612826785f,
+                            0.0f};
     k &= 31;
     return k <= 8 ? c[k] : k <= 16 ? -c[16 - k] : k <= 24 ? -c[k - 16] : c[32 - k];
 }
@@ -86,7 +109,8 @@ template <int R, int SIGN, bool HALF> __device__ __forceinline__ void dft(c32 (&
     }
 }
 
-/* x[k] *= w^k for SIGN < 0, its conjugate else; powers by a product tree (depth log R keeps the error near 1 ulp). */
+/* x[k] *= w^k for SIGN < 0, its conjugate else; powers by a product tree (depth log R keeps the error near 1
+ * ulp). */
 template <int R, int SIGN> __device__ __forceinline__ void twiddle(c32 *x, c32 w)
 {
     c32 p[R];
@@ -99,12 +123,23 @@ template <int R, int SIGN> __device__ __forceinline__ void twiddle(c32 *x, c32 w
 
 template <int N_, int P_> struct Fft {
     static constexpr int N = N_, P = P_, T = N / P;
-    M2CU_HD static constexpr int stages() { int s = 0; for (int m = N; m > 1; m /= m < P ? m : P) s++; return s; }
+    M2CU_HD static constexpr int stages()
+    {
+        int s = 0;
+        for (int m = N; m > 1; m /= m < P ? m : P) s++;
+        return s;
+    }
     static constexpr int S = stages();
-    M2CU_HD static constexpr int size(int s) { int m = N; while (s--) m /= m < P ? m : P; return m; }  /* M_s */
-    M2CU_HD static constexpr int radix(int s) { return size(s) < P ? size(s) : P; }                     /* R_s */
-    M2CU_HD static constexpr int columns(int s) { return size(s) / radix(s); }                          /* C_s */
-    static constexpr int words = N + N / 16; /* float2 of shared memory: one pad per 16 keeps all stages conflict-free */
+    M2CU_HD static constexpr int size(int s)
+    {
+        int m = N;
+        while (s--) m /= m < P ? m : P;
+        return m;
+    }                                                                               /* M_s */
+    M2CU_HD static constexpr int radix(int s) { return size(s) < P ? size(s) : P; } /* R_s */
+    M2CU_HD static constexpr int columns(int s) { return size(s) / radix(s); }      /* C_s */
+    static constexpr int words =
+        N + N / 16; /* float2 of shared memory: one pad per 16 keeps all stages conflict-free */
 
     c32 w[S > 1 ? S - 1 : 1]; /* exp(-2 pi i c_s / M_s) of this thread's column in each twiddled stage */
 
@@ -117,7 +152,10 @@ template <int N_, int P_> struct Fft {
             w[s] = make_float2(re, im);
         }
     }
-    static __device__ __forceinline__ int pad(int a) { return a + (a >> 4); }
+    static __device__ __forceinline__ int pad(int a)
+    {
+        return a + (a >> 4);
+    }
     template <int s> static __device__ __forceinline__ int address(int t, int q, int r)
     {
         int id = t + T * q, g = id / columns(s), c = id % columns(s);
@@ -149,10 +187,17 @@ template <int N_, int P_> struct Fft {
         for (int q = 0; q < P / R; q++) twiddle<R, SIGN>(&x[q * R], w[s]);
     }
 
-    /* x in natural order: element e is sample e T + t. Out: permuted spectrum. The buffer must be free of readers. */
-    template <bool HALF> __device__ __forceinline__ void forward(c32 (&x)[P], c32 *smem, int t) const { fwd<0, HALF>(x, smem, t); }
+    /* x in natural order: element e is sample e T + t. Out: permuted spectrum. The buffer must be free of
+     * readers. */
+    template <bool HALF> __device__ __forceinline__ void forward(c32 (&x)[P], c32 *smem, int t) const
+    {
+        fwd<0, HALF>(x, smem, t);
+    }
     /* Back; unscaled. */
-    __device__ __forceinline__ void inverse(c32 (&x)[P], c32 *smem, int t) const { inv<S - 1>(x, smem, t); }
+    __device__ __forceinline__ void inverse(c32 (&x)[P], c32 *smem, int t) const
+    {
+        inv<S - 1>(x, smem, t);
+    }
 
   private:
     template <int s, bool HALF> __device__ __forceinline__ void fwd(c32 (&x)[P], c32 *smem, int t) const

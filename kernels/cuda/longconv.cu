@@ -1,16 +1,22 @@
-/* longconv.cu - gated long convolution, forward and backward, fused (kernels/ops.h longconv; SPEC 1.2-1.3, 7.3-7.4).
+/* longconv.cu - gated long convolution, forward and backward, fused (kernels/ops.h longconv;
+ * SPEC 1.2-1.3, 7.3-7.4).
  *
- *   a = u pre;  s = irfft( K rfft(a, N) )[0:L];  y = s post;   K = rfft of [k + D delta_0 ; 0 ; reversed kr], N >= 2L
- *   da = irfft( conj(K) rfft(g) ), g = dy post;   dK = sum over rows of conj(rfft a) rfft(g);   dpost = dy s
- * Two real rows of one filter ride in one complex transform, z = a1 + i a2: the filter is real, so the parts stay apart, and
- * in dK the mixed terms are i times a real sequence, dropped by taking the real part at the end.
+ *   a = u pre;  s = irfft( K rfft(a, N) )[0:L];  y = s post;   K = rfft of [k + D delta_0 ; 0 ; reversed kr],
+ * N >= 2L da = irfft( conj(K) rfft(g) ), g = dy post;   dK = sum over rows of conj(rfft a) rfft(g);   dpost =
+ * dy s Two real rows of one filter ride in one complex transform, z = a1 + i a2: the filter is real, so the
+ * parts stay apart, and in dK the mixed terms are i times a real sequence, dropped by taking the real part at
+ * the end.
  *
  * Two paths, one set of kernels:
- *   N <= 16384 (backward 8192): one block holds the transform of a row pair (fft.cuh) and loops over pairs of one filter, so
- *     twiddles stay in registers and the spectrum in L1/L2. Memory moved: u, [pre], post in, y out, once each.
- *   longer: outer stages of radix <= 32 through memory, one thread per column, a chunk of row pairs at a time small enough
- *     to stay in L2; the inner transforms run as above on complex rows.
- * All arithmetic is f32; only loads and stores round (bf16). Sums over pairs are taken in a fixed order: deterministic. */
+ *   N <= 16384 (backward 8192): one block holds the transform of a row pair (fft.cuh) and loops over pairs of
+ * one filter, so twiddles stay in registers and the spectrum in L1/L2. Memory moved: u, [pre], post in, y
+ * out, once each. longer: outer stages of radix <= 32 through memory, one thread per column, a chunk of row
+ * pairs at a time; the inner transforms run as above on complex rows. Bound at 65,536 tokens x 1024 channels,
+ * bf16: 0.124 / 0.346 ms of memory traffic, 0.27 / 0.6 ms of f32 issue slots (about 1900 and 4700
+ * instructions per 16 points of a row pair); measured 0.41 / 1.42 ms at L = 2048 (H200): latency of the row
+ * loads, with 2 and 1 blocks per SM for registers, is what is left. L = 16K..64K: 1.1 / 3.4 ms, bound by f32
+ * intermediates. All arithmetic is f32; only loads and stores round (bf16). Sums over pairs are taken in a
+ * fixed order: deterministic. */
 #include "fft.cuh"
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
@@ -21,12 +27,13 @@ namespace m2cu
 namespace
 {
 
-/* ---- what a launch knows ------------------------------------------------------------------------------------------ */
+/* ---- what a launch knows
+ * ------------------------------------------------------------------------------------------ */
 struct Rows { /* the rows of one filter, in pairs */
     int64_t B, L, F;
-    int share;  /* channels per filter */
-    int index;  /* 1: M2_SHARE_INDEX */
-    int pairs;  /* per filter */
+    int share; /* channels per filter */
+    int index; /* 1: M2_SHARE_INDEX */
+    int pairs; /* per filter */
     /* element offset of row i of filter f, or -1 past the end */
     __device__ __forceinline__ int64_t row(int f, int64_t i) const
     {
@@ -37,11 +44,18 @@ struct Rows { /* the rows of one filter, in pairs */
     }
 };
 
-template <class T> __device__ __forceinline__ float up(T v) { return (float)v; }
-template <class T> __device__ __forceinline__ T down(float v) { return (T)v; }
+template <class T> __device__ __forceinline__ float up(T v)
+{
+    return (float)v;
+}
+template <class T> __device__ __forceinline__ T down(float v)
+{
+    return (T)v;
+}
 
-/* Two rows of one filter as one complex row. Loads are unconditional (indices clamped, then selected), so that a thread's
- * loads are all in flight together; a missing second row reads the first and counts as zero. */
+/* Two rows of one filter as one complex row. Loads are unconditional (indices clamped, then selected), so
+ * that a thread's loads are all in flight together; a missing second row reads the first and counts as zero.
+ */
 template <class T> struct Pair {
     int64_t i0, i1;
     int L;
@@ -78,7 +92,8 @@ template <class T> struct Pair {
         read<COUNT>(z, p, first, step);
         if (gate) scale<COUNT>(z, gate, first, step);
     }
-    template <int COUNT> __device__ __forceinline__ void scale(c32 *z, const T *gate, int first, int step) const
+    template <int COUNT>
+    __device__ __forceinline__ void scale(c32 *z, const T *gate, int first, int step) const
     {
         c32 g[COUNT];
         read<COUNT>(g, gate, first, step);
@@ -87,7 +102,8 @@ template <class T> struct Pair {
     }
     /* p = or += z * gate */
     template <int COUNT>
-    __device__ __forceinline__ void store(T *p, const T *gate, const c32 *z, int first, int step, bool acc) const
+    __device__ __forceinline__ void store(T *p, const T *gate, const c32 *z, int first, int step,
+                                          bool acc) const
     {
         c32 v[COUNT];
         if (acc) read<COUNT>(v, p, first, step);
@@ -96,7 +112,8 @@ template <class T> struct Pair {
             read<COUNT>(g, gate, first, step);
 #pragma unroll
             for (int e = 0; e < COUNT; e++)
-                v[e] = make_float2(z[e].x * g[e].x + (acc ? v[e].x : 0), z[e].y * g[e].y + (acc ? v[e].y : 0));
+                v[e] =
+                    make_float2(z[e].x * g[e].x + (acc ? v[e].x : 0), z[e].y * g[e].y + (acc ? v[e].y : 0));
         } else {
 #pragma unroll
             for (int e = 0; e < COUNT; e++) v[e] = acc ? v[e] + z[e] : z[e];
@@ -135,30 +152,30 @@ struct Taps { /* a filter in time, read: k, kr, D; or written: their gradients *
     }
 };
 
-/* ---- in one block ------------------------------------------------------------------------------------------------- */
-/* Source and destination of an inner transform of group `g` in filter f, pair p; N is the whole transform's length.
- * ROWS and TAPS only when there is no outer stage. */
+/* ---- in one block
+ * ------------------------------------------------------------------------------------------------- */
+/* Source and destination of an inner transform of group `g` in filter f, pair p; N is the whole transform's
+ * length. ROWS and TAPS only when there is no outer stage. */
 enum Where { ROWS, TAPS, TEMP };
 
-constexpr int block_threads(int T) { return T < 128 ? 128 : T; }
+constexpr int block_threads(int T)
+{
+    return T < 128 ? 128 : T;
+}
 /* Register budget: blocks per SM that the compiler must leave room for. */
-#ifndef FWD_THREADS
-#define FWD_THREADS 512
-#endif
-#ifndef BWD_THREADS
-#define BWD_THREADS 256
-#endif
 template <class X> constexpr int min_blocks(bool grad)
 {
-    int threads = X::P > 16 ? 256 : grad ? BWD_THREADS : FWD_THREADS;
+    int threads = X::P > 16 || grad ? 256 : 512;
     return threads / block_threads(X::T) > 0 ? threads / block_threads(X::T) : 1;
 }
 
 #define FOR_POINTS(e) _Pragma("unroll") for (int e = 0; e < X::P; e++)
 
-/* Spectra of filters f0 ... f0 + nf - 1: out[f - f0][g][slot] = DFT / N. One transform per slot of the grid. */
+/* Spectra of filters f0 ... f0 + nf - 1: out[f - f0][g][slot] = DFT / N. One transform per slot of the grid.
+ */
 template <class X, Where src>
-__global__ void __launch_bounds__(block_threads(X::T)) spectrum(Taps taps, const c32 *temp, c32 *out, int64_t N, int f0, int nf)
+__global__ void __launch_bounds__(block_threads(X::T))
+    spectrum(Taps taps, const c32 *temp, c32 *out, int64_t N, int f0, int nf)
 {
     extern __shared__ c32 smem[];
     int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
@@ -178,11 +195,12 @@ __global__ void __launch_bounds__(block_threads(X::T)) spectrum(Taps taps, const
     if (live) FOR_POINTS(e) out[item * X::N + e * X::T + lane] = make_float2(z[e].x * scale, z[e].y * scale);
 }
 
-/* Forward over row pairs [p0, p1) of filters [f0, ...): the block takes pairs p0 + slot, + stride, ... of one filter group.
- * grid (splits, groups, filters). temp rows: ((f - f0) (p1 - p0) + p - p0) N. */
+/* Forward over row pairs [p0, p1) of filters [f0, ...): the block takes pairs p0 + slot, + stride, ... of one
+ * filter group. grid (splits, groups, filters). temp rows: ((f - f0) (p1 - p0) + p - p0) N. */
 template <class X, class T, Where at>
 __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(false))
-    convolve(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, int64_t N, int f0, int p0, int p1)
+    convolve(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, int64_t N, int f0, int p0,
+             int p1)
 {
     extern __shared__ c32 smem[];
     int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
@@ -199,23 +217,27 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(false))
         c32 z[X::P];
         Pair<T> pair(rows, f, p);
         c32 *row = temp + ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
-        if (at == TEMP) FOR_POINTS(e) z[e] = row[e * X::T + lane];
-        else pair.template load<X::P / 2>(z, io.u, io.pre, lane, X::T);
+        if (at == TEMP)
+            FOR_POINTS(e) z[e] = row[e * X::T + lane];
+        else
+            pair.template load<X::P / 2>(z, io.u, io.pre, lane, X::T);
         fft.template forward<at == ROWS>(z, mine, lane);
         FOR_POINTS(e) z[e] = mul(z[e], Kf[e * X::T + lane]);
         fft.inverse(z, mine, lane);
         if (!live) continue;
-        if (at == TEMP) FOR_POINTS(e) row[e * X::T + lane] = z[e];
-        else pair.template store<X::P / 2>(io.y, io.post, z, lane, X::T, false);
+        if (at == TEMP)
+            FOR_POINTS(e) row[e * X::T + lane] = z[e];
+        else
+            pair.template store<X::P / 2>(io.y, io.post, z, lane, X::T, false);
     }
 }
 
-/* Backward. temp holds the transforms' inputs of a, temp2 those of g (TEMP); on exit of TEMP, temp = s, temp2 = da.
- * dK[split][f][g][slot] gets this block's sum over its pairs. */
+/* Backward. temp holds the transforms' inputs of a, temp2 those of g (TEMP); on exit of TEMP, temp = s, temp2
+ * = da. dK[split][f][g][slot] gets this block's sum over its pairs. */
 template <class X, class T, Where at, bool GATE>
 __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
-    convolve_grad(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, c32 *temp2, c32 *dK, int64_t N, int f0,
-                  int p0, int p1, int split0)
+    convolve_grad(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, c32 *temp2, c32 *dK,
+                  int64_t N, int f0, int p0, int p1, int split0)
 {
     extern __shared__ c32 smem[];
     int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
@@ -233,12 +255,16 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
         c32 a[X::P], d[X::P];
         Pair<T> pair(rows, f, p);
         int64_t at_row = ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
-        if (at == TEMP) FOR_POINTS(e) d[e] = temp2[at_row + e * X::T + lane];
-        else pair.template load<X::P / 2>(d, io.dy, io.post, lane, X::T);
+        if (at == TEMP)
+            FOR_POINTS(e) d[e] = temp2[at_row + e * X::T + lane];
+        else
+            pair.template load<X::P / 2>(d, io.dy, io.post, lane, X::T);
         fft.template forward<at == ROWS>(d, mine, lane);
         __syncthreads(); /* two transforms in the same direction share the buffer */
-        if (at == TEMP) FOR_POINTS(e) a[e] = temp[at_row + e * X::T + lane];
-        else pair.template load<X::P / 2>(a, io.u, io.pre, lane, X::T);
+        if (at == TEMP)
+            FOR_POINTS(e) a[e] = temp[at_row + e * X::T + lane];
+        else
+            pair.template load<X::P / 2>(a, io.u, io.pre, lane, X::T);
         fft.template forward<at == ROWS>(a, mine, lane);
         FOR_POINTS(e)
         {
@@ -269,7 +295,8 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
     FOR_POINTS(e) out[e * X::T + lane] = sum[e * X::T + lane];
 }
 
-/* Gradient of the taps: sums the partial spectra in order, inverse transform; TAPS finishes, TEMP leaves complex rows. */
+/* Gradient of the taps: sums the partial spectra in order, inverse transform; TAPS finishes, TEMP leaves
+ * complex rows. */
 template <class X, Where dst>
 __global__ void __launch_bounds__(block_threads(X::T))
     taps_grad(Taps taps, const c32 *dK, int splits, c32 *temp, int64_t N, int f0, int nf)
@@ -285,24 +312,28 @@ __global__ void __launch_bounds__(block_threads(X::T))
     FOR_POINTS(e)
     {
         z[e] = make_float2(0, 0);
-        for (int s = 0; s < splits; s++) z[e] = z[e] + dK[((int64_t)s * items + item) * X::N + e * X::T + lane];
+        for (int s = 0; s < splits; s++)
+            z[e] = z[e] + dK[((int64_t)s * items + item) * X::N + e * X::T + lane];
     }
     fft.inverse(z, smem + slot * X::words, lane);
     float scale = 1.0f / (float)N;
     if (live) FOR_POINTS(e)
-    {
-        int n = e * X::T + lane;
-        if (dst == TAPS) taps.store(f0 + (int)item, n, N, z[e].x * scale);
-        else temp[item * X::N + n] = z[e];
-    }
+        {
+            int n = e * X::T + lane;
+            if (dst == TAPS)
+                taps.store(f0 + (int)item, n, N, z[e].x * scale);
+            else
+                temp[item * X::N + n] = z[e];
+        }
 }
 
-/* ---- outer stages, through memory --------------------------------------------------------------------------------- */
-/* One thread per column: groups of M points, radix R, column c of group g. First stage reads rows or taps, the rest temp.
- * grid covers (pairs or filters) x groups x columns. */
+/* ---- outer stages, through memory
+ * --------------------------------------------------------------------------------- */
+/* One thread per column: groups of M points, radix R, column c of group g. First stage reads rows or taps,
+ * the rest temp. grid covers (pairs or filters) x groups x columns. */
 template <int R, class T, Where src, bool DY>
-__global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N, int64_t M, int f0,
-                                             int p0, int np, int64_t items)
+__global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N,
+                                             int64_t M, int f0, int p0, int np, int64_t items)
 {
     int64_t C = M / R, id = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (id >= items * (N / R)) return;
@@ -328,8 +359,9 @@ __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps
 enum Into { KEEP, OUT_Y, OUT_DA, OUT_DPOST, OUT_TAPS };
 
 template <int R, class T, Into dst>
-__global__ void __launch_bounds__(256) outer_inverse(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N, int64_t M,
-                                                     int f0, int p0, int np, int64_t items)
+__global__ void __launch_bounds__(256)
+    outer_inverse(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N, int64_t M, int f0, int p0,
+                  int np, int64_t items)
 {
     int64_t C = M / R, id = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (id >= items * (N / R)) return;
@@ -358,7 +390,9 @@ __global__ void __launch_bounds__(256) outer_inverse(Rows rows, Tensors<T> io, T
         if (dst == OUT_DA && io.dpre) pair.template store<H>(io.dpre, io.u, x, n, step, io.acc_dpre);
     }
 }
-/* ---- plan --------------------------------------------------------------------------------------------------------- */
+/* ---- plan
+ * ---------------------------------------------------------------------------------------------------------
+ */
 struct Plan {
     Rows rows;
     int64_t N, inner;
@@ -367,14 +401,20 @@ struct Plan {
     int64_t K, temp, dK;  /* elements (c32) of each buffer; temp twice in the backward */
 };
 
-constexpr int64_t spectra_budget = 32 << 20, chunk_budget = 3 << 20; /* c32 elements: 256 MiB; 24 MiB, half of an H200's L2 */
+/* Elements (c32) of spectra and of row pairs in flight. Chunks that would fit L2 starve the chip of blocks:
+ * 128 MiB measured faster than 6, 12, 24 and 80 MiB at every L from 8K on (H200). */
+constexpr int64_t spectra_budget = 32 << 20, chunk_budget = 16 << 20;
 
 /* Everything a launch needs, from shapes alone: workspace query and run agree by construction. */
 Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool grad)
 {
     Plan p = {};
-    p.rows = {u->shape[1], u->shape[2], k->shape[0], (int)(u->shape[0] / k->shape[0]),
-              attrs->i[M2_LONGCONV_SHARE] == M2_SHARE_INDEX, 0};
+    p.rows = {u->shape[1],
+              u->shape[2],
+              k->shape[0],
+              (int)(u->shape[0] / k->shape[0]),
+              attrs->i[M2_LONGCONV_SHARE] == M2_SHARE_INDEX,
+              0};
     int64_t rows_per_filter = p.rows.share * p.rows.B;
     p.rows.pairs = (int)((rows_per_filter + 1) / 2);
     for (p.N = 256; p.N < 2 * p.rows.L;) p.N *= 2;
@@ -391,7 +431,8 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
     int64_t nf = spectra_budget / p.N;
     p.np = p.rows.pairs;
     if (p.levels) {
-        if (p.np * p.N > 8 * chunk_budget) p.np = (int)(8 * chunk_budget / p.N > 0 ? 8 * chunk_budget / p.N : 1);
+        if (p.np * p.N > 2 * chunk_budget)
+            p.np = (int)(2 * chunk_budget / p.N > 0 ? 2 * chunk_budget / p.N : 1);
         int64_t fit = chunk_budget / (p.np * p.N);
         nf = fit < nf ? fit : nf;
     }
@@ -413,7 +454,8 @@ int64_t bytes(int64_t elements)
     return (elements * (int64_t)sizeof(c32) + 255) / 256 * 256;
 }
 
-/* ---- launches ----------------------------------------------------------------------------------------------------- */
+/* ---- launches
+ * ----------------------------------------------------------------------------------------------------- */
 template <class T> struct Job {
     Plan p;
     Tensors<T> io;
@@ -423,17 +465,27 @@ template <class T> struct Job {
     cudaStream_t stream;
 };
 
-template <class X> constexpr int slots() { return block_threads(X::T) / X::T; }
-template <class X> constexpr size_t buffer(bool sums) { return sizeof(c32) * (size_t)slots<X>() * (X::words + (sums ? X::N : 0)); }
+template <class X> constexpr int slots()
+{
+    return block_threads(X::T) / X::T;
+}
+template <class X> constexpr size_t buffer(bool sums)
+{
+    return sizeof(c32) * (size_t)slots<X>() * (X::words + (sums ? X::N : 0));
+}
 
 template <class... A, class... B>
 void launch(void (*kernel)(A...), dim3 grid, int threads, size_t smem, cudaStream_t stream, B... args)
 {
-    if (smem > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
+    if (smem > 48 * 1024)
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
     kernel<<<grid, threads, smem, stream>>>(args...);
 }
 
-inline unsigned ceil_div(int64_t a, int64_t b) { return (unsigned)((a + b - 1) / b); }
+inline unsigned ceil_div(int64_t a, int64_t b)
+{
+    return (unsigned)((a + b - 1) / b);
+}
 
 /* The inner stages of one plan size: a table row. */
 template <class T> struct Inner {
@@ -448,14 +500,14 @@ template <class T> struct Inner {
 template <class X, class T, bool LEVELS> void run_spectrum(const Job<T> &j)
 {
     int64_t items = (int64_t)j.nf * (j.p.N / X::N);
-    launch(spectrum<X, LEVELS ? TEMP : TAPS>, dim3(ceil_div(items, slots<X>())), block_threads(X::T),
+    launch(spectrum < X, LEVELS ? TEMP : TAPS >, dim3(ceil_div(items, slots<X>())), block_threads(X::T),
            buffer<X>(false), j.stream, j.taps, (const c32 *)j.temp, j.K, j.p.N, j.f0, j.nf);
 }
 
 template <class X, class T, bool LEVELS> void run_convolve(const Job<T> &j)
 {
     dim3 grid(j.p.splits / slots<X>(), (unsigned)(j.p.N / X::N), j.nf);
-    launch(convolve<X, T, LEVELS ? TEMP : ROWS>, grid, block_threads(X::T), buffer<X>(false), j.stream,
+    launch(convolve < X, T, LEVELS ? TEMP : ROWS >, grid, block_threads(X::T), buffer<X>(false), j.stream,
            j.p.rows, j.io, (const c32 *)j.K, j.temp, j.p.N, j.f0, j.p0, j.p0 + j.np);
 }
 
@@ -463,14 +515,15 @@ template <class X, class T, bool LEVELS> void run_grad(const Job<T> &j)
 {
     dim3 grid(j.p.splits / slots<X>(), (unsigned)(j.p.N / X::N), j.nf);
     constexpr Where at = LEVELS ? TEMP : ROWS;
-    launch(j.io.dpost ? convolve_grad<X, T, at, true> : convolve_grad<X, T, at, false>, grid, block_threads(X::T), buffer<X>(true), j.stream, j.p.rows, j.io, (const c32 *)j.K, j.temp, j.temp2,
+    launch(j.io.dpost ? convolve_grad<X, T, at, true> : convolve_grad<X, T, at, false>, grid,
+           block_threads(X::T), buffer<X>(true), j.stream, j.p.rows, j.io, (const c32 *)j.K, j.temp, j.temp2,
            j.dK, j.p.N, j.f0, j.p0, j.p0 + j.np, j.split0);
 }
 
 template <class X, class T, bool LEVELS> void run_taps_grad(const Job<T> &j)
 {
     int64_t items = (int64_t)j.nf * (j.p.N / X::N);
-    launch(taps_grad<X, LEVELS ? TEMP : TAPS>, dim3(ceil_div(items, slots<X>())), block_threads(X::T),
+    launch(taps_grad < X, LEVELS ? TEMP : TAPS >, dim3(ceil_div(items, slots<X>())), block_threads(X::T),
            buffer<X>(false), j.stream, j.dtaps, (const c32 *)j.dK, j.split0, j.temp, j.p.N, j.f0, j.nf);
 }
 
@@ -480,7 +533,8 @@ template <class X, class T, bool LEVELS> constexpr Inner<T> forward_row()
 }
 template <class X, class T, bool LEVELS> constexpr Inner<T> backward_row()
 {
-    return {X::N, true, LEVELS, run_spectrum<X, T, LEVELS>, run_grad<X, T, LEVELS>, run_taps_grad<X, T, LEVELS>};
+    return {
+        X::N, true, LEVELS, run_spectrum<X, T, LEVELS>, run_grad<X, T, LEVELS>, run_taps_grad<X, T, LEVELS>};
 }
 
 template <class T> const Inner<T> *find_inner(int64_t N, bool grad, bool levels)
@@ -502,32 +556,45 @@ template <class T> const Inner<T> *find_inner(int64_t N, bool grad, bool levels)
 }
 
 /* All outer stages of `items` rows of N, forward: the first reads src. */
-template <class T, Where src, bool DY, int R> void one_outer(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
+template <class T, Where src, bool DY, int R>
+void one_outer(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
 {
-    launch(outer<R, T, src, DY>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.taps, temp,
-           j.p.N, M, j.f0, j.p0, j.np, items);
+    launch(outer<R, T, src, DY>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io,
+           j.taps, temp, j.p.N, M, j.f0, j.p0, j.np, items);
 }
-template <class T, Into dst, int R> void one_outer_inverse(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
+template <class T, Into dst, int R>
+void one_outer_inverse(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
 {
-    launch(outer_inverse<R, T, dst>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.dtaps,
-           temp, j.p.N, M, j.f0, j.p0, j.np, items);
+    launch(outer_inverse<R, T, dst>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows,
+           j.io, j.dtaps, temp, j.p.N, M, j.f0, j.p0, j.np, items);
 }
-#define BY_RADIX(R, call4, call8, call16, call32)                                                                       \
-    switch (R) {                                                                                                        \
-    case 4: call4; break;                                                                                               \
-    case 8: call8; break;                                                                                               \
-    case 16: call16; break;                                                                                             \
-    default: call32; break;                                                                                             \
+#define BY_RADIX(R, call4, call8, call16, call32)                                                            \
+    switch (R) {                                                                                             \
+    case 4:                                                                                                  \
+        call4;                                                                                               \
+        break;                                                                                               \
+    case 8:                                                                                                  \
+        call8;                                                                                               \
+        break;                                                                                               \
+    case 16:                                                                                                 \
+        call16;                                                                                              \
+        break;                                                                                               \
+    default:                                                                                                 \
+        call32;                                                                                              \
+        break;                                                                                               \
     }
 template <class T, Where src, bool DY> void outer_forward(const Job<T> &j, c32 *temp, int64_t items)
 {
     int64_t M = j.p.N;
-    BY_RADIX(j.p.radix[0], (one_outer<T, src, DY, 4>(j, temp, M, items)), (one_outer<T, src, DY, 8>(j, temp, M, items)),
-             (one_outer<T, src, DY, 16>(j, temp, M, items)), (one_outer<T, src, DY, 32>(j, temp, M, items)))
+    BY_RADIX(j.p.radix[0], (one_outer<T, src, DY, 4>(j, temp, M, items)),
+             (one_outer<T, src, DY, 8>(j, temp, M, items)), (one_outer<T, src, DY, 16>(j, temp, M, items)),
+             (one_outer<T, src, DY, 32>(j, temp, M, items)))
     if (j.p.levels < 2) return;
     M /= j.p.radix[0];
-    BY_RADIX(j.p.radix[1], (one_outer<T, TEMP, false, 4>(j, temp, M, items)), (one_outer<T, TEMP, false, 8>(j, temp, M, items)),
-             (one_outer<T, TEMP, false, 16>(j, temp, M, items)), (one_outer<T, TEMP, false, 32>(j, temp, M, items)))
+    BY_RADIX(j.p.radix[1], (one_outer<T, TEMP, false, 4>(j, temp, M, items)),
+             (one_outer<T, TEMP, false, 8>(j, temp, M, items)),
+             (one_outer<T, TEMP, false, 16>(j, temp, M, items)),
+             (one_outer<T, TEMP, false, 32>(j, temp, M, items)))
 }
 template <class T, Into dst> void outer_backward(const Job<T> &j, c32 *temp, int64_t items)
 {
@@ -535,14 +602,18 @@ template <class T, Into dst> void outer_backward(const Job<T> &j, c32 *temp, int
     if (j.p.levels == 2) {
         int64_t M1 = M / j.p.radix[0];
         BY_RADIX(j.p.radix[1], (one_outer_inverse<T, KEEP, 4>(j, temp, M1, items)),
-                 (one_outer_inverse<T, KEEP, 8>(j, temp, M1, items)), (one_outer_inverse<T, KEEP, 16>(j, temp, M1, items)),
+                 (one_outer_inverse<T, KEEP, 8>(j, temp, M1, items)),
+                 (one_outer_inverse<T, KEEP, 16>(j, temp, M1, items)),
                  (one_outer_inverse<T, KEEP, 32>(j, temp, M1, items)))
     }
-    BY_RADIX(j.p.radix[0], (one_outer_inverse<T, dst, 4>(j, temp, M, items)), (one_outer_inverse<T, dst, 8>(j, temp, M, items)),
-             (one_outer_inverse<T, dst, 16>(j, temp, M, items)), (one_outer_inverse<T, dst, 32>(j, temp, M, items)))
+    BY_RADIX(j.p.radix[0], (one_outer_inverse<T, dst, 4>(j, temp, M, items)),
+             (one_outer_inverse<T, dst, 8>(j, temp, M, items)),
+             (one_outer_inverse<T, dst, 16>(j, temp, M, items)),
+             (one_outer_inverse<T, dst, 32>(j, temp, M, items)))
 }
 
-/* Chunk by chunk: spectra of nf filters, their rows np pairs at a time, then (backward) their taps' gradients. */
+/* Chunk by chunk: spectra of nf filters, their rows np pairs at a time, then (backward) their taps'
+ * gradients. */
 template <class T> m2_status run_all(Job<T> &j, bool grad)
 {
     const Inner<T> *inner = find_inner<T>(j.p.inner, grad, j.p.levels > 0);
@@ -569,7 +640,8 @@ template <class T> m2_status run_all(Job<T> &j, bool grad)
         if (j.p.levels) outer_backward<T, OUT_TAPS>(j, j.temp, j.nf);
     }
     cudaError_t e = cudaGetLastError();
-    if (e != cudaSuccess) return m2_fail(M2_TRANSIENT, "launching the long convolution failed: %s", cudaGetErrorString(e));
+    if (e != cudaSuccess)
+        return m2_fail(M2_TRANSIENT, "launching the long convolution failed: %s", cudaGetErrorString(e));
     return M2_OK;
 }
 
@@ -589,7 +661,8 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
     if (grad) j.temp2 = (c32 *)at, at += bytes(j.p.temp);
     j.dK = (c32 *)at;
     j.stream = (cudaStream_t)call->stream;
-    j.taps = {(float *)in[1].data, (float *)in[2].data, (float *)in[3].data, in[1].shape[1], false, false, false};
+    j.taps = {
+        (float *)in[1].data, (float *)in[2].data, (float *)in[3].data, in[1].shape[1], false, false, false};
     j.io.u = (const T *)in[0].data, j.io.pre = (const T *)in[4].data, j.io.post = (const T *)in[5].data;
     if (!grad) {
         j.io.y = (T *)out[0].data;
@@ -598,17 +671,21 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
     j.io.dy = (const T *)in[6].data;
     j.io.du = (T *)out[0].data, j.io.dpre = (T *)out[4].data, j.io.dpost = (T *)out[5].data;
     j.io.acc_du = call->acc & 1, j.io.acc_dpre = call->acc & 16, j.io.acc_dpost = call->acc & 32;
-    j.dtaps = {(float *)out[1].data, (float *)out[2].data, (float *)out[3].data, in[1].shape[1], (call->acc & 2) != 0,
-               (call->acc & 4) != 0, (call->acc & 8) != 0};
+    j.dtaps = {(float *)out[1].data, (float *)out[2].data, (float *)out[3].data, in[1].shape[1],
+               (call->acc & 2) != 0, (call->acc & 4) != 0, (call->acc & 8) != 0};
     return run_all(j, true);
 }
 
 m2_status run_any(const m2_call *call, bool grad)
 {
     switch (call->in[0].dtype) {
-    case M2_F32: return run_typed<float>(call, grad);
-    case M2_BF16: return run_typed<__nv_bfloat16>(call, grad);
-    default: return m2_fail(M2_USAGE, "%s on CUDA takes f32 or bf16, not %s", call->op->name, m2_dtype_name(call->in[0].dtype));
+    case M2_F32:
+        return run_typed<float>(call, grad);
+    case M2_BF16:
+        return run_typed<__nv_bfloat16>(call, grad);
+    default:
+        return m2_fail(M2_USAGE, "%s on CUDA takes f32 or bf16, not %s", call->op->name,
+                       m2_dtype_name(call->in[0].dtype));
     }
 }
 } // namespace
