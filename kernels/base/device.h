@@ -49,6 +49,8 @@ typedef struct m2_device_api {
     m2_status (*capture_end)(m2_device *dev, m2_stream *stream, m2_graph **out);
     m2_status (*graph_launch)(m2_device *dev, m2_graph *graph, m2_stream *stream);
     void (*graph_destroy)(m2_device *dev, m2_graph *graph);
+    /* Opens a named range for profilers (NVTX) around what follows, or closes the innermost: path NULL. NULL on the CPU. */
+    void (*range)(m2_device *dev, const char *path);
 } m2_device_api;
 
 struct m2_device {
@@ -56,6 +58,7 @@ struct m2_device {
     char name[96];         /* "CPU, 2 threads, AVX-512", "NVIDIA H200" */
     int index;             /* GPU ordinal; 0 on the CPU */
     int threads;           /* CPU threads that calls may use */
+    int tf32;              /* GPU: products of f32 matrices may round their inputs to tf32. Set before the first run */
     int64_t memory;        /* bytes in all */
     double peak_flops;     /* peak FLOP/s in the dtype training uses (measured on the CPU, datasheet on a GPU) */
     double peak_bandwidth; /* bytes/s, read + write */
