@@ -24,7 +24,7 @@
 #include "kernels/base/status.h"
 #include <stdint.h>
 
-enum { M2_FFT_MAX_ORDER = 8, M2_FFT_MAX_MENU = 16 };
+enum { M2_FFT_MAX_ORDER = 12, M2_FFT_MAX_MENU = 16 };
 
 typedef struct m2_fft {
     int64_t n;                      /* points, the product of factor[0..order-1] */
