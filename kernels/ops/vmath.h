@@ -78,6 +78,41 @@ static inline float m2i_vsqrt_f32(float x)
     return sqrtf(x);
 }
 
+/* sin(x + quarters pi/2). The reduction to |r| <= pi/4 is in double: exact enough for every float below 2^30. */
+static inline float m2i_vsine_f32(float x, uint32_t quarters)
+{
+    const double shift = 6755399441055744.0; /* 1.5 * 2^52 rounds to an integer and leaves it in the low bits */
+    double t = x * 0.63661977236758134308 + shift;
+    uint64_t bits;
+    memcpy(&bits, &t, 8);
+    uint32_t q = (uint32_t)bits + quarters;
+    float r = (float)(x - (t - shift) * 1.57079632679489661923), s = r * r;
+    float a = ((-1.9515295891e-4f * s + 8.3321608736e-3f) * s - 1.6666654611e-1f) * s * r + r;
+    float b = ((2.4433157118e-5f * s - 1.3887316255e-3f) * s + 4.1666645683e-2f) * s * s - 0.5f * s + 1.0f;
+    float v = q & 1 ? b : a;
+    return q & 2 ? -v : v;
+}
+
+static inline float m2i_vsin_f32(float x)
+{
+    return m2i_vsine_f32(x, 0);
+}
+
+static inline float m2i_vcos_f32(float x)
+{
+    return m2i_vsine_f32(x, 1);
+}
+
+static inline double m2i_vsin_f64(double x)
+{
+    return sin(x);
+}
+
+static inline double m2i_vcos_f64(double x)
+{
+    return cos(x);
+}
+
 static inline double m2i_vexp_f64(double x)
 {
     return exp(x);
