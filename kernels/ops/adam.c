@@ -19,10 +19,8 @@ static m2_status adam_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *o
     if (!ok)
         return m2i_bad_shape(&m2_op_adam, in, "p, g, m, v (n) with 256 | n, groups u8 (n / 256), norm2 f64 ()");
     out[0] = out[1] = out[2] = *p;
-    if (p->dtype == M2_F32) {
-        out[3] = *p;
-        out[3].dtype = M2_BF16;
-    }
+    out[3] = *p;
+    out[3].dtype = M2_BF16;
     return M2_OK;
 }
 
