@@ -1,8 +1,8 @@
 /* act.c - pointwise nonlinearities, alone and as the gate of a gated linear unit.
  *
  *   act: y = f(x), dx = dy f'(x).   glu, h = [g, v]: z = f(g) v, dg = dz v f'(g), dv = dz f(g).
- *   gelu_erf   f = x Phi(x), Phi(x) = (1 + erf(x/sqrt 2))/2     f' = Phi(x) + x exp(-x^2/2)/sqrt(2 pi)
- *   gelu_tanh  f = x (1 + t)/2, t = tanh(c (x + a x^3))         f' = (1 + t)/2 + x (1 - t^2) c (1 + 3 a x^2)/2
+ *   gelu_erf   f = x Phi(x), Phi the normal distribution         f' = Phi(x) + x exp(-x^2/2)/sqrt(2 pi)
+ *   gelu_tanh  f = x (1 + tanh(c (x + a x^3)))/2 = x s, s = 1/(1 + exp(-2c (x + a x^3))), c = sqrt(2/pi), a = 0.044715
  *   relu       f = max(x, 0)                                    f' = x > 0
  *   silu       f = x s, s = 1/(1 + exp(-x))                     f' = s (1 + x (1 - s))
  *   tanh       f = t                                            f' = 1 - t^2 */
@@ -68,7 +68,7 @@ static m2_status glu_grad_run(const m2_call *c)
 /* ---- the functions: value, and slope into *d --------------------------------------------------------------------- */
 static inline REAL NAME(gelu_erf)(REAL x, REAL *d)
 {
-    REAL phi = (REAL)0.5 + (REAL)0.5 * FN(erf)(x * (REAL)0.70710678118654752440);
+    REAL phi = FN(cdf)(x);
     *d = phi + x * (REAL)0.39894228040143267794 * FN(exp)((REAL)-0.5 * x * x);
     return x * phi;
 }
@@ -76,9 +76,9 @@ static inline REAL NAME(gelu_erf)(REAL x, REAL *d)
 static inline REAL NAME(gelu_tanh)(REAL x, REAL *d)
 {
     const REAL c = (REAL)0.79788456080286535588, a = (REAL)0.044715;
-    REAL t = FN(tanh)(c * (x + a * x * x * x)), half = (REAL)0.5 + (REAL)0.5 * t;
-    *d = half + (REAL)0.5 * x * (1 - t * t) * c * (1 + 3 * a * x * x);
-    return x * half;
+    REAL s = FN(sigmoid)(2 * c * (x + a * x * x * x)); /* (1 + tanh u)/2 = sigmoid(2u) */
+    *d = s * (1 + 2 * x * (1 - s) * c * (1 + 3 * a * x * x));
+    return x * s;
 }
 
 static inline REAL NAME(relu)(REAL x, REAL *d)

@@ -73,7 +73,9 @@ static uint64_t run_start(const job *j, const m2_tensor *x, int64_t r)
     return at;
 }
 
-enum { BLOCKS = 64 };
+/* Between two stretches of memory traffic lies a stretch of arithmetic, too long for the processor's own prefetching:
+ * without asking AHEAD elements early the op takes twice as long. */
+enum { BLOCKS = 64, AHEAD = 256 };
 
 /* The draws of 4 * BLOCKS consecutive elements from block `first` on: m2_rng_draw, rounds outside, blocks inside. */
 static void draw_blocks(m2_rng_key key, uint64_t first, uint32_t out[4 * BLOCKS])
@@ -130,6 +132,10 @@ static void NAME(stretch)(const job *j, uint64_t at, int64_t n, const REAL *x, R
     int acc = j->call->acc & 1;
     while (n > 0) {
         int64_t skip = (int64_t)(at & 3), count = 4 * BLOCKS - skip < n ? 4 * BLOCKS - skip : n;
+        for (int64_t i = count + AHEAD; i < count + AHEAD + 4 * BLOCKS; i += 64 / (int64_t)sizeof(REAL)) {
+            __builtin_prefetch(x + i);
+            __builtin_prefetch(y + i, 1);
+        }
         draw_blocks(j->key, at >> 2, draws);
         const uint32_t *v = draws + skip;
         STORE_EACH(i, count, y, acc, v[i] >= j->least ? x[i] * scale : 0);

@@ -137,6 +137,7 @@ static void NAME(xent_row)(const REAL *x, int64_t width, int32_t target, REAL *l
             max = top;
             best = at;
         }
+        for (int64_t i = n; i < 2 * n; i += 64 / (int64_t)sizeof(REAL)) __builtin_prefetch(b + i);
         SIMD_SUM(part)
         for (int64_t i = 0; i < n; i++) part += FN(exp)(b[i] - max);
         sum += part;

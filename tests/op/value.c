@@ -128,17 +128,18 @@ void mode_perf(void)
     int cpu = !strcmp(test.device->api->kind, "cpu");
     const m2_probe_precision *prec = m2_probe_precision_find(test.precision ? test.precision : cpu ? "f32" : "bf16");
     const m2_case *rows;
-    m2_perf_limits limits;
-    if (!expect_ok(m2_perf_measure_limits(test.device, prec, &limits), NULL, "limits")) return;
+    m2_perf_yard yard;
+    if (!expect_ok(m2_perf_open(test.device, prec, &yard), NULL, "limits")) return;
     printf("\n");
-    m2_perf_print_header(stdout, test.device, &limits);
+    m2_perf_print_header(stdout, &yard);
     int count = m2_cases(&rows);
     for (int i = 0; i < count; i++) {
         if (!(rows[i].flags & M2_CASE_PERF) || (test.only && strcmp(test.only, rows[i].op))) continue;
         m2_perf perf[2];
-        int n;
-        expect_ok(m2_perf_measure(&rows[i], prec, test.device, &limits, perf, &n), &rows[i], "perf");
+        int n = 0;
+        expect_ok(m2_perf_measure(&rows[i], &yard, perf, &n), &rows[i], "perf");
         for (int k = 0; k < n; k++) m2_perf_print(stdout, &perf[k]);
         fflush(stdout);
     }
+    m2_perf_close(&yard);
 }
