@@ -22,6 +22,7 @@ const m2_probe_precision *m2_probe_precision_find(const char *name)
     static const m2_probe_precision table[] = {
         {"f64", M2_F64, M2_F64},
         {"f32", M2_F32, M2_F32},
+        {"tf32", M2_F32, M2_F32}, /* on a device with tf32 set */
         {"bf16", M2_BF16, M2_F32},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)

@@ -25,7 +25,7 @@ typedef struct m2_case {
 
 /* What T and P of kernels/ops.h stand for. */
 typedef struct m2_probe_precision {
-    const char *name; /* "f64", "f32", "bf16" */
+    const char *name; /* "f64", "f32", "tf32", "bf16" */
     m2_dtype t, p;
 } m2_probe_precision;
 

@@ -1,4 +1,4 @@
-/* m2-test-op [--device cpu|cuda] [--mode MODE] [--op NAME] [--precision f64|f32|bf16] [--threads N]
+/* m2-test-op [--device cpu|cuda] [--mode MODE] [--op NAME] [--precision f64|f32|tf32|bf16] [--threads N]
  *
  * Runs kernels/cases.def in one mode, or in all but perf:
  *   complete  every op of ops.def has a row, or is the gradient of one that has
@@ -73,8 +73,11 @@ static void all_precisions(const m2_case *row)
 {
     int cpu = !strcmp(test.device->api->kind, "cpu");
     const char *names[] = {cpu ? "f64" : "bf16", "f32"};
-    for (int i = 0; i < 2; i++)
-        if (!test.precision || !strcmp(test.precision, names[i])) per_precision(row, m2_probe_precision_find(names[i]));
+    if (test.precision) {
+        per_precision(row, m2_probe_precision_find(test.precision));
+        return;
+    }
+    for (int i = 0; i < 2; i++) per_precision(row, m2_probe_precision_find(names[i]));
 }
 
 void each_precision(void (*body)(const m2_case *row, const m2_probe_precision *prec))
@@ -85,6 +88,7 @@ void each_precision(void (*body)(const m2_case *row, const m2_probe_precision *p
 
 double tolerance(const m2_case *row, const m2_probe_precision *prec)
 {
+    if (!strcmp(prec->name, "tf32")) return row->tol_bf16 > row->tol_f32 ? row->tol_bf16 / 4 : row->tol_f32;
     return prec->t == M2_F64 ? 1e-12 : prec->t == M2_BF16 ? row->tol_bf16 : row->tol_f32;
 }
 
@@ -119,7 +123,7 @@ enum { MODES = sizeof modes / sizeof *modes };
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: m2-test-op [--device cpu|cuda] [--mode MODE] [--op NAME] [--precision f64|f32|bf16] "
+    fprintf(stderr, "usage: m2-test-op [--device cpu|cuda] [--mode MODE] [--op NAME] [--precision f64|f32|tf32|bf16] "
                     "[--threads N]\nmodes:");
     for (int i = 0; i < MODES; i++) fprintf(stderr, " %s", modes[i].name);
     fprintf(stderr, "\n");
@@ -146,9 +150,11 @@ int main(int argc, char **argv)
         else
             return usage();
     }
+    if (test.precision && !m2_probe_precision_find(test.precision)) return usage();
     m2_status st = m2_device_open(test.spec, threads, &test.device);
     if (st == M2_OK) st = m2_device_open("cpu", 1, &test.cpu);
     if (st != M2_OK) return fprintf(stderr, "%s\n", m2_message()), st;
+    test.device->tf32 = test.precision && !strcmp(test.precision, "tf32");
     if (CU_initialize_registry() != CUE_SUCCESS) return M2_TRANSIENT;
     CU_pSuite suite = CU_add_suite(test.device->name, NULL, NULL);
     int chosen = 0;
