@@ -1,7 +1,7 @@
 /* vmath.h - elementary functions a compiler can vectorise: no branches, no tables, no errno.
  *
  * Float: minimax polynomials over the ranges below. Largest errors (tests/op/invariants.c measures them): exp, tanh and
- * sigmoid 3 ulp; cdf 1e-7 absolute, and 1e-5 relative down to Phi(-3). exp of less than -87.33 is 0.
+ * sigmoid 3 ulp; cdf 1e-7 absolute, and 1e-5 relative down to Phi(-3). exp of less than -86.98 is 0.
  * Double: the C library, which is the reference. */
 #ifndef M2_KERNELS_OPS_VMATH_H
 #define M2_KERNELS_OPS_VMATH_H
