@@ -30,7 +30,7 @@ const m2_probe_precision *m2_probe_precision_find(const char *name)
     return NULL;
 }
 
-/* ---- values ------------------------------------------------------------------------------------------------------ */
+/* ---- values -------------------------------------------------------------------------------------------- */
 static double rounded(double x, m2_dtype t)
 {
     if (t == M2_F32) return (double)(float)x;
@@ -44,7 +44,8 @@ static m2_status slot_alloc(m2_slot *s, int64_t limit)
     s->period = limit && n > limit ? limit : n;
     if (s->desc.rank < 0) return M2_OK;
     s->value = calloc((size_t)(s->period > 0 ? s->period : 1), sizeof *s->value);
-    return s->value ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for a probe of %lld elements", (long long)n);
+    return s->value ? M2_OK
+                    : m2_fail(M2_TRANSIENT, "out of memory for a probe of %lld elements", (long long)n);
 }
 
 static void slot_place(m2_slot *s)
@@ -77,7 +78,7 @@ void m2_probe_copy(m2_slot *dst, const m2_slot *src)
         dst->value[e] = rounded(src->value[e % src->period], dst->desc.dtype);
 }
 
-/* ---- parsing ----------------------------------------------------------------------------------------------------- */
+/* ---- parsing ------------------------------------------------------------------------------------------- */
 static m2_dtype role_dtype(char role, const m2_probe_precision *prec)
 {
     switch (role) {
@@ -89,15 +90,16 @@ static m2_dtype role_dtype(char role, const m2_probe_precision *prec)
     }
 }
 
-static m2_status parse_tensor(const char **text, const m2_probe *p, int64_t scale, m2_slot *s, int64_t range[2],
-                              int *positive)
+static m2_status parse_tensor(const char **text, const m2_probe *p, int64_t scale, m2_slot *s,
+                              int64_t range[2], int *positive)
 {
     const char *at = *text;
     range[0] = 0, range[1] = -1, *positive = 0;
     s->desc = m2_desc_none();
     if (*at == '-') return *text = at + 1, M2_OK;
     s->role = *at++;
-    if (!strchr("TWPDIU", s->role)) return m2_fail(M2_BUG, "cases.def, %s: unknown role in '%s'", p->op->name, *text);
+    if (!strchr("TWPDIU", s->role))
+        return m2_fail(M2_BUG, "cases.def, %s: unknown role in '%s'", p->op->name, *text);
     s->desc.dtype = role_dtype(s->role, &p->precision);
     s->desc.rank = 0;
     if (*at == '+') *positive = 1, at++;
@@ -110,7 +112,8 @@ static m2_status parse_tensor(const char **text, const m2_probe *p, int64_t scal
     for (;;) {
         while (*at == ' ') at++;
         if (!*at || strchr(";>", *at)) break;
-        if (s->desc.rank == M2_MAX_RANK) return m2_fail(M2_BUG, "cases.def, %s: rank of '%s'", p->op->name, *text);
+        if (s->desc.rank == M2_MAX_RANK)
+            return m2_fail(M2_BUG, "cases.def, %s: rank of '%s'", p->op->name, *text);
         char axis = *at++;
         s->desc.axis[s->desc.rank] = axis;
         s->desc.shape[s->desc.rank++] = strtoll(at, &end, 10) * (axis == 'B' ? scale : 1);
@@ -127,7 +130,8 @@ static int attr_index(const m2_op *op, const char *name, size_t length)
     for (int k = 0; k < M2_MAX_ATTR_I && op->attr_i[k]; k++)
         if (strlen(op->attr_i[k]) == length && !strncmp(op->attr_i[k], name, length)) return k;
     for (int k = 0; k < M2_MAX_ATTR_F && op->attr_f[k]; k++)
-        if (strlen(op->attr_f[k]) == length && !strncmp(op->attr_f[k], name, length)) return M2_MAX_ATTR_I + k;
+        if (strlen(op->attr_f[k]) == length && !strncmp(op->attr_f[k], name, length))
+            return M2_MAX_ATTR_I + k;
     return -1;
 }
 
@@ -161,7 +165,8 @@ static m2_status parse_tensors(const char *text, int64_t scale, int64_t limit, m
             for (text++; *text == ' ';) text++;
             inputs = 0, n = 0;
         }
-        if (n >= (inputs ? p->op->n_in : p->op->n_out)) return m2_fail(M2_BUG, "cases.def, %s: too many tensors", p->op->name);
+        if (n >= (inputs ? p->op->n_in : p->op->n_out))
+            return m2_fail(M2_BUG, "cases.def, %s: too many tensors", p->op->name);
         m2_slot *s = inputs ? &p->in[n] : &p->out[n];
         M2_TRY(parse_tensor(&text, p, scale, s, range, &positive));
         if (inputs) M2_TRY(slot_random(s, (uint64_t)n + 1, limit, range[0], range[1], positive));
@@ -170,7 +175,7 @@ static m2_status parse_tensors(const char *text, int64_t scale, int64_t limit, m
     return M2_OK;
 }
 
-/* ---- probes ------------------------------------------------------------------------------------------------------ */
+/* ---- probes -------------------------------------------------------------------------------------------- */
 static m2_step test_step(void)
 {
     m2_step s = {.seed = 42, .step = 3, .lr = 2e-3, .lr_peak = 5e-3, .clip = 0.5, .outlier = 1e9};
@@ -214,7 +219,8 @@ static m2_status make(int64_t scale, int64_t limit, m2_probe *p)
     return open_outputs(p, limit);
 }
 
-m2_status m2_probe_make(const m2_case *row, const m2_probe_precision *prec, int64_t scale, int64_t limit, m2_probe *p)
+m2_status m2_probe_make(const m2_case *row, const m2_probe_precision *prec, int64_t scale, int64_t limit,
+                        m2_probe *p)
 {
     *p = (m2_probe){.row = row, .precision = *prec, .op = m2_op_find(row->op), .step = test_step()};
     clear(p);
@@ -231,7 +237,7 @@ void m2_probe_free(m2_probe *p)
     *p = (m2_probe){0};
 }
 
-/* ---- gradient calls ---------------------------------------------------------------------------------------------- */
+/* ---- gradient calls ------------------------------------------------------------------------------------ */
 static int bits_below(unsigned mask, int i)
 {
     return __builtin_popcount(mask & ((1u << i) - 1));
@@ -294,7 +300,7 @@ m2_status m2_probe_grad(const m2_probe *p, unsigned given, unsigned want, m2_pro
     return st;
 }
 
-/* ---- slabs ------------------------------------------------------------------------------------------------------- */
+/* ---- slabs --------------------------------------------------------------------------------------------- */
 static m2_status slot_cut(const m2_slot *src, char axis, int k, int n, m2_slot *dst)
 {
     *dst = *src;

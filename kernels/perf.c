@@ -2,7 +2,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/threads.h"
 
-/* ---- timing ------------------------------------------------------------------------------------------------------ */
+/* ---- timing -------------------------------------------------------------------------------------------- */
 typedef struct task {
     m2_status (*run)(void *ctx);
     void *ctx;
@@ -40,7 +40,7 @@ done:
     return st;
 }
 
-/* ---- what can be timed ------------------------------------------------------------------------------------------- */
+/* ---- what can be timed --------------------------------------------------------------------------------- */
 enum { COPY_BYTES = 1 << 27, PERIOD = 65521 };
 
 static void copy_part(void *ctx, int64_t begin, int64_t end, int thread)
@@ -109,7 +109,7 @@ void m2_perf_close(m2_perf_yard *yard)
     *yard = (m2_perf_yard){0};
 }
 
-/* ---- one row ----------------------------------------------------------------------------------------------------- */
+/* ---- one row ------------------------------------------------------------------------------------------- */
 static m2_status measure(const m2_probe *p, m2_perf_yard *y, m2_perf *out)
 {
     m2_desc in[M2_MAX_IN], produced[M2_MAX_OUT];
@@ -144,11 +144,11 @@ done:
     return st;
 }
 
-/* ---- printing ---------------------------------------------------------------------------------------------------- */
+/* ---- printing ------------------------------------------------------------------------------------------ */
 void m2_perf_print_header(FILE *file, const m2_perf_yard *yard)
 {
-    fprintf(file, "%s, %s: copy %.1f GB/s, matrix product %.0f GFLOP/s\n", yard->device->name, yard->precision->name,
-            yard->bandwidth * 1e-9, yard->flops * 1e-9);
+    fprintf(file, "%s, %s: copy %.1f GB/s, matrix product %.0f GFLOP/s\n", yard->device->name,
+            yard->precision->name, yard->bandwidth * 1e-9, yard->flops * 1e-9);
     fprintf(file, "%-15s %10s %8s %9s %7s %-6s %s\n", "op", "ms", "GB/s", "GFLOP/s", "share", "of", "shapes");
 }
 

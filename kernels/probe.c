@@ -6,7 +6,7 @@
 
 enum { CANARY = 0xff }; /* NaN as f32, f64 and bf16, -1 as an index */
 
-/* ---- layout ------------------------------------------------------------------------------------------------------ */
+/* ---- layout -------------------------------------------------------------------------------------------- */
 /* Room for `bytes` at the next aligned place after a canary of at least M2_ALIGN. */
 static int64_t place(m2_bound *b, int64_t bytes)
 {
@@ -42,7 +42,7 @@ static void lay_out(const m2_probe *p, unsigned flags, m2_bound *b)
     b->bytes = m2_align_up(b->bytes, M2_ALIGN) + M2_ALIGN;
 }
 
-/* ---- elements ---------------------------------------------------------------------------------------------------- */
+/* ---- elements ------------------------------------------------------------------------------------------ */
 static uint16_t to_bf16(double x)
 {
     return m2_bf16_from_f32((float)x);
@@ -56,7 +56,7 @@ static double from_bf16(uint16_t x)
 static void put(char *at, const m2_slot *s)
 {
     int64_t n = m2_desc_count(&s->desc);
-#define EACH(type, convert)                                                                                     \
+#define EACH(type, convert)                                                                                  \
     for (int64_t e = 0; e < n; e++) ((type *)(void *)at)[e] = convert(s->value[e % s->period])
     switch (s->desc.dtype) {
     case M2_F32: EACH(float, (float)); break;
@@ -73,7 +73,7 @@ static int64_t get(const char *at, m2_slot *s)
 {
     int64_t n = s->period, missing = -1, size = m2_dtype_size(s->desc.dtype);
     const unsigned char untouched[8] = {CANARY, CANARY, CANARY, CANARY, CANARY, CANARY, CANARY, CANARY};
-#define EACH(type, convert)                                                                                     \
+#define EACH(type, convert)                                                                                  \
     for (int64_t e = 0; e < n; e++) s->value[e] = convert(((const type *)(const void *)at)[e])
     switch (s->desc.dtype) {
     case M2_F32: EACH(float, (double)); break;
@@ -88,7 +88,7 @@ static int64_t get(const char *at, m2_slot *s)
     return missing;
 }
 
-/* ---- binding ----------------------------------------------------------------------------------------------------- */
+/* ---- binding ------------------------------------------------------------------------------------------- */
 static m2_tensor view(const m2_bound *b, const m2_slot *s, int64_t at)
 {
     if (at < 0) return (m2_tensor){.data = NULL};
@@ -144,7 +144,7 @@ void m2_probe_unbind(m2_bound *b)
     *b = (m2_bound){0};
 }
 
-/* ---- one checked run --------------------------------------------------------------------------------------------- */
+/* ---- one checked run ----------------------------------------------------------------------------------- */
 static int by_place(const void *a, const void *b)
 {
     const int64_t *x = a, *y = b;
@@ -194,8 +194,8 @@ static m2_status read_back(m2_probe *p, m2_bound *b, const char *before)
         if (b->at_out[j] < 0) continue;
         int64_t missing = get(b->image + b->at_out[j], &p->out[j]);
         if (missing >= 0)
-            return m2_fail(M2_BUG, "%s did not write element %lld of its output %s", p->op->name, (long long)missing,
-                           p->op->out_name[j]);
+            return m2_fail(M2_BUG, "%s did not write element %lld of its output %s", p->op->name,
+                           (long long)missing, p->op->out_name[j]);
     }
     return M2_OK;
 }

@@ -12,9 +12,10 @@
 
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 }; /* CBLAS's numbers */
 
-typedef void (*sgemm_fn)(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
-typedef void (*dgemm_fn)(int, int, int, int, int, int, double, const double *, int, const double *, int, double,
-                         double *, int);
+typedef void (*sgemm_fn)(int, int, int, int, int, int, float, const float *, int, const float *, int, float,
+                         float *, int);
+typedef void (*dgemm_fn)(int, int, int, int, int, int, double, const double *, int, const double *, int,
+                         double, double *, int);
 
 static struct {
     pthread_once_t once;
@@ -36,7 +37,8 @@ static const char *core_type(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
         return "SkylakeX";
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "Haswell";
 #endif
@@ -48,7 +50,8 @@ static void *load(void)
 {
     const char *set = getenv("OPENBLAS_CORETYPE"), *core = core_type();
     if (set && core && strcmp(set, core))
-        m2_log_once(M2_LOG_INFO, "OPENBLAS_CORETYPE=%s is set: on this CPU matrix products would use %s", set, core);
+        m2_log_once(M2_LOG_INFO, "OPENBLAS_CORETYPE=%s is set: on this CPU matrix products would use %s", set,
+                    core);
     if (set) core = NULL;
     const char *old = getenv("OPENBLAS_NUM_THREADS");
     char threads[32];
@@ -68,14 +71,18 @@ static m2_status open_library(void)
 {
     void *lib = load();
     if (!lib)
-        return m2_fail(M2_USAGE, "matrix products on the CPU need OpenBLAS, but %s cannot be loaded (%s): install it, "
-                       "on Debian with 'apt-get install libopenblas0-pthread'", LIBRARY, dlerror());
+        return m2_fail(M2_USAGE,
+                       "matrix products on the CPU need OpenBLAS, but %s cannot be loaded (%s): install it, "
+                       "on Debian with 'apt-get install libopenblas0-pthread'",
+                       LIBRARY, dlerror());
     symbol sgemm = {dlsym(lib, "cblas_sgemm")}, dgemm = {dlsym(lib, "cblas_dgemm")};
     symbol set = {dlsym(lib, "openblas_set_num_threads")};
     symbol core = {dlsym(lib, "openblas_get_corename")}, config = {dlsym(lib, "openblas_get_config")};
     if (!sgemm.object || !dgemm.object || !set.object || !core.object || !config.object)
-        return m2_fail(M2_USAGE, "%s is not OpenBLAS (no cblas_sgemm or openblas_set_num_threads in it): install "
-                       "libopenblas0-pthread", LIBRARY);
+        return m2_fail(M2_USAGE,
+                       "%s is not OpenBLAS (no cblas_sgemm or openblas_set_num_threads in it): install "
+                       "libopenblas0-pthread",
+                       LIBRARY);
     set.set_threads(1);
     blas.sgemm = sgemm.sgemm;
     blas.dgemm = dgemm.dgemm;
@@ -99,7 +106,7 @@ m2_status m2_blas_open(const char **name)
     return M2_OK;
 }
 
-/* ---- one product over several threads --------------------------------------------------------------------------- */
+/* ---- one product over several threads ------------------------------------------------------------------ */
 enum { CUT = 32 }; /* a multiple of every kernel's tile, so that cutting costs no ragged tiles */
 
 typedef struct job {
@@ -108,7 +115,7 @@ typedef struct job {
     int64_t pieces;    /* of CUT rows or columns, in one batch entry */
 } job;
 
-#define AT(base, elements) ((char *)(uintptr_t)(base) + (elements) * j->size)
+#define AT(base, elements) ((char *)(uintptr_t)(base) + (elements)*j->size)
 
 static void spread_bias(const job *j, char *c, const char *bias, int64_t m, int64_t n)
 {
@@ -169,11 +176,14 @@ m2_status m2i_gemm_run(const m2i_gemm *g, int threads)
     int64_t sizes[] = {g->m, g->n, g->k, g->lda, g->ldb, g->ldc};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i] > INT_MAX)
-            return m2_fail(M2_USAGE, "a matrix product has a side of %lld elements, but OpenBLAS counts to %d: use a "
-                           "smaller microbatch", (long long)sizes[i], INT_MAX);
+            return m2_fail(M2_USAGE,
+                           "a matrix product has a side of %lld elements, but OpenBLAS counts to %d: use a "
+                           "smaller microbatch",
+                           (long long)sizes[i], INT_MAX);
     job j = {.g = g, .size = m2_dtype_size(g->dtype), .cut = g->n > g->m};
     j.pieces = ((j.cut ? g->n : g->m) + CUT - 1) / CUT;
-    double flops = 2.0 * CUT * (double)(j.cut ? g->m : g->n) * (double)(g->k > 0 ? g->k : 1); /* of one piece */
+    double flops =
+        2.0 * CUT * (double)(j.cut ? g->m : g->n) * (double)(g->k > 0 ? g->k : 1); /* of one piece */
     int64_t grain = flops >= 2e5 ? 1 : (int64_t)(2e5 / flops) + 1; /* a few microseconds of work per thread */
     m2_threads_for(threads, (g->batch > 0 ? g->batch : 1) * j.pieces, grain, body, &j);
     return M2_OK;

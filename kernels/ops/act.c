@@ -2,19 +2,20 @@
  *
  *   act: y = f(x), dx = dy f'(x).   glu, h = [g, v]: z = f(g) v, dg = dz v f'(g), dv = dz f(g).
  *   gelu_erf   f = x Phi(x), Phi the normal distribution         f' = Phi(x) + x exp(-x^2/2)/sqrt(2 pi)
- *   gelu_tanh  f = x (1 + tanh(c (x + a x^3)))/2 = x s, s = 1/(1 + exp(-2c (x + a x^3))), c = sqrt(2/pi), a = 0.044715
+ *   gelu_tanh  f = x (1 + tanh u)/2 = x/(1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
  *   relu       f = max(x, 0)                                    f' = x > 0
  *   silu       f = x s, s = 1/(1 + exp(-x))                     f' = s (1 + x (1 - s))
  *   tanh       f = t                                            f' = 1 - t^2 */
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status check_kind(const m2_op *op, const m2_attrs *attrs)
 {
     int64_t kind = attrs->i[M2_ACT_KIND];
     if (kind >= 0 && kind < M2_ACT_COUNT) return M2_OK;
-    return m2_fail(M2_USAGE, "%s: kind %lld is not an m2_act (0 to %d)", op->name, (long long)kind, M2_ACT_COUNT - 1);
+    return m2_fail(M2_USAGE, "%s: kind %lld is not an m2_act (0 to %d)", op->name, (long long)kind,
+                   M2_ACT_COUNT - 1);
 }
 
 static m2_status act_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
@@ -32,7 +33,7 @@ static m2_status glu_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *ou
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void act_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
@@ -65,7 +66,7 @@ static m2_status glu_grad_run(const m2_call *c)
 }
 
 #else
-/* ---- the functions: value, and slope into *d --------------------------------------------------------------------- */
+/* ---- the functions: value, and slope into *d ----------------------------------------------------------- */
 static inline REAL NAME(gelu_erf)(REAL x, REAL *d)
 {
     REAL phi = FN(cdf)(x);
@@ -102,16 +103,16 @@ static inline REAL NAME(tanh_act)(REAL x, REAL *d)
 }
 
 /* One loop per function: LOOP(f) is a statement. */
-#define FOR_KIND(kind, LOOP)                                                                                    \
-    switch (kind) {                                                                                             \
-    case M2_ACT_GELU_ERF: LOOP(NAME(gelu_erf)) break;                                                           \
-    case M2_ACT_GELU_TANH: LOOP(NAME(gelu_tanh)) break;                                                         \
-    case M2_ACT_RELU: LOOP(NAME(relu)) break;                                                                   \
-    case M2_ACT_SILU: LOOP(NAME(silu)) break;                                                                   \
-    case M2_ACT_TANH: LOOP(NAME(tanh_act)) break;                                                               \
+#define FOR_KIND(kind, LOOP)                                                                                 \
+    switch (kind) {                                                                                          \
+    case M2_ACT_GELU_ERF: LOOP(NAME(gelu_erf)) break;                                                        \
+    case M2_ACT_GELU_TANH: LOOP(NAME(gelu_tanh)) break;                                                      \
+    case M2_ACT_RELU: LOOP(NAME(relu)) break;                                                                \
+    case M2_ACT_SILU: LOOP(NAME(silu)) break;                                                                \
+    case M2_ACT_TANH: LOOP(NAME(tanh_act)) break;                                                            \
     }
 
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(act)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -119,11 +120,11 @@ static void NAME(act)(void *ctx, int64_t begin, int64_t end, int thread)
     const REAL *x = (const REAL *)c->in[0].data + begin;
     REAL *y = (REAL *)c->out[0].data + begin;
     int64_t n = end - begin;
-#define LOOP(f)                                                                                                 \
-    SIMD for (int64_t i = 0; i < n; i++)                                                                        \
-    {                                                                                                           \
-        REAL d;                                                                                                 \
-        y[i] = f(x[i], &d);                                                                                     \
+#define LOOP(f)                                                                                              \
+    SIMD                                                                                                     \
+    for (int64_t i = 0; i < n; i++) {                                                                        \
+        REAL d;                                                                                              \
+        y[i] = f(x[i], &d);                                                                                  \
     }
     FOR_KIND(c->attrs.i[M2_ACT_KIND], LOOP)
 #undef LOOP
@@ -137,18 +138,18 @@ static void NAME(glu)(void *ctx, int64_t begin, int64_t end, int thread)
     for (int64_t row = begin; row < end; row++) {
         const REAL *g = (const REAL *)c->in[0].data + row * 2 * e, *v = g + e;
         REAL *z = (REAL *)c->out[0].data + row * e;
-#define LOOP(f)                                                                                                 \
-    SIMD for (int64_t i = 0; i < e; i++)                                                                        \
-    {                                                                                                           \
-        REAL d;                                                                                                 \
-        z[i] = f(g[i], &d) * v[i];                                                                              \
+#define LOOP(f)                                                                                              \
+    SIMD                                                                                                     \
+    for (int64_t i = 0; i < e; i++) {                                                                        \
+        REAL d;                                                                                              \
+        z[i] = f(g[i], &d) * v[i];                                                                           \
     }
         FOR_KIND(c->attrs.i[M2_ACT_KIND], LOOP)
 #undef LOOP
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 static void NAME(act_grad)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -157,12 +158,12 @@ static void NAME(act_grad)(void *ctx, int64_t begin, int64_t end, int thread)
     REAL *dx = (REAL *)c->out[0].data + begin;
     int64_t n = end - begin;
     int acc = c->acc & 1;
-#define LOOP(f)                                                                                                 \
-    SIMD for (int64_t i = 0; i < n; i++)                                                                        \
-    {                                                                                                           \
-        REAL d;                                                                                                 \
-        f(x[i], &d);                                                                                            \
-        dx[i] = acc ? dx[i] + dy[i] * d : dy[i] * d;                                                            \
+#define LOOP(f)                                                                                              \
+    SIMD                                                                                                     \
+    for (int64_t i = 0; i < n; i++) {                                                                        \
+        REAL d;                                                                                              \
+        f(x[i], &d);                                                                                         \
+        dx[i] = acc ? dx[i] + dy[i] * d : dy[i] * d;                                                         \
     }
     FOR_KIND(c->attrs.i[M2_ACT_KIND], LOOP)
 #undef LOOP
@@ -178,13 +179,13 @@ static void NAME(glu_grad)(void *ctx, int64_t begin, int64_t end, int thread)
         const REAL *g = (const REAL *)c->in[0].data + row * 2 * e, *v = g + e;
         const REAL *dz = (const REAL *)c->in[1].data + row * e;
         REAL *dg = (REAL *)c->out[0].data + row * 2 * e, *dv = dg + e;
-#define LOOP(f)                                                                                                 \
-    SIMD for (int64_t i = 0; i < e; i++)                                                                        \
-    {                                                                                                           \
-        REAL d, y = f(g[i], &d);                                                                                \
-        REAL a = dz[i] * v[i] * d, b = dz[i] * y;                                                               \
-        dg[i] = acc ? dg[i] + a : a;                                                                            \
-        dv[i] = acc ? dv[i] + b : b;                                                                            \
+#define LOOP(f)                                                                                              \
+    SIMD                                                                                                     \
+    for (int64_t i = 0; i < e; i++) {                                                                        \
+        REAL d, y = f(g[i], &d);                                                                             \
+        REAL a = dz[i] * v[i] * d, b = dz[i] * y;                                                            \
+        dg[i] = acc ? dg[i] + a : a;                                                                         \
+        dv[i] = acc ? dv[i] + b : b;                                                                         \
     }
         FOR_KIND(c->attrs.i[M2_ACT_KIND], LOOP)
 #undef LOOP
@@ -194,7 +195,7 @@ static void NAME(glu_grad)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_act = {
     .name = "act",
     .id = M2_OP_act,

@@ -7,7 +7,7 @@
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status adam_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     (void)attrs;
@@ -17,21 +17,22 @@ static m2_status adam_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *o
     if (ok) ok = m2i_is_vector(groups, p->shape[0] / M2_GROUP_BLOCK) && groups->dtype == M2_U8;
     if (ok && norm2->rank >= 0) ok = m2_desc_count(norm2) == 1 && norm2->dtype == M2_F64;
     if (!ok)
-        return m2i_bad_shape(&m2_op_adam, in, "p, g, m, v (n) with 256 | n, groups u8 (n / 256), norm2 f64 ()");
+        return m2i_bad_shape(&m2_op_adam, in,
+                             "p, g, m, v (n) with 256 | n, groups u8 (n / 256), norm2 f64 ()");
     out[0] = out[1] = out[2] = *p;
     out[3] = *p;
     out[3].dtype = M2_BF16;
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void adam_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
     cost->flops = 15.0 * (double)m2_desc_count(&in[0]);
 }
 
-/* ---- the step's numbers ------------------------------------------------------------------------------------------ */
+/* ---- the step's numbers -------------------------------------------------------------------------------- */
 typedef struct job {
     const m2_call *call;
     double clip, fix_m, fix_v; /* gradient factor, 1/(1 - b1^t), 1/(1 - b2^t) */
@@ -58,7 +59,8 @@ static m2_status adam_run(const m2_call *c)
 {
     m2_dtype real;
     M2_TRY(m2i_check(c, 1 << 5 | 1 << (8 + 3), &real));
-    if (!c->step || c->step->step < 1) return m2_fail(M2_BUG, "adam was called without a step or before step 1");
+    if (!c->step || c->step->step < 1)
+        return m2_fail(M2_BUG, "adam was called without a step or before step 1");
     job j;
     if (!open_job(c, &j)) return M2_OK;
     m2i_spread(c, real, M2I_PAIR(adam_blocks), m2_tensor_count(&c->in[4]), M2_GROUP_BLOCK, &j);
@@ -66,7 +68,7 @@ static m2_status adam_run(const m2_call *c)
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(adam_block)(const job *j, int64_t at, double lr, double decay)
 {
     const m2_call *c = j->call;
@@ -102,7 +104,7 @@ static void NAME(adam_blocks)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptor -------------------------------------------------------------------------------------------------- */
+/* ---- descriptor ---------------------------------------------------------------------------------------- */
 const m2_op m2_op_adam = {
     .name = "adam",
     .id = M2_OP_adam,

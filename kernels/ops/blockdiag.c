@@ -8,7 +8,7 @@
 #include "kernels/base/blas.h"
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static int64_t width_out(const m2_attrs *attrs, const int64_t *w_shape)
 {
     int64_t n = attrs->i[M2_BLOCKDIAG_N_OUT];
@@ -29,7 +29,7 @@ static m2_status blockdiag_shape(const m2_attrs *attrs, const m2_desc *in, m2_de
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static int64_t clamp(int64_t x, int64_t hi)
 {
     return x < 0 ? 0 : x > hi ? hi : x;
@@ -58,13 +58,14 @@ static void blockdiag_grad_cost(const m2_attrs *attrs, const m2_desc *in, const 
                   (out[2].rank >= 0 ? (double)m2_desc_count(&in[2]) : 0);
 }
 
-static int64_t blockdiag_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
+static int64_t blockdiag_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
+                                        int threads)
 {
     (void)attrs, (void)threads;
     return out[2].rank < 0 ? 0 : m2i_partial_bytes(m2i_rows(&in[2]), m2i_last(&in[2]), in[2].dtype);
 }
 
-/* ---- products ---------------------------------------------------------------------------------------------------- */
+/* ---- products ------------------------------------------------------------------------------------------ */
 /* The sides of block k's three matrices: x (rows, p_k), W (q_k, p_k), y (rows, q_k). */
 typedef struct blocks {
     int64_t rows, m, n, nb, q, p;
@@ -73,7 +74,8 @@ typedef struct blocks {
 typedef enum which { PRODUCT_Y, PRODUCT_DX, PRODUCT_DW } which;
 
 /* `count` blocks from block k on, all p_k by q_k. x, w, y are whole tensors or their gradients. */
-static m2i_gemm product(const blocks *s, which what, int64_t k, int64_t count, char *x, char *w, char *y, m2_dtype real)
+static m2i_gemm product(const blocks *s, which what, int64_t k, int64_t count, char *x, char *w, char *y,
+                        m2_dtype real)
 {
     int64_t size = m2_dtype_size(real), pk = clamp(s->m - k * s->p, s->p), qk = clamp(s->n - k * s->q, s->q);
     x += k * s->p * size;
@@ -103,10 +105,14 @@ static m2i_gemm product(const blocks *s, which what, int64_t k, int64_t count, c
     return g;
 }
 
-static m2_status multiply(const m2_call *c, which what, const m2_tensor *x, const m2_tensor *w, const m2_tensor *y,
-                          const m2_tensor *bias, int acc)
+static m2_status multiply(const m2_call *c, which what, const m2_tensor *x, const m2_tensor *w,
+                          const m2_tensor *y, const m2_tensor *bias, int acc)
 {
-    blocks s = {.m = m2i_tensor_last(x), .n = m2i_tensor_last(y), .nb = w->shape[0], .q = w->shape[1], .p = w->shape[2]};
+    blocks s = {.m = m2i_tensor_last(x),
+                .n = m2i_tensor_last(y),
+                .nb = w->shape[0],
+                .q = w->shape[1],
+                .p = w->shape[2]};
     s.rows = m2_tensor_count(x) / (s.m ? s.m : 1);
     int64_t full = s.m / s.p < s.n / s.q ? s.m / s.p : s.n / s.q;
     for (int64_t k = 0; k < s.nb; k += k < full ? full : 1) {
@@ -121,7 +127,7 @@ static m2_status multiply(const m2_call *c, which what, const m2_tensor *x, cons
     return M2_OK;
 }
 
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static m2_status blockdiag_run(const m2_call *c)
 {
     m2_dtype real;
@@ -129,7 +135,7 @@ static m2_status blockdiag_run(const m2_call *c)
     return multiply(c, PRODUCT_Y, &c->in[0], &c->in[1], &c->out[0], &c->in[2], 0);
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 static m2_status blockdiag_grad_run(const m2_call *c)
 {
     m2_dtype real;
@@ -138,18 +144,20 @@ static m2_status blockdiag_grad_run(const m2_call *c)
     const m2_tensor *dx = &c->out[0], *dw = &c->out[1], *db = &c->out[2];
     if (!m2_absent(dx)) M2_TRY(multiply(c, PRODUCT_DX, dx, w, dy, NULL, c->acc & 1));
     if (!m2_absent(dw)) {
-        int ragged = m2i_tensor_last(x) < w->shape[0] * w->shape[2] || m2i_tensor_last(dy) < w->shape[0] * w->shape[1];
+        int ragged =
+            m2i_tensor_last(x) < w->shape[0] * w->shape[2] || m2i_tensor_last(dy) < w->shape[0] * w->shape[1];
         if (ragged && !(c->acc & 2)) memset(dw->data, 0, (size_t)m2_tensor_bytes(dw));
         M2_TRY(multiply(c, PRODUCT_DW, x, dw, dy, NULL, c->acc >> 1 & 1));
     }
     if (!m2_absent(db)) {
         int64_t n = m2i_tensor_last(dy);
-        m2i_column_sums(c, real, dy->data, m2_tensor_count(dy) / n, n, c->workspace, db->data, c->acc >> 2 & 1);
+        m2i_column_sums(c, real, dy->data, m2_tensor_count(dy) / n, n, c->workspace, db->data,
+                        c->acc >> 2 & 1);
     }
     return M2_OK;
 }
 
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_blockdiag = {
     .name = "blockdiag",
     .id = M2_OP_blockdiag,

@@ -11,8 +11,9 @@ static m2_status check(const m2_call *c, const m2_tensor *t, const char *name, i
     if (!m2_tensor_dense(t)) return m2_fail(M2_BUG, "%s on the CPU: %s is not dense", c->op->name, name);
     if (loose || t->dtype == M2_I32 || t->dtype == M2_U8) return M2_OK;
     if ((t->dtype != M2_F32 && t->dtype != M2_F64) || (*real != M2_DTYPE_COUNT && *real != t->dtype))
-        return m2_fail(M2_USAGE, "%s on the CPU computes all in f32 or all in f64, but %s is %s%s", c->op->name, name,
-                       m2_dtype_name(t->dtype), *real == M2_DTYPE_COUNT ? "" : " and others are not");
+        return m2_fail(M2_USAGE, "%s on the CPU computes all in f32 or all in f64, but %s is %s%s",
+                       c->op->name, name, m2_dtype_name(t->dtype),
+                       *real == M2_DTYPE_COUNT ? "" : " and others are not");
     *real = t->dtype;
     return M2_OK;
 }
@@ -21,7 +22,8 @@ m2_status m2i_check(const m2_call *c, unsigned loose, m2_dtype *real)
 {
     *real = M2_DTYPE_COUNT;
     for (int i = 0; i < c->n_in; i++) M2_TRY(check(c, &c->in[i], c->op->in_name[i], loose >> i & 1, real));
-    for (int j = 0; j < c->n_out; j++) M2_TRY(check(c, &c->out[j], c->op->out_name[j], loose >> (8 + j) & 1, real));
+    for (int j = 0; j < c->n_out; j++)
+        M2_TRY(check(c, &c->out[j], c->op->out_name[j], loose >> (8 + j) & 1, real));
     return M2_OK;
 }
 
@@ -73,23 +75,23 @@ typedef struct scatter {
 #define SELF "kernels/ops/common.c"
 #include "kernels/ops/twice.h"
 
-void m2i_fold(const m2_call *c, m2_dtype real, const void *partial, int64_t chunks, int64_t width, int64_t stride,
-              void *out, int acc)
+void m2i_fold(const m2_call *c, m2_dtype real, const void *partial, int64_t chunks, int64_t width,
+              int64_t stride, void *out, int acc)
 {
     fold f = {partial, out, chunks, width, stride, acc};
     m2i_spread(c, real, M2I_PAIR(fold_columns), width, chunks, &f);
 }
 
-void m2i_column_sums(const m2_call *c, m2_dtype real, const void *x, int64_t rows, int64_t width, void *partial,
-                     void *out, int acc)
+void m2i_column_sums(const m2_call *c, m2_dtype real, const void *x, int64_t rows, int64_t width,
+                     void *partial, void *out, int acc)
 {
     fold f = {x, partial, rows, width, width, 0};
     m2i_spread(c, real, M2I_PAIR(sum_chunk), m2i_chunk_count(rows), m2i_chunk_rows(rows) * width, &f);
     m2i_fold(c, real, partial, m2i_chunk_count(rows), width, width, out, acc);
 }
 
-void m2i_scatter_rows(const m2_call *c, m2_dtype real, const int32_t *idx, int64_t n, int64_t skip, const void *from,
-                      int64_t width, void *to, int64_t rows, int acc)
+void m2i_scatter_rows(const m2_call *c, m2_dtype real, const int32_t *idx, int64_t n, int64_t skip,
+                      const void *from, int64_t width, void *to, int64_t rows, int acc)
 {
     scatter s = {idx, from, to, n, skip, width};
     if (!acc) m2i_spread(c, real, M2I_PAIR(zero), rows * width, 1, &s);

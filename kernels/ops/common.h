@@ -11,8 +11,9 @@
 #include "kernels/ops/vmath.h"
 
 #define SIMD _Pragma("omp simd")
-#define SIMD_SUM(s) SIMD_SUM_(omp simd reduction(+ : s))
-#define SIMD_SUM_(text) _Pragma(#text)
+#define SIMD_SUM(...) SIMD_(omp simd reduction(+ : __VA_ARGS__))
+#define SIMD_MAX(...) SIMD_(omp simd reduction(max : __VA_ARGS__))
+#define SIMD_(text) _Pragma(#text)
 
 /* y[i] = expr(i) or y[i] += expr(i) for i < n; y may be an array that expr reads at i. */
 #define STORE_EACH(i, n, y, acc, expr)                                                                          \

@@ -6,7 +6,7 @@
 #include "kernels/base/rng.h"
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status dropout_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     double p = attrs->f[M2_DROPOUT_P];
@@ -15,20 +15,20 @@ static m2_status dropout_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc
     return m2_fail(M2_USAGE, "dropout: probability %g is outside [0, 1)", p);
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void dropout_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
     cost->flops = (double)m2_desc_count(&in[0]);
 }
 
-/* ---- which elements are kept ------------------------------------------------------------------------------------- */
+/* ---- which elements are kept --------------------------------------------------------------------------- */
 typedef struct job {
     const m2_call *call;
     m2_rng_key key;
-    uint32_t least;                     /* draws below this are dropped */
-    int outer;                          /* dimensions [0, outer) index runs, the rest is one run */
-    int64_t run;                        /* elements of a run */
+    uint32_t least; /* draws below this are dropped */
+    int outer;      /* dimensions [0, outer) index runs, the rest is one run */
+    int64_t run;    /* elements of a run */
     int64_t whole[M2_MAX_RANK], origin[M2_MAX_RANK];
 } job;
 
@@ -123,7 +123,7 @@ static m2_status dropout_run(const m2_call *c)
 }
 
 #else
-/* ---- forward and backward: dx = keep ? dy / (1 - P) : 0 ---------------------------------------------------------- */
+/* ---- forward and backward: dx = keep ? dy / (1 - P) : 0 ------------------------------------------------ */
 /* Elements of one stretch: global indices from `at` on. */
 static void NAME(stretch)(const job *j, uint64_t at, int64_t n, const REAL *x, REAL *y)
 {
@@ -154,15 +154,15 @@ static void NAME(dropout)(void *ctx, int64_t begin, int64_t end, int thread)
     while (begin < end) {
         int64_t r = begin / j->run, inside = begin % j->run;
         int64_t n = j->run - inside < end - begin ? j->run - inside : end - begin;
-        NAME(stretch)(j, run_start(j, x, r) + (uint64_t)inside, n, (const REAL *)x->data + begin,
-                      (REAL *)j->call->out[0].data + begin);
+        uint64_t at = run_start(j, x, r) + (uint64_t)inside;
+        NAME(stretch)(j, at, n, (const REAL *)x->data + begin, (REAL *)j->call->out[0].data + begin);
         begin += n;
     }
 }
 #endif
 
 #ifndef REAL
-/* ---- descriptor -------------------------------------------------------------------------------------------------- */
+/* ---- descriptor ---------------------------------------------------------------------------------------- */
 const m2_op m2_op_dropout = {
     .name = "dropout",
     .id = M2_OP_dropout,

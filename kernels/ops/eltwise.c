@@ -6,7 +6,7 @@
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status same_two(const m2_op *op, const m2_desc *in, m2_desc *out)
 {
     if (!m2_desc_same_shape(&in[0], &in[1])) return m2i_bad_shape(op, in, "a and b of one shape");
@@ -34,7 +34,7 @@ static m2_status cast_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *o
     return m2_fail(M2_USAGE, "cast: out_dtype must be f32, f64 or bf16");
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void one_flop_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
@@ -118,34 +118,35 @@ static m2_status cast_run(const m2_call *c)
 {
     m2_dtype real;
     M2_TRY(m2i_check(c, 1 | 1 << 8, &real));
-    m2i_spread(c, M2_F32, (m2i_pair){cast_body, cast_body}, m2_tensor_count(&c->out[0]), 1, (void *)(uintptr_t)c);
+    m2i_spread(c, M2_F32, (m2i_pair){cast_body, cast_body}, m2_tensor_count(&c->out[0]), 1,
+               (void *)(uintptr_t)c);
     return M2_OK;
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static inline const REAL *NAME(input)(const m2_call *c, int slot, int64_t begin)
 {
     return m2_absent(&c->in[slot]) ? NULL : (const REAL *)c->in[slot].data + begin;
 }
 
 /* y[i] = expr of a[i], b[i] (the inputs) and f (the attribute). */
-#define BODY(name, expr)                                                                                        \
-    static void NAME(name)(void *ctx, int64_t begin, int64_t end, int thread)                                   \
-    {                                                                                                           \
-        const m2_call *c = ctx;                                                                                 \
-        const REAL *a = NAME(input)(c, 0, begin), *b = NAME(input)(c, 1, begin), f = (REAL)c->attrs.f[0];       \
-        REAL *y = (REAL *)c->out[0].data + begin;                                                               \
-        (void)a, (void)b, (void)f, (void)thread;                                                                \
-        STORE_EACH(i, end - begin, y, c->acc & 1, expr);                                                        \
+#define BODY(name, expr)                                                                                     \
+    static void NAME(name)(void *ctx, int64_t begin, int64_t end, int thread)                                \
+    {                                                                                                        \
+        const m2_call *c = ctx;                                                                              \
+        const REAL *a = NAME(input)(c, 0, begin), *b = NAME(input)(c, 1, begin), f = (REAL)c->attrs.f[0];    \
+        REAL *y = (REAL *)c->out[0].data + begin;                                                            \
+        (void)a, (void)b, (void)f, (void)thread;                                                             \
+        STORE_EACH(i, end - begin, y, c->acc & 1, expr);                                                     \
     }
 BODY(add, a[i] + b[i])
 BODY(mul, a[i] * b[i])
-BODY(scale, f * a[i])
+BODY(scale, a[i] * f)
 BODY(fill, f)
 #undef BODY
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 /* da may be the memory of dy: an element of dy is read once, before either is written. */
 static void NAME(mul_grad)(void *ctx, int64_t begin, int64_t end, int thread)
 {
@@ -165,7 +166,7 @@ static void NAME(mul_grad)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_add = {
     .name = "add",
     .id = M2_OP_add,

@@ -6,35 +6,40 @@
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status embed_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     const m2_desc *ids = &in[0], *table = &in[1], *pos = &in[2], *type = &in[3];
     int ok = ids->rank == 2 && ids->dtype == M2_I32 && table->rank == 2;
-    if (ok && pos->rank >= 0) ok = pos->rank == 2 && pos->shape[0] >= ids->shape[1] && m2i_last(pos) == m2i_last(table);
-    if (ok && type->rank >= 0) ok = type->rank == 2 && type->shape[0] >= 1 && m2i_last(type) == m2i_last(table);
+    if (ok && pos->rank >= 0)
+        ok = pos->rank == 2 && pos->shape[0] >= ids->shape[1] && m2i_last(pos) == m2i_last(table);
+    if (ok && type->rank >= 0)
+        ok = type->rank == 2 && type->shape[0] >= 1 && m2i_last(type) == m2i_last(table);
     if (!ok)
         return m2i_bad_shape(&m2_op_embed, in,
                              "ids i32 (B, L), table (V, C), pos (at least L, C), type (at least 1, C)");
-    out[0] = m2_desc_make((m2_dtype)attrs->i[M2_EMBED_OUT_DTYPE], "BLC", ids->shape[0], ids->shape[1], m2i_last(table));
+    out[0] = m2_desc_make((m2_dtype)attrs->i[M2_EMBED_OUT_DTYPE], "BLC", ids->shape[0], ids->shape[1],
+                          m2i_last(table));
     out[0].axis[0] = ids->axis[0];
     out[0].axis[1] = ids->axis[1];
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void embed_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     (void)attrs; /* only the rows of the table that are looked up move */
     double n = (double)m2_desc_count(&out[0]);
     cost->flops = n * ((in[2].rank >= 0) + (in[3].rank >= 0));
-    cost->bytes = (double)m2_desc_bytes(&in[0]) + (double)m2_desc_bytes(&out[0]) + n * (double)m2_dtype_size(in[1].dtype);
+    cost->bytes = (double)m2_desc_bytes(&in[0]) + (double)m2_desc_bytes(&out[0]) +
+                  n * (double)m2_dtype_size(in[1].dtype);
 }
 
 static void embed_grad_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
-    cost->flops = (double)m2_desc_count(&in[1]) * ((out[0].rank >= 0) + (out[1].rank >= 0) + (out[2].rank >= 0));
+    cost->flops =
+        (double)m2_desc_count(&in[1]) * ((out[0].rank >= 0) + (out[1].rank >= 0) + (out[2].rank >= 0));
 }
 
 static int64_t embed_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
@@ -51,9 +56,11 @@ static m2_status check_ids(const m2_tensor *ids, int64_t vocabulary)
     const int32_t *id = ids->data;
     for (int64_t i = 0; i < m2_tensor_count(ids); i++)
         if (id[i] < 0 || id[i] >= vocabulary)
-            return m2_fail(M2_DATA, "token id %d at row %lld, position %lld is outside the vocabulary [0, %lld): the "
-                           "store was made with another tokenizer than the model's", (int)id[i],
-                           (long long)(i / ids->shape[1]), (long long)(i % ids->shape[1]), (long long)vocabulary);
+            return m2_fail(M2_DATA,
+                           "token id %d at row %lld, position %lld is outside the vocabulary [0, %lld): the "
+                           "store was made with another tokenizer than the model's",
+                           (int)id[i], (long long)(i / ids->shape[1]), (long long)(i % ids->shape[1]),
+                           (long long)vocabulary);
     return M2_OK;
 }
 
@@ -75,23 +82,25 @@ static m2_status embed_grad_run(const m2_call *c)
     int64_t rows = m2_tensor_count(ids), width = m2i_tensor_last(&c->in[1]), size = m2_dtype_size(real);
     if (!m2_absent(dtable)) {
         M2_TRY(check_ids(ids, dtable->shape[0]));
-        m2i_scatter_rows(c, real, ids->data, rows, c->attrs.i[M2_EMBED_PAD], c->in[1].data, width, dtable->data,
-                         dtable->shape[0], c->acc & 1);
+        m2i_scatter_rows(c, real, ids->data, rows, c->attrs.i[M2_EMBED_PAD], c->in[1].data, width,
+                         dtable->data, dtable->shape[0], c->acc & 1);
     }
     if (!m2_absent(dpos)) {
         if (!(c->acc & 2)) memset(dpos->data, 0, (size_t)m2_tensor_bytes(dpos));
-        m2i_spread(c, real, M2I_PAIR(sum_positions), ids->shape[1], ids->shape[0] * width, (void *)(uintptr_t)c);
+        m2i_spread(c, real, M2I_PAIR(sum_positions), ids->shape[1], ids->shape[0] * width,
+                   (void *)(uintptr_t)c);
     }
     if (!m2_absent(dtype)) {
         int acc = c->acc >> 2 & 1;
-        if (!acc) memset((char *)dtype->data + width * size, 0, (size_t)((dtype->shape[0] - 1) * width * size));
+        if (!acc)
+            memset((char *)dtype->data + width * size, 0, (size_t)((dtype->shape[0] - 1) * width * size));
         m2i_column_sums(c, real, c->in[1].data, rows, width, c->workspace, dtype->data, acc);
     }
     return M2_OK;
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(embed_rows)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -113,7 +122,7 @@ static void NAME(embed_rows)(void *ctx, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 static void NAME(sum_positions)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -131,7 +140,7 @@ static void NAME(sum_positions)(void *ctx, int64_t begin, int64_t end, int threa
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_embed = {
     .name = "embed",
     .id = M2_OP_embed,

@@ -4,7 +4,7 @@
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status gather_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     (void)attrs;
@@ -15,7 +15,7 @@ static m2_status gather_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc 
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void gather_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     (void)attrs;
@@ -42,7 +42,7 @@ static m2_status gather_run(const m2_call *c)
     return m2i_each(c, M2I_PAIR(gather_rows), c->in[1].shape[0], width);
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 static m2_status gather_grad_run(const m2_call *c)
 {
     m2_dtype real;
@@ -56,7 +56,7 @@ static m2_status gather_grad_run(const m2_call *c)
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(gather_rows)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -74,7 +74,7 @@ static void NAME(gather_rows)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_gather = {
     .name = "gather",
     .id = M2_OP_gather,

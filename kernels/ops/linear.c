@@ -8,7 +8,7 @@
 #include "kernels/base/blas.h"
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status linear_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     const m2_desc *x = &in[0], *w = &in[1], *b = &in[2];
@@ -18,7 +18,8 @@ static m2_status linear_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc 
     if (ok && b->rank >= 0) ok = m2i_is_vector(b, w->shape[0]);
     if (!ok)
         return m2i_bad_shape(&m2_op_linear, in,
-                             x_cm ? "x (m, B, L), W (n, m), b (n)" : "x (..., m), rank 3 for y_cm, W (n, m), b (n)");
+                             x_cm ? "x (m, B, L), W (n, m), b (n)"
+                                  : "x (..., m), rank 3 for y_cm, W (n, m), b (n)");
     int64_t n = w->shape[0];
     int from = x_cm, to = y_cm; /* first token dimension in x and y */
     out[0] = *x;
@@ -31,7 +32,7 @@ static m2_status linear_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc 
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static double product_flops(const m2_desc *in)
 {
     return 2.0 * (double)m2_desc_count(&in[0]) * (double)in[1].shape[0];
@@ -50,14 +51,15 @@ static void linear_grad_cost(const m2_attrs *attrs, const m2_desc *in, const m2_
                   (out[2].rank >= 0 ? (double)m2_desc_count(&in[2]) : 0);
 }
 
-static int64_t linear_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
+static int64_t linear_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
+                                     int threads)
 {
     (void)threads;
     if (out[2].rank < 0 || attrs->i[M2_LINEAR_Y_CM]) return 0;
     return m2i_partial_bytes(m2i_rows(&in[2]), m2i_last(&in[2]), in[2].dtype);
 }
 
-/* ---- products ---------------------------------------------------------------------------------------------------- */
+/* ---- products ------------------------------------------------------------------------------------------ */
 /* A matrix (rows, cols); by columns: element (i, j) at data[j * rows + i]. */
 typedef struct matrix {
     const m2_tensor *tensor;
@@ -108,7 +110,7 @@ static m2_status multiply(const m2_call *call, matrix c, matrix a, matrix b, con
 #define SELF "kernels/ops/linear.c"
 #include "kernels/ops/twice.h"
 
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static m2_status linear_run(const m2_call *c)
 {
     m2_dtype real;
@@ -118,7 +120,7 @@ static m2_status linear_run(const m2_call *c)
     return multiply(c, y, x, transposed(w), &c->in[2], 0);
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 static m2_status linear_grad_run(const m2_call *c)
 {
     m2_dtype real;
@@ -155,7 +157,7 @@ static void NAME(sum_tokens)(void *ctx, int64_t begin, int64_t end, int thread) 
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_linear = {
     .name = "linear",
     .id = M2_OP_linear,

@@ -7,16 +7,18 @@
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
-static m2_status shape(const m2_op *op, const m2_attrs *attrs, const m2_desc *in, int n_x, m2_desc *y, m2_desc *stats)
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
+static m2_status shape(const m2_op *op, const m2_attrs *attrs, const m2_desc *in, int n_x, m2_desc *y,
+                       m2_desc *stats)
 {
     const m2_desc *x = &in[0];
     int64_t width = m2i_last(x);
     int ok = x->rank >= 1 && m2i_is_vector(&in[n_x], width) && m2i_is_vector(&in[n_x + 1], width);
     if (ok && n_x == 2) ok = m2_desc_same_shape(&in[0], &in[1]);
     if (!ok)
-        return m2i_bad_shape(op, in, n_x == 2 ? "x (..., C), delta like x, gamma (C), beta (C)"
-                                              : "x (..., C), gamma (C), beta (C)");
+        return m2i_bad_shape(op, in,
+                             n_x == 2 ? "x (..., C), delta like x, gamma (C), beta (C)"
+                                      : "x (..., C), gamma (C), beta (C)");
     *y = *x;
     y->dtype = (m2_dtype)attrs->i[M2_NORM_OUT_DTYPE];
     *stats = m2_desc_make(m2i_precise(x->dtype), "..", m2i_rows(x), (int64_t)2);
@@ -34,7 +36,7 @@ static m2_status addnorm_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc
     return shape(&m2_op_addnorm, attrs, in, 2, &out[1], &out[2]);
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void norm_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
@@ -59,20 +61,21 @@ static int64_t norm_grad_workspace(const m2_attrs *attrs, const m2_desc *in, con
     return grad_workspace(&in[0]);
 }
 
-static int64_t addnorm_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
+static int64_t addnorm_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
+                                      int threads)
 {
     (void)attrs, (void)out, (void)threads;
     return grad_workspace(&in[1]);
 }
 
-/* ---- what both ops are to the kernels ---------------------------------------------------------------------------- */
+/* ---- what both ops are to the kernels ------------------------------------------------------------------ */
 typedef struct job {
     const m2_call *call;
     int64_t rows, width;
-    const void *x, *delta, *gamma, *beta;      /* forward; x is the sum in backward */
+    const void *x, *delta, *gamma, *beta; /* forward; x is the sum in backward */
     void *sum, *y, *stats;
-    const void *dsum, *dy;                     /* backward; NULL: zero */
-    void *ds, *ds2, *dgamma, *dbeta;           /* NULL: not wanted */
+    const void *dsum, *dy;           /* backward; NULL: zero */
+    void *ds, *ds2, *dgamma, *dbeta; /* NULL: not wanted */
     int acc_ds, acc_ds2;
     void *partial;
 } job;
@@ -93,7 +96,11 @@ static m2_status forward(job *j, const m2_tensor *x)
 
 static m2_status norm_run(const m2_call *c)
 {
-    job j = {.call = c, .gamma = c->in[1].data, .beta = c->in[2].data, .y = c->out[0].data, .stats = c->out[1].data};
+    job j = {.call = c,
+             .gamma = c->in[1].data,
+             .beta = c->in[2].data,
+             .y = c->out[0].data,
+             .stats = c->out[1].data};
     return forward(&j, &c->in[0]);
 }
 
@@ -135,14 +142,18 @@ static m2_status norm_grad_run(const m2_call *c)
 
 static m2_status addnorm_grad_run(const m2_call *c)
 {
-    job j = {.call = c, .gamma = c->in[0].data, .stats = c->in[2].data, .dsum = c->in[3].data, .dy = c->in[4].data};
+    job j = {.call = c,
+             .gamma = c->in[0].data,
+             .stats = c->in[2].data,
+             .dsum = c->in[3].data,
+             .dy = c->in[4].data};
     j.ds2 = c->out[1].data;
     j.acc_ds2 = c->acc >> 1 & 1;
     return backward(&j, &c->in[1], 2);
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(forward_row)(const job *j, const REAL *s, REAL *y, REAL *stats, REAL eps)
 {
     const REAL *gamma = j->gamma, *beta = j->beta;
@@ -178,14 +189,14 @@ static void NAME(forward_rows)(void *ctx, int64_t begin, int64_t end, int thread
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 /* Sweep one: the row's two means, and its share of dgamma and dbeta. */
-static void NAME(reduce_row)(const job *j, const REAL *s, const REAL *dy, REAL mean, REAL r, REAL *dgamma, REAL *dbeta,
-                             REAL *mean_g, REAL *mean_gn)
+static void NAME(reduce_row)(const job *j, const REAL *s, const REAL *dy, REAL mean, REAL r, REAL *dgamma,
+                             REAL *dbeta, REAL *mean_g, REAL *mean_gn)
 {
     const REAL *gamma = j->gamma;
     REAL a = 0, b = 0;
-    _Pragma("omp simd reduction(+ : a, b)")
+    SIMD_SUM(a, b)
     for (int64_t i = 0; i < j->width; i++) {
         REAL n = (s[i] - mean) * r, g = dy[i] * gamma[i];
         a += g;
@@ -198,7 +209,8 @@ static void NAME(reduce_row)(const job *j, const REAL *s, const REAL *dy, REAL m
 }
 
 /* Sweep two. ds and ds2 may be the memory of dsum or dy: each element is read before it is written. */
-static void NAME(store_row)(const job *j, int64_t at, const REAL *dy, REAL mean, REAL r, REAL mean_g, REAL mean_gn)
+static void NAME(store_row)(const job *j, int64_t at, const REAL *dy, REAL mean, REAL r, REAL mean_g,
+                            REAL mean_gn)
 {
     const REAL *s = (const REAL *)j->x + at, *gamma = j->gamma;
     const REAL *dsum = j->dsum ? (const REAL *)j->dsum + at : NULL;
@@ -234,7 +246,7 @@ static void NAME(backward_chunks)(void *ctx, int64_t begin, int64_t end, int thr
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_norm = {
     .name = "norm",
     .id = M2_OP_norm,

@@ -2,7 +2,7 @@
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status sumsq_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     (void)attrs, (void)in;
@@ -10,7 +10,7 @@ static m2_status sumsq_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void sumsq_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
@@ -39,7 +39,7 @@ static m2_status sumsq_run(const m2_call *c)
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(sumsq_chunk)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -57,7 +57,7 @@ static void NAME(sumsq_chunk)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptor -------------------------------------------------------------------------------------------------- */
+/* ---- descriptor ---------------------------------------------------------------------------------------- */
 const m2_op m2_op_sumsq = {
     .name = "sumsq",
     .id = M2_OP_sumsq,

@@ -8,7 +8,7 @@
 
 #include <float.h>
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status xent_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     (void)attrs;
@@ -21,7 +21,7 @@ static m2_status xent_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *o
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void xent_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
@@ -35,7 +35,7 @@ static int64_t xent_workspace(const m2_attrs *attrs, const m2_desc *in, const m2
     return 2 * m2i_rows(&in[0]) * (int64_t)sizeof(double);
 }
 
-/* ---- targets ----------------------------------------------------------------------------------------------------- */
+/* ---- targets ------------------------------------------------------------------------------------------- */
 typedef struct job {
     const m2_call *call;
     int64_t rows, width;
@@ -56,8 +56,10 @@ static m2_status open_job(const m2_call *c, job *j, int64_t *valid, m2_dtype *re
     for (int64_t i = 0; i < j->rows; i++) {
         if (j->target[i] == c->attrs.i[M2_XENT_IGNORE]) continue;
         if (j->target[i] < 0 || j->target[i] >= j->width)
-            return m2_fail(M2_DATA, "xent: target %d of row %lld is outside the vocabulary [0, %lld) and is not the "
-                           "ignored value %lld", (int)j->target[i], (long long)i, (long long)j->width,
+            return m2_fail(M2_DATA,
+                           "xent: target %d of row %lld is outside the vocabulary [0, %lld) and is not the "
+                           "ignored value %lld",
+                           (int)j->target[i], (long long)i, (long long)j->width,
                            (long long)c->attrs.i[M2_XENT_IGNORE]);
         ++*valid;
     }
@@ -119,7 +121,7 @@ static m2_status xent_grad_run(const m2_call *c)
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 enum { NAME(BLOCK) = 1024 };
 
 static void NAME(xent_row)(const REAL *x, int64_t width, int32_t target, REAL *lse, double *loss, double *hit)
@@ -130,7 +132,7 @@ static void NAME(xent_row)(const REAL *x, int64_t width, int32_t target, REAL *l
         int64_t n = width - at < NAME(BLOCK) ? width - at : NAME(BLOCK);
         const REAL *b = x + at;
         REAL top = b[0], part = 0;
-        _Pragma("omp simd reduction(max : top)")
+        SIMD_MAX(top)
         for (int64_t i = 0; i < n; i++) top = b[i] > top ? b[i] : top;
         if (top > max) {
             sum *= FN(exp)(max - top);
@@ -155,13 +157,14 @@ static void NAME(xent_rows)(void *ctx, int64_t begin, int64_t end, int thread)
     for (int64_t row = begin; row < end; row++) {
         int32_t target = j->target[row];
         int ignored = target == j->call->attrs.i[M2_XENT_IGNORE];
-        NAME(xent_row)((const REAL *)j->call->in[0].data + row * j->width, j->width, ignored ? 0 : target,
-                       (REAL *)j->call->out[1].data + row, &j->loss[row], &j->hit[row]);
+        const REAL *x = (const REAL *)j->call->in[0].data + row * j->width;
+        REAL *lse = (REAL *)j->call->out[1].data + row;
+        NAME(xent_row)(x, j->width, ignored ? 0 : target, lse, &j->loss[row], &j->hit[row]);
         if (ignored) j->loss[row] = j->hit[row] = 0;
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 static void NAME(xent_grad_rows)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -183,7 +186,7 @@ static void NAME(xent_grad_rows)(void *ctx, int64_t begin, int64_t end, int thre
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_xent = {
     .name = "xent",
     .id = M2_OP_xent,

@@ -61,7 +61,8 @@ static void check_input(m2_probe *p, const m2_slot *const c[M2_MAX_OUT], int i, 
         norm += slope * slope;
     }
     double error = sqrt(diff / (norm + 1e-12)); /* a gradient may be zero everywhere */
-    expect(error <= TOLERANCE, p->row, "gradient of %s is off by %.3g from finite differences", p->op->in_name[i], error);
+    expect(error <= TOLERANCE, p->row, "gradient of %s is off by %.3g from finite differences",
+           p->op->in_name[i], error);
 }
 
 static void check_differences(m2_probe *p, const m2_probe *g, unsigned want)
@@ -85,7 +86,7 @@ static void check_passes(m2_probe *p)
     free(c.value);
 }
 
-/* ---- the gradient call's own promises ---------------------------------------------------------------------------- */
+/* ---- the gradient call's own promises ------------------------------------------------------------------ */
 static void same(const m2_probe *got, const m2_probe *want, const char *what)
 {
     for (int j = 0; j < got->op->n_out; j++)
@@ -123,7 +124,8 @@ static void check_accumulation(const m2_probe *p, m2_probe *g)
     if (!expect_ok(m2_probe_grad(p, ~0u, ~0u, &acc), p->row, "accumulation")) return;
     acc.acc = acc.op->acc;
     for (int j = 0; j < acc.op->n_out; j++)
-        for (int64_t e = 0; acc.out[j].value && e < acc.out[j].period; e++) acc.out[j].value[e] = sin((double)e);
+        for (int64_t e = 0; acc.out[j].value && e < acc.out[j].period; e++)
+            acc.out[j].value[e] = sin((double)e);
     if (expect_ok(m2_probe_run(&acc, test.cpu, 0), p->row, "accumulation")) {
         for (int j = 0; j < acc.op->n_out; j++)
             for (int64_t e = 0; acc.acc >> j & 1 && acc.out[j].value && e < acc.out[j].period; e++)
@@ -133,7 +135,7 @@ static void check_accumulation(const m2_probe *p, m2_probe *g)
     m2_probe_free(&acc);
 }
 
-/* ---- mode grad --------------------------------------------------------------------------------------------------- */
+/* ---- mode grad ----------------------------------------------------------------------------------------- */
 static void grad(const m2_case *row)
 {
     m2_probe p, g = {0};
@@ -147,11 +149,13 @@ static void grad(const m2_case *row)
     for (int i = 0; i < p.op->n_in; i++)
         if (p.op->diff_in >> i & 1 && p.in[i].desc.rank >= 0) want |= 1u << i;
     check_differences(&p, &g, want);
-    if (!expect_ok(m2_probe_run(&p, test.cpu, 0), row, "forward")) goto done; /* differences moved the outputs */
+    if (!expect_ok(m2_probe_run(&p, test.cpu, 0), row, "forward"))
+        goto done; /* differences moved the outputs */
     for (int i = 0; i < p.op->n_in; i++)
         if (want >> i & 1) check_one_output(&p, &g, 1u << i);
     for (int j = 0; j < p.op->n_out; j++)
-        if (p.op->diff_out >> j & 1 && p.op->diff_out != 1u << j && p.out[j].desc.rank >= 0) check_absent(&p, j);
+        if (p.op->diff_out >> j & 1 && p.op->diff_out != 1u << j && p.out[j].desc.rank >= 0)
+            check_absent(&p, j);
     check_accumulation(&p, &g);
 done:
     m2_probe_free(&g);
@@ -163,7 +167,7 @@ void mode_grad(void)
     each_row(grad);
 }
 
-/* ---- mode adjoint ------------------------------------------------------------------------------------------------ */
+/* ---- mode adjoint -------------------------------------------------------------------------------------- */
 /* Passing inputs' gradient is out[0]'s own, so for them A' c = c. */
 static void adjoint(const m2_case *row)
 {
@@ -184,7 +188,8 @@ static void adjoint(const m2_case *row)
     for (int i = 0; i < p.op->n_in; i++)
         if (p.op->linear & p.op->diff_in & 1u << i && p.in[i].desc.rank >= 0)
             right += dot(&p.in[i], &g.out[m2_probe_grad_out(p.op, i)]);
-    expect(fabs(left - right) <= ROUNDING * size, row, "<A x, c> = %.17g, but <x, A' c> = %.17g", left, right);
+    expect(fabs(left - right) <= ROUNDING * size, row, "<A x, c> = %.17g, but <x, A' c> = %.17g", left,
+           right);
 done:
     m2_probe_free(&g);
     m2_probe_free(&p);

@@ -1,5 +1,5 @@
-/* invariants.c - what single ops promise beyond being functions with gradients: numbering of randomness, counting rules,
- * refusals, and the optimizer against a plain loop. On the CPU. */
+/* invariants.c - what single ops promise beyond being functions with gradients: numbering of randomness,
+ * counting rules, refusals, and the optimizer against a plain loop. On the CPU. */
 #include "kernels/base/rng.h"
 #include "kernels/ops/vmath.h"
 #include "kernels/probe.h"
@@ -10,7 +10,7 @@
 
 static m2_device *device;
 
-/* ---- calls on plain arrays --------------------------------------------------------------------------------------- */
+/* ---- calls on plain arrays ----------------------------------------------------------------------------- */
 static char scratch[1 << 16];
 
 static m2_tensor tensor(m2_dtype dtype, const char *axes, int64_t a, int64_t b, int64_t c, void *data)
@@ -31,12 +31,14 @@ static m2_status run(const m2_op *op, m2_call *c)
     return op->run(c);
 }
 
-/* ---- dropout ----------------------------------------------------------------------------------------------------- */
+/* ---- dropout ------------------------------------------------------------------------------------------- */
 enum { ROWS = 6, LENGTH = 5, WIDTH = 7, DROPOUT_RNG = 11 };
 static const m2_step dropout_step = {.seed = 5, .step = 9};
 
-/* The slab starting at (b0, l0) of the array (ROWS, LENGTH, WIDTH), its first row at origin `from` after `row0`. */
-static void check_slab(int64_t b0, int64_t nb, int64_t l0, int64_t nl, int64_t row0, double p, int channel_major)
+/* The slab starting at (b0, l0) of the array (ROWS, LENGTH, WIDTH), its first row at origin `from` after
+ * `row0`. */
+static void check_slab(int64_t b0, int64_t nb, int64_t l0, int64_t nl, int64_t row0, double p,
+                       int channel_major)
 {
     double x[ROWS * LENGTH * WIDTH], y[ROWS * LENGTH * WIDTH];
     int64_t shape[3] = {nb, nl, WIDTH}, whole[3] = {ROWS, LENGTH, WIDTH}, origin[3] = {b0, l0, 0};
@@ -81,7 +83,8 @@ static void test_dropout(void)
             check_slab(0, ROWS, 0, LENGTH, 0, ps[i], cm);
             for (int64_t b = 0; b < ROWS; b++) {
                 check_slab(b, ROWS - b, 0, LENGTH, b, ps[i], cm); /* a microbatch */
-                check_slab(b, 1, 1, LENGTH - 2, b / 2, ps[i], cm); /* a microbatch, a rank, a piece of the sequence */
+                check_slab(b, 1, 1, LENGTH - 2, b / 2, ps[i],
+                           cm); /* a microbatch, a rank, a piece of the sequence */
             }
         }
 }
@@ -112,9 +115,9 @@ static void test_dropout_share(void)
     free(first);
 }
 
-/* ---- cross entropy ----------------------------------------------------------------------------------------------- */
-static m2_status xent(double *logits, int32_t *targets, int64_t rows, int64_t width, int64_t denom, double *loss,
-                      double *hits, double *grad)
+/* ---- cross entropy ------------------------------------------------------------------------------------- */
+static m2_status xent(double *logits, int32_t *targets, int64_t rows, int64_t width, int64_t denom,
+                      double *loss, double *hits, double *grad)
 {
     double lse[16];
     m2_call c = {.attrs.i = {[M2_XENT_IGNORE] = -100, [M2_XENT_DENOM] = denom}};
@@ -155,13 +158,21 @@ static void test_xent_extremes(void)
     CU_ASSERT(loss == 0 && hits == 1 && g[2] == 0);
     CU_ASSERT_EQUAL(xent(x, far, 1, 4, 0, &loss, &hits, g), M2_OK);
     CU_ASSERT(loss == 2e4 && hits == 0);
+    static double wide[3000]; /* ties far apart, in different blocks of whatever kernel */
+    static double wide_grad[3000];
+    int32_t low[] = {100}, high[] = {2500};
+    wide[100] = wide[2500] = 3;
+    CU_ASSERT_EQUAL(xent(wide, low, 1, 3000, 0, &loss, &hits, wide_grad), M2_OK);
+    CU_ASSERT_EQUAL(hits, 1);
+    CU_ASSERT_EQUAL(xent(wide, high, 1, 3000, 0, &loss, &hits, wide_grad), M2_OK);
+    CU_ASSERT_EQUAL(hits, 0);
     CU_ASSERT_EQUAL(xent(nan_row, best, 1, 4, 0, &loss, &hits, g), M2_OK);
     CU_ASSERT(isnan(loss));
     CU_ASSERT_EQUAL(xent(x, beyond, 1, 4, 0, &loss, &hits, g), M2_DATA);
     CU_ASSERT_PTR_NOT_NULL(strstr(m2_message(), "target 4"));
 }
 
-/* ---- embedding, gather ------------------------------------------------------------------------------------------- */
+/* ---- embedding, gather --------------------------------------------------------------------------------- */
 static void test_embed(void)
 {
     int32_t ids[] = {2, 0, 2, 1}, bad[] = {0, 1, 2, 3};
@@ -212,7 +223,7 @@ static void test_gather(void)
     CU_ASSERT_EQUAL(run(&m2_op_gather, &c), M2_DATA);
 }
 
-/* ---- adam -------------------------------------------------------------------------------------------------------- */
+/* ---- adam ---------------------------------------------------------------------------------------------- */
 enum { N = 2 * M2_GROUP_BLOCK };
 
 typedef struct adam_state {
@@ -228,7 +239,8 @@ static void adam_loop(adam_state *s, const double *g, const m2_step *step, int64
         double x = g[i] * clip;
         s->m[i] = 0.9 * s->m[i] + 0.1 * x;
         s->v[i] = 0.95 * s->v[i] + 0.05 * x * x;
-        double mhat = s->m[i] / (1 - pow(0.9, (double)step->step)), vhat = s->v[i] / (1 - pow(0.95, (double)step->step));
+        double mhat = s->m[i] / (1 - pow(0.9, (double)step->step)),
+               vhat = s->v[i] / (1 - pow(0.95, (double)step->step));
         if (decay == M2_DECAY_COUPLED)
             s->p[i] -= lr * wd * s->p[i];
         else
@@ -237,8 +249,8 @@ static void adam_loop(adam_state *s, const double *g, const m2_step *step, int64
     }
 }
 
-static m2_status adam_call(m2_dtype dtype, adam_state *s, double *g, const m2_step *step, int64_t decay, double *norm2,
-                           uint16_t *p16)
+static m2_status adam_call(m2_dtype dtype, adam_state *s, double *g, const m2_step *step, int64_t decay,
+                           double *norm2, uint16_t *p16)
 {
     float f[4][N]; /* p, g, m, v */
     void *data[4] = {s->p, g, s->m, s->v};
@@ -300,7 +312,8 @@ static void test_adam(void)
 
 static void test_adam_skips(void)
 {
-    m2_step step = {.step = 1, .lr = 0.1, .lr_peak = 0.1, .clip = 1, .outlier = 10, .group = {{1, 0.1}, {1, 0.1}}};
+    m2_step step = {
+        .step = 1, .lr = 0.1, .lr_peak = 0.1, .clip = 1, .outlier = 10, .group = {{1, 0.1}, {1, 0.1}}};
     const double norms[] = {NAN, INFINITY, 100.01, 99.9};
     for (int k = 0; k < 4; k++) {
         adam_state s, before;
@@ -308,11 +321,12 @@ static void test_adam_skips(void)
         for (int i = 0; i < N; i++) s.p[i] = 1, s.m[i] = 2, s.v[i] = 3, g[i] = k < 2 ? norm2 : 1;
         before = s;
         CU_ASSERT_EQUAL(adam_call(M2_F64, &s, g, &step, 0, &norm2, NULL), M2_OK);
-        CU_ASSERT_EQUAL(memcmp(&s, &before, sizeof s) == 0, k < 3); /* the last norm is just below the outlier limit */
+        CU_ASSERT_EQUAL(memcmp(&s, &before, sizeof s) == 0,
+                        k < 3); /* the last norm is just below the outlier limit */
     }
 }
 
-/* ---- elementary functions ---------------------------------------------------------------------------------------- */
+/* ---- elementary functions ------------------------------------------------------------------------------ */
 static double ulps(float got, double want)
 {
     float near = (float)want;
@@ -336,7 +350,8 @@ static void test_functions(void)
         fprintf(stderr, "exp %.2f tanh %.2f sigmoid %.2f ulp, cdf %.1e, tail %.1e\n", e, t, s, c, tail);
     CU_ASSERT(isnan(m2i_vexp_f32(NAN)) && isnan(m2i_vtanh_f32(NAN)) && isnan(m2i_vcdf_f32(NAN)));
     CU_ASSERT(m2i_vexp_f32(-INFINITY) == 0 && isinf(m2i_vexp_f32(INFINITY)) && isinf(m2i_vexp_f32(89)));
-    CU_ASSERT(m2i_vcdf_f32(-40) == 0 && m2i_vcdf_f32(40) == 1 && m2i_vtanh_f32(50) == 1 && m2i_vsigmoid_f32(-200) == 0);
+    CU_ASSERT(m2i_vcdf_f32(-40) == 0 && m2i_vcdf_f32(40) == 1 && m2i_vtanh_f32(50) == 1 &&
+              m2i_vsigmoid_f32(-200) == 0);
 }
 
 int main(void)

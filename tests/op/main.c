@@ -18,7 +18,7 @@
 
 harness test;
 
-/* ---- assertions -------------------------------------------------------------------------------------------------- */
+/* ---- assertions ---------------------------------------------------------------------------------------- */
 void expect(int ok, const m2_case *row, const char *fmt, ...)
 {
     char text[1024], where[256] = "";
@@ -55,10 +55,11 @@ void expect_close(const m2_slot *got, const m2_slot *want, double tol, const m2_
         return;
     }
     double error = distance(got, want);
-    expect(error <= tol, row, "%s: %s is off by %.3g, allowed are %.1e", what, name, error, tol); /* NaN fails */
+    expect(error <= tol, row, "%s: %s is off by %.3g, allowed are %.1e", what, name, error,
+           tol); /* NaN fails */
 }
 
-/* ---- rows -------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 void each_row(void (*body)(const m2_case *row))
 {
     const m2_case *rows;
@@ -106,12 +107,12 @@ void mode_complete(void)
             found = !(rows[i].flags & M2_CASE_PERF) && (tested == op || tested->grad == op);
         }
         expect(found, NULL, "op %s has no row in kernels/cases.def", op->name);
-        expect(test.device->api->lookup(test.device, op) != NULL, NULL, "%s has no kernel for op %s", test.device->name,
-               op->name);
+        expect(test.device->api->lookup(test.device, op) != NULL, NULL, "%s has no kernel for op %s",
+               test.device->name, op->name);
     }
 }
 
-/* ---- program ----------------------------------------------------------------------------------------------------- */
+/* ---- program ------------------------------------------------------------------------------------------- */
 static const struct {
     const char *name;
     void (*run)(void);
@@ -123,8 +124,9 @@ enum { MODES = sizeof modes / sizeof *modes };
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: m2-test-op [--device cpu|cuda] [--mode MODE] [--op NAME] [--precision f64|f32|tf32|bf16] "
-                    "[--threads N]\nmodes:");
+    fprintf(stderr,
+            "usage: m2-test-op [--device cpu|cuda] [--mode MODE] [--op NAME] [--precision f64|f32|tf32|bf16] "
+            "[--threads N]\nmodes:");
     for (int i = 0; i < MODES; i++) fprintf(stderr, " %s", modes[i].name);
     fprintf(stderr, "\n");
     return M2_USAGE;

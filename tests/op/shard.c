@@ -117,18 +117,21 @@ done:
 
 static void shard(const m2_case *row)
 {
-    const m2_probe_precision *prec = m2_probe_precision_find(strcmp(test.device->api->kind, "cpu") ? "f32" : "f64");
+    const m2_probe_precision *prec =
+        m2_probe_precision_find(strcmp(test.device->api->kind, "cpu") ? "f32" : "f64");
     double tol = prec->t == M2_F64 ? 1e-12 : 4 * row->tol_f32;
     m2_probe p, g = {0};
     if (!expect_ok(m2_probe_make(row, prec, 1, 0, &p), row, "probe")) return;
-    if (!has_axis(&p.in[0].desc, 'B') || !expect_ok(m2_probe_run(&p, test.device, 0), row, "whole")) goto done;
+    if (!has_axis(&p.in[0].desc, 'B') || !expect_ok(m2_probe_run(&p, test.device, 0), row, "whole"))
+        goto done;
     int differentiable = p.op->grad != NULL;
     if (differentiable && (!expect_ok(m2_probe_grad(&p, ~0u, ~0u, &g), row, "gradient") ||
                            !expect_ok(m2_probe_run(&g, test.device, 0), row, "gradient")))
         goto done;
     for (int n = 1; n <= 3; n++) {
         expect_ok(sharded(&p, differentiable ? &g : NULL, 'B', n, tol), row, "slabs");
-        if (row->flags & M2_CASE_LOCAL) expect_ok(sharded(&p, differentiable ? &g : NULL, 'L', n, tol), row, "slabs");
+        if (row->flags & M2_CASE_LOCAL)
+            expect_ok(sharded(&p, differentiable ? &g : NULL, 'L', n, tol), row, "slabs");
     }
 done:
     m2_probe_free(&g);

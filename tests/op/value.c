@@ -7,11 +7,12 @@ static void compare(const m2_probe *got, const m2_probe *want, double tol, const
 {
     for (int j = 0; j < got->op->n_out; j++) {
         double one = got->out[j].desc.dtype == M2_BF16 ? got->row->tol_bf16 : 0; /* adam's rounded copy */
-        expect_close(&got->out[j], &want->out[j], one > tol ? one : tol, got->row, what, got->op->out_name[j]);
+        expect_close(&got->out[j], &want->out[j], one > tol ? one : tol, got->row, what,
+                     got->op->out_name[j]);
     }
 }
 
-/* ---- value ------------------------------------------------------------------------------------------------------- */
+/* ---- value --------------------------------------------------------------------------------------------- */
 /* The reference starts from what the device under test holds: inputs rounded to its dtypes. */
 static void value(const m2_case *row, const m2_probe_precision *prec)
 {
@@ -46,7 +47,7 @@ void mode_value(void)
     each_precision(value);
 }
 
-/* ---- bounds ------------------------------------------------------------------------------------------------------ */
+/* ---- bounds -------------------------------------------------------------------------------------------- */
 /* m2_probe_run checks memory; here it meets every combination of optional outputs and of accumulation. */
 static void bounds(const m2_case *row, const m2_probe_precision *prec)
 {
@@ -72,7 +73,7 @@ void mode_bounds(void)
     each_precision(bounds);
 }
 
-/* ---- repeat ------------------------------------------------------------------------------------------------------ */
+/* ---- repeat -------------------------------------------------------------------------------------------- */
 /* Runs p again with `flags` on `dev` and compares with the outputs it has. */
 static void again(m2_probe *p, m2_device *dev, unsigned flags, double tol, const char *what)
 {
@@ -112,7 +113,8 @@ static void repeat(const m2_case *row, const m2_probe_precision *prec)
     m2_probe p, g = {0};
     if (!expect_ok(m2_probe_make(row, prec, 1, 0, &p), row, "probe")) return;
     repeat_call(&p, "forward");
-    if (p.op->grad && expect_ok(m2_probe_grad(&p, ~0u, ~0u, &g), row, "gradient")) repeat_call(&g, "backward");
+    if (p.op->grad && expect_ok(m2_probe_grad(&p, ~0u, ~0u, &g), row, "gradient"))
+        repeat_call(&g, "backward");
     m2_probe_free(&g);
     m2_probe_free(&p);
 }
@@ -122,11 +124,13 @@ void mode_repeat(void)
     each_precision(repeat);
 }
 
-/* ---- perf -------------------------------------------------------------------------------------------------------- */
+/* ---- perf ---------------------------------------------------------------------------------------------- */
 void mode_perf(void)
 {
     int cpu = !strcmp(test.device->api->kind, "cpu");
-    const m2_probe_precision *prec = m2_probe_precision_find(test.precision ? test.precision : cpu ? "f32" : "bf16");
+    const m2_probe_precision *prec = m2_probe_precision_find(test.precision ? test.precision
+                                                             : cpu          ? "f32"
+                                                                            : "bf16");
     const m2_case *rows;
     m2_perf_yard yard;
     if (!expect_ok(m2_perf_open(test.device, prec, &yard), NULL, "limits")) return;

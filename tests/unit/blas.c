@@ -20,7 +20,8 @@ static void fill(arrays *x)
     for (int i = 0; i < ROOM; i++) {
         x->fa[i] = (float)(x->a[i] = (double)(float)m2_rng_uniform(key, (uint64_t)i) - 0.5);
         x->fb[i] = (float)(x->b[i] = (double)(float)m2_rng_uniform(key, (uint64_t)(i + ROOM)) - 0.5);
-        x->fc[i] = (float)(x->c[i] = x->want[i] = (double)(float)m2_rng_uniform(key, (uint64_t)(i + 2 * ROOM)) - 0.5);
+        x->fc[i] = (float)(x->c[i] = x->want[i] =
+                               (double)(float)m2_rng_uniform(key, (uint64_t)(i + 2 * ROOM)) - 0.5);
     }
     for (int i = 0; i < 512; i++) x->fbias[i] = (float)(x->bias[i] = i / 16.0);
 }
@@ -34,7 +35,9 @@ static void loops(const m2i_gemm *g, arrays *x)
                 for (int64_t k = 0; k < g->k; k++)
                     sum += x->a[e * g->step_a + (g->trans_a ? k * g->lda + i : i * g->lda + k)] *
                            x->b[e * g->step_b + (g->trans_b ? j * g->ldb + k : k * g->ldb + j)];
-                double start = g->bias ? x->bias[e * g->step_bias + (g->bias_rows ? i : j)] : g->beta ? g->beta * *c : 0;
+                double start = g->bias   ? x->bias[e * g->step_bias + (g->bias_rows ? i : j)]
+                               : g->beta ? g->beta * *c
+                                         : 0;
                 *c = g->alpha * sum + start;
             }
 }
@@ -57,7 +60,8 @@ static m2i_gemm product(int64_t m, int64_t n, int64_t k, int64_t batch, int flag
 }
 
 /* flags: 1 A transposed, 2 B transposed, 4 beta, 8 bias, 16 bias per row. Also checks what lies between the rows of C. */
-static int agrees(arrays *x, int64_t m, int64_t n, int64_t k, int64_t batch, int flags, m2_dtype dtype, int threads)
+static int agrees(arrays *x, int64_t m, int64_t n, int64_t k, int64_t batch, int flags, m2_dtype dtype,
+                  int threads)
 {
     fill(x);
     m2i_gemm g = product(m, n, k, batch, flags);
@@ -78,7 +82,8 @@ static int agrees(arrays *x, int64_t m, int64_t n, int64_t k, int64_t batch, int
 
 static void test_products(void)
 {
-    static const int64_t shapes[][4] = {{1, 1, 1, 1}, {5, 3, 7, 2}, {33, 65, 17, 1}, {70, 40, 9, 3}, {4, 5, 0, 1}};
+    static const int64_t shapes[][4] = {
+        {1, 1, 1, 1}, {5, 3, 7, 2}, {33, 65, 17, 1}, {70, 40, 9, 3}, {4, 5, 0, 1}};
     arrays *x = malloc(sizeof *x);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int flags = 0; flags < 32; flags++)
