@@ -2,7 +2,8 @@
  *
  * Every verb but the queries is collective over the communicator's ranks (send/recv: over the pair), is enqueued on
  * `stream` (NULL = device default; CPU transports are done on return), takes 64-bit element counts, and must be called
- * in the same order by all ranks. Buffers are device memory of `device` (host memory on the CPU).
+ * in the same order by all ranks. Buffers are device memory of `device` (host memory on the CPU). One thread uses a
+ * communicator at a time.
  * Reductions are deterministic: the result has the same bits on every rank and depends only on rank count and inputs.
  * A failed or aborted communicator returns M2_TRANSIENT from every later verb. */
 #ifndef M2_COMM_H
@@ -15,23 +16,28 @@ typedef enum m2_reduce { M2_SUM, M2_MAX, M2_MIN } m2_reduce;
 
 typedef struct m2_comm_api {
     const char *kind; /* "self" | "threads" | "mpi" | "nccl" */
-    /* In place when send == recv. all_gather: recv holds size*count; reduce_scatter: send holds size*count, each rank
-     * gets block `rank`. dtypes f32, f64, bf16 (summed in f32), i32, i64, u8 (max/min). */
+    /* all_gather: recv holds size*count; reduce_scatter: send holds size*count, each rank gets block `rank`.
+     * In place: all_reduce send == recv, all_gather send == recv + rank*count, reduce_scatter recv == send + rank*count.
+     * Reductions take f32, f64, bf16 (summed in f32), i32, i64 and u8 (max/min only); the other verbs every dtype. */
     m2_status (*all_reduce)(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_reduce op, m2_stream *s);
     m2_status (*all_gather)(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s);
     m2_status (*reduce_scatter)(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_reduce op,
                                 m2_stream *s);
-    /* Block r of send (send_count[r] elements from send_at[r]) goes to rank r, which puts it at recv_at[me]. Elements. */
+    /* Block r of send (send_count[r] elements from send_at[r]) goes to rank r, which puts it at recv_at[me]. Elements.
+     * Not in place, except a rank's block for itself. */
     m2_status (*all_to_all)(m2_comm *c, const void *send, const int64_t *send_count, const int64_t *send_at, void *recv,
                             const int64_t *recv_count, const int64_t *recv_at, m2_dtype t, m2_stream *s);
     m2_status (*broadcast)(m2_comm *c, void *buf, int64_t count, m2_dtype t, int root, m2_stream *s);
+    /* A send may wait for its recv: both ways between two ranks at once is an all_to_all. */
     m2_status (*send)(m2_comm *c, const void *buf, int64_t count, m2_dtype t, int to, m2_stream *s);
     m2_status (*recv)(m2_comm *c, void *buf, int64_t count, m2_dtype t, int from, m2_stream *s);
     m2_status (*barrier)(m2_comm *c);
     /* Ranks with the same colour form a new communicator, ordered by (key, rank). Caller closes it. */
     m2_status (*split)(m2_comm *c, int colour, int key, m2_comm **out);
     m2_status (*check)(m2_comm *c); /* asynchronous errors so far; not collective, never blocks */
-    void (*abort)(m2_comm *c);      /* makes every rank's verbs fail soon; not collective */
+    /* Ends the job because of `why` (this thread's m2_message): every rank's verbs, in this and all communicators of the
+     * job, fail soon. Not collective. With MPI it ends the processes, with `why` as exit code, and does not return. */
+    void (*abort)(m2_comm *c, m2_status why);
     void (*close)(m2_comm *c);
 } m2_comm_api;
 
@@ -40,6 +46,7 @@ struct m2_comm {
     int rank, size;
     int local_rank, local_size; /* among the ranks of this node */
     m2_device *device;          /* whose memory the verbs take; NULL = host memory */
+    m2_comm *host;              /* the same ranks for host memory (flags, metrics, agreement); itself without a GPU */
     int64_t bytes_sent;         /* payload this rank gave to other ranks so far, as counted by the transport */
     void *state;
 };
@@ -47,6 +54,8 @@ struct m2_comm {
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* A failure that the ranks did not agree on must reach abort before close: the others may be waiting in a verb. */
 
 /* One rank: verbs copy. */
 M2_API m2_status m2_comm_open_self(m2_device *dev, m2_comm **out) M2_MUST_USE;
@@ -62,11 +71,17 @@ M2_API void m2_comm_close(m2_comm **c); /* collective for mpi and nccl; accepts 
 /* Which rank of how many this process is, before any communicator exists (from the launcher's environment). */
 M2_API void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_size);
 
-/* Agreement: returns the failure of the lowest failing rank on all ranks (its message, with the rank), else M2_OK. Collective. */
+/* Agreement over c->host: returns the failure of the lowest failing rank on all ranks (its message, with the rank), else M2_OK. Collective. */
 M2_API m2_status m2_comm_agree(m2_comm *c, m2_status mine) M2_MUST_USE;
 
+/* What bytes_sent grows by: pure, so plans predict with them. A broadcast's root is `root`, `rank` the sender asked for. */
+M2_API int64_t m2_comm_bytes_all_reduce(int64_t count, m2_dtype t, int rank, int size);
+M2_API int64_t m2_comm_bytes_all_gather(int64_t count, m2_dtype t, int size); /* count as in the verb: of one rank */
+M2_API int64_t m2_comm_bytes_reduce_scatter(int64_t count, m2_dtype t, int size);
+M2_API int64_t m2_comm_bytes_broadcast(int64_t count, m2_dtype t, int rank, int root, int size);
+
 /* Collectives as ops, so that plans can hold them: context = m2_comm. In place: in[0] is out[0]. */
-extern M2_API const struct m2_op m2_op_all_reduce;
+extern M2_API const struct m2_op m2_op_all_reduce; /* any dense tensor; sum */
 
 #ifdef __cplusplus
 }
