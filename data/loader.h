@@ -38,8 +38,11 @@ M2_API void m2_loader_close(m2_loader **l);
 /* What a token store says about itself. */
 typedef struct m2_token_store_info {
     int64_t tokens, documents, vocab, separator;
+    int64_t bytes;           /* of the text the tokens stand for; 0 = not recorded */
     char tokenizer_hash[33]; /* identity of the tokenizer, hex */
 } m2_token_store_info;
 M2_API m2_status m2_token_store_info_read(const char *path, m2_token_store_info *out) M2_MUST_USE;
+/* The tokenizer kept in the store, in its serialized form (m2_tokenizer_parse reads it). The caller frees. */
+M2_API m2_status m2_token_store_tokenizer(const char *path, char **text) M2_MUST_USE;
 
 #endif
