@@ -63,7 +63,7 @@ typedef struct m2_param {
 } m2_param;
 
 /* ---- building ---------------------------------------------------------------------------------------------------- */
-M2_API m2_program *m2_program_new(const m2_program_spec *spec); /* copies spec */
+M2_API m2_program *m2_program_new(const m2_program_spec *spec); /* copies spec; NULL when memory is out */
 M2_API void m2_program_free(m2_program **p);                    /* accepts NULL; nulls */
 M2_API const m2_program_spec *m2_program_spec_of(const m2_program *p);
 M2_API m2_dtype m2_program_compute_dtype(const m2_program *p); /* T of kernels/ops.h */
@@ -83,7 +83,8 @@ M2_API m2_tid m2_program_param(m2_program *p, m2_param row);
 M2_API m2_tid m2_program_call(m2_program *p, const char *name, const m2_op *op, const m2_attrs *attrs, const m2_tid *in,
                               m2_tid *out);
 M2_API m2_desc m2_program_desc(const m2_program *p, m2_tid t); /* rank -1 for M2_NONE */
-/* Names a tensor so that m2_program_find gets it after planning; it then stays alive to the end of the run. */
+/* Names a tensor so that m2_program_find gets it after planning; it then stays alive to the end of the run. A float
+ * scalar of the forward region (a loss, a count) adds up over the microbatches of a step: the first overwrites. */
 M2_API void m2_program_output(m2_program *p, const char *name, m2_tid t);
 M2_API m2_tid m2_program_find(const m2_program *p, const char *name); /* input or output by name, or M2_NONE */
 M2_API m2_status m2_program_error(const m2_program *p) M2_MUST_USE;
@@ -112,18 +113,21 @@ M2_API void m2_program_update(m2_program *p, const m2_update_spec *spec);
 
 /* Appends sum-all-reduces of the flat gradient in buckets of about bucket_bytes, each placed right after the last
  * writer of its parameters, active only in the last microbatch of a step, plus one for each tensor in `scalars`
- * (n of them, e.g. the loss). op is a collective from parallel/ (in-place sum over context). Call before update. */
+ * (n of them, e.g. the loss). op is a collective from parallel/ (in-place sum over context). Call before update; in an
+ * EVAL program, last: only the scalars. */
 M2_API void m2_program_reduce(m2_program *p, const m2_op *all_reduce, void *context, int64_t bucket_bytes,
                               const m2_tid *scalars, int n);
 
 /* ---- planning ---------------------------------------------------------------------------------------------------- */
 typedef struct m2_plan_options {
-    int naive;   /* every tensor its own buffer, no in-place, no reuse: the oracle */
-    int threads; /* CPU threads of the device, for workspace sizes */
+    int naive;    /* every tensor its own buffer, no in-place, no reuse, no graph: the oracle */
+    int threads;  /* CPU threads of the device, for workspace sizes */
+    int no_graph; /* plain launches even where the device can capture graphs */
 } m2_plan_options;
 M2_API m2_status m2_program_plan(m2_program *p, const m2_plan_options *opt) M2_MUST_USE;
 
-/* Bytes by lifetime as planned; equal to the arenas' high-water marks after a run, exactly. */
+/* Bytes by lifetime as planned; equal to the arenas' high-water marks after a run, exactly. Before bind, workspace is
+ * what the CPU's kernels need; bind puts the device's own figure there. io is in the device's memory too. */
 typedef struct m2_memory_plan {
     int64_t params, grads, optimizer, activations, workspace, io;
 } m2_memory_plan;
@@ -135,7 +139,10 @@ typedef enum m2_region { M2_FORWARD = 1, M2_BACKWARD = 2, M2_UPDATE = 4 } m2_reg
 M2_API m2_cost m2_program_cost(const m2_program *p, unsigned regions);
 M2_API int64_t m2_program_param_count(const m2_program *p); /* trained elements, tied ones once */
 M2_API int m2_program_params(const m2_program *p, const m2_param **rows); /* table; returns its length */
-M2_API int64_t m2_program_flat_count(const m2_program *p); /* elements of the flat arenas, padding included */
+/* Elements of the flat arrays, padding included: all parameters ("param"), and the trained ones, which come first
+ * ("grad", "m", "v" have only these). Offsets and counts are known from m2_program_backward or m2_program_plan on. */
+M2_API int64_t m2_program_flat_count(const m2_program *p);
+M2_API int64_t m2_program_flat_trained(const m2_program *p);
 M2_API void m2_program_print(const m2_program *p, FILE *out); /* one line per call: readable, diffable */
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
@@ -146,7 +153,9 @@ M2_API m2_status m2_program_bind_shared(m2_program *p, m2_program *owner) M2_MUS
 M2_API m2_status m2_program_init_params(m2_program *p, uint64_t seed) M2_MUST_USE;
 
 M2_API m2_tensor m2_program_tensor(const m2_program *p, m2_tid t); /* device memory; valid after bind */
-/* Copies all of a tensor (any bound tensor, parameter, gradient) from or to host memory; synchronous. */
+/* Copies all of a tensor from or to host memory, in its own dtype; synchronous. Inputs, parameters, their gradients and
+ * outputs; other activations only in a naive plan (M2_USAGE else: their memory is reused). Where parameters have copies
+ * in the compute dtype, writing one is refused: write its master (m2_program_flat). */
 M2_API m2_status m2_program_read(m2_program *p, m2_tid t, void *host) M2_MUST_USE;
 M2_API m2_status m2_program_write(m2_program *p, m2_tid t, const void *host) M2_MUST_USE;
 /* Flat training state, in elements of the master dtype P: which = "param" | "m" | "v" | "grad"; device pointer. */

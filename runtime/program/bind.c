@@ -1,0 +1,285 @@
+/* bind.c - from a plan to memory: arenas, and every call finished to the last pointer. Nothing is allocated after it. */
+#include "runtime/program/internal.h"
+
+#include <stdlib.h>
+
+/* ---- arenas ------------------------------------------------------------------------------------------------------ */
+static m2_status take(m2_arena *a, int64_t bytes, char **out)
+{
+    void *at = NULL;
+    if (bytes) M2_TRY(m2_arena_take(a, bytes, &at));
+    *out = at;
+    return M2_OK;
+}
+
+static m2_status create(m2_program *p, m2_arena *a, const char *name, int64_t bytes, int byte)
+{
+    m2_device *dev = p->b.device;
+    M2_TRY(m2_arena_create(dev, M2_MEM_DEVICE, name, bytes, a));
+    return bytes ? dev->api->fill(dev, a->base, byte, bytes, p->b.stream) : M2_OK;
+}
+
+/* Activations and scratch start as NaN: whatever is read before it is written shows. */
+static m2_status create_arenas(m2_program *p)
+{
+    m2i_bound *b = &p->b;
+    const m2_memory_plan *m = &p->memory;
+    int64_t precise = m2_dtype_size(m2_program_precise_dtype(p)), trained = p->trained * precise;
+    M2_TRY(create(p, &b->params, "params", m->params, 0));
+    M2_TRY(create(p, &b->grads, "grads", m->grads, 0));
+    M2_TRY(create(p, &b->optimizer, "optimizer", m->optimizer, 0));
+    M2_TRY(create(p, &b->io, "io", m->io, 0));
+    M2_TRY(create(p, &b->activations, "activations", m->activations, 0xff));
+    M2_TRY(create(p, &b->workspace, "workspace", m->workspace, 0xff));
+    M2_TRY(
+        m2_arena_create(b->device, M2_MEM_HOST, "step", (int64_t)sizeof(m2_step) * M2I_STEP_SLOTS, &b->host));
+    if (!b->shared) {
+        M2_TRY(take(&b->params, p->flat * precise, &b->base[M2I_MASTER]));
+        if (m2_program_compute_dtype(p) != m2_program_precise_dtype(p))
+            M2_TRY(
+                take(&b->params, p->flat * m2_dtype_size(m2_program_compute_dtype(p)), &b->base[M2I_COPY]));
+    }
+    if (p->has_backward) M2_TRY(take(&b->grads, trained, &b->base[M2I_GRAD]));
+    if (p->has_update) {
+        M2_TRY(take(&b->optimizer, trained, &b->base[M2I_M]));
+        M2_TRY(take(&b->optimizer, trained, &b->base[M2I_V]));
+        M2_TRY(take(&b->optimizer, p->trained / M2_GROUP_BLOCK, &b->base[M2I_GROUPS]));
+    }
+    b->base[M2I_IO] = b->io.base; /* placed by the plan, as are the activations */
+    b->base[M2I_ACT] = b->activations.base;
+    void *step;
+    M2_TRY(m2_arena_take(&b->io, m->io, &step));
+    b->step = step;
+    return M2_OK;
+}
+
+static m2_status write_groups(m2_program *p)
+{
+    if (!p->has_update) return M2_OK;
+    m2_device *dev = p->b.device;
+    int64_t n = p->trained / M2_GROUP_BLOCK;
+    uint8_t *groups = calloc((size_t)n + 1, 1);
+    if (!groups) return m2_fail(M2_TRANSIENT, "out of memory for the optimizer's groups");
+    for (int i = 0; i < p->n_params; i++) {
+        const m2_param *row = &p->params[i];
+        int64_t count = m2_desc_count(&m2i_at(p, row->tid)->desc);
+        if (row->flags & M2_PARAM_FROZEN) continue;
+        memset(groups + row->offset / M2_GROUP_BLOCK, row->group,
+               (size_t)((count + M2_GROUP_BLOCK - 1) / M2_GROUP_BLOCK));
+    }
+    m2_status st = dev->api->copy(dev, p->b.base[M2I_GROUPS], groups, n, p->b.stream);
+    if (st == M2_OK) st = dev->api->stream_sync(dev, p->b.stream);
+    free(groups);
+    return st;
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+/* The view a call gets. The one place where layouts (whole, origin) will come in: today every tensor is whole. */
+static m2_tensor view(const m2_program *p, m2_tid t)
+{
+    const m2i_tensor *x = m2i_at(p, t);
+    char *base = p->b.base[x->home];
+    return m2_tensor_make(&x->desc, base ? base + x->at : NULL);
+}
+
+static m2_tensor absent(void)
+{
+    return (m2_tensor){.rank = -1};
+}
+
+static m2_status bind_call(m2_program *p, const m2i_call *from, m2_call *c, m2_run_fn *run)
+{
+    m2i_bound *b = &p->b;
+    *c = (m2_call){.op = from->op,
+                   .attrs = from->attrs,
+                   .n_in = from->op->n_in,
+                   .n_out = from->op->n_out,
+                   .rng = from->rng,
+                   .workspace = b->workspace.base,
+                   .step = b->step,
+                   .context = from->context,
+                   .device = b->device,
+                   .stream = from->context ? b->comm_stream : b->stream};
+    for (int i = 0; i < M2_MAX_IN; i++) c->in[i] = from->in[i] == M2_NONE ? absent() : view(p, from->in[i]);
+    for (int j = 0; j < M2_MAX_OUT; j++) {
+        c->out[j] = from->out[j] == M2_NONE ? absent() : view(p, from->out[j]);
+        if (from->out[j] == M2_NONE || m2i_at(p, from->out[j])->home != M2I_ACT) continue;
+        int64_t end =
+            m2_align_up((char *)c->out[j].data + m2_tensor_bytes(&c->out[j]) - b->activations.base, M2_ALIGN);
+        if (end > b->activations_high) b->activations_high = end;
+    }
+    c->workspace_bytes = m2i_call_workspace(p, from, b->device->threads, b->device);
+    int64_t scratch = m2_align_up(c->workspace_bytes, M2_ALIGN);
+    if (scratch > b->workspace_high) b->workspace_high = scratch;
+    if (scratch > b->workspace.size)
+        return m2_fail(M2_BUG, "%s (%s) needs %lld bytes of workspace, %lld were planned", from->path,
+                       from->op->name, (long long)c->workspace_bytes, (long long)b->workspace.size);
+    *run = from->op->id < 0 ? from->op->run : b->device->api->lookup(b->device, from->op);
+    if (!*run)
+        return m2_fail(M2_USAGE, "%s: %s has no kernel on %s; use another device or precision", from->path,
+                       from->op->name, b->device->name);
+    return M2_OK;
+}
+
+static m2_status bind_calls(m2_program *p)
+{
+    m2i_bound *b = &p->b;
+    int n = 0, begin = 0, segments = 1;
+    while (n < p->n_calls && p->calls[n].region != M2_UPDATE) segments += p->calls[n++].context != NULL;
+    b->calls = calloc((size_t)p->n_calls + 1, sizeof *b->calls);
+    b->run = calloc((size_t)p->n_calls + 1, sizeof *b->run);
+    b->segments = calloc((size_t)segments, sizeof *b->segments);
+    if (!b->calls || !b->run || !b->segments)
+        return m2_fail(M2_TRANSIENT, "out of memory for %d bound calls", p->n_calls);
+    for (int i = 0; i < p->n_calls; i++) M2_TRY(bind_call(p, &p->calls[i], &b->calls[i], &b->run[i]));
+    b->whole.end = n;
+    for (int i = 0; i <= n; i++) {
+        if (i < n && !p->calls[i].context) continue;
+        b->segments[b->n_segments++] = (m2i_segment){.begin = begin, .end = i};
+        begin = i + 1;
+    }
+    if (!b->base[M2I_COPY]) return M2_OK;
+    m2i_call cast = {.op = &m2_op_cast, .path = "refresh"};
+    cast.attrs.i[M2_CAST_OUT_DTYPE] = m2_program_compute_dtype(p);
+    for (int i = 0; i < M2_MAX_IN; i++) cast.in[i] = M2_NONE;
+    for (int j = 0; j < M2_MAX_OUT; j++) cast.out[j] = M2_NONE;
+    M2_TRY(bind_call(p, &cast, &b->refresh, &b->refresh_run));
+    m2_desc master = m2_desc_make(m2_program_precise_dtype(p), ".", p->flat), copy = master;
+    copy.dtype = m2_program_compute_dtype(p);
+    b->refresh.in[0] = m2_tensor_make(&master, b->base[M2I_MASTER]);
+    b->refresh.out[0] = m2_tensor_make(&copy, b->base[M2I_COPY]);
+    return M2_OK;
+}
+
+/* ---- bind -------------------------------------------------------------------------------------------------------- */
+static int has_collective(const m2_program *p)
+{
+    for (int i = 0; i < p->n_calls; i++)
+        if (p->calls[i].context) return 1;
+    return 0;
+}
+
+static m2_status open_streams(m2_program *p)
+{
+    m2i_bound *b = &p->b;
+    const m2_device_api *api = b->device->api;
+    if (!b->shared) M2_TRY(api->stream_create(b->device, &b->stream));
+    if (!has_collective(p)) return M2_OK;
+    M2_TRY(api->stream_create(b->device, &b->comm_stream));
+    M2_TRY(api->event_create(b->device, &b->ready));
+    return api->event_create(b->device, &b->reduced);
+}
+
+/* The device at hand knows its scratch; a plan made without it could only ask the CPU's kernels. */
+static void plan_workspace(m2_program *p)
+{
+    p->memory.workspace = 0;
+    for (int i = 0; i < p->n_calls; i++) {
+        const m2i_call *c = &p->calls[i];
+        int64_t bytes = m2_align_up(m2i_call_workspace(p, c, p->b.device->threads, p->b.device), M2_ALIGN);
+        if (bytes > p->memory.workspace) p->memory.workspace = bytes;
+    }
+}
+
+static m2_status bind(m2_program *p)
+{
+    plan_workspace(p);
+    M2_TRY(open_streams(p));
+    M2_TRY(create_arenas(p));
+    M2_TRY(write_groups(p));
+    M2_TRY(bind_calls(p));
+    M2_TRY(p->b.device->api->stream_sync(p->b.device, p->b.stream));
+    p->stage = M2I_BOUND;
+    return M2_OK;
+}
+
+static m2_status check_bind(const m2_program *p)
+{
+    M2_TRY(m2_program_error(p));
+    if (p->stage == M2I_PLANNED) return M2_OK;
+    return m2_fail(M2_BUG, "m2_program_bind needs a planned program that is not bound yet");
+}
+
+m2_status m2_program_bind(m2_program *p, m2_device *dev)
+{
+    M2_TRY(check_bind(p));
+    p->b.device = dev;
+    m2_status st = bind(p);
+    if (st != M2_OK) m2i_unbind(p);
+    return st;
+}
+
+static m2_status check_tables(const m2_program *p, const m2_program *owner)
+{
+    if (owner->stage != M2I_BOUND)
+        return m2_fail(M2_BUG, "the program whose parameters are to be shared is not bound");
+    if (p->spec.mode != M2_MODE_EVAL) return m2_fail(M2_BUG, "only an EVAL program can share parameters");
+    if (p->n_params != owner->n_params || p->flat != owner->flat ||
+        p->spec.precision != owner->spec.precision)
+        return m2_fail(
+            M2_BUG,
+            "parameters cannot be shared: %d rows of %lld elements against %d of %lld, or another precision",
+            p->n_params, (long long)p->flat, owner->n_params, (long long)owner->flat);
+    for (int i = 0; i < p->n_params; i++) {
+        const m2_param *a = &p->params[i], *b = &owner->params[i];
+        if (strcmp(a->name, b->name) || a->offset != b->offset || a->rank != b->rank ||
+            a->flags != b->flags || memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims))
+            return m2_fail(
+                M2_BUG,
+                "parameters cannot be shared: row %d is '%s' here and '%s' there, or of another shape", i,
+                a->name, b->name);
+    }
+    return M2_OK;
+}
+
+m2_status m2_program_bind_shared(m2_program *p, m2_program *owner)
+{
+    M2_TRY(check_bind(p));
+    M2_TRY(check_tables(p, owner));
+    p->b.device = owner->b.device;
+    p->b.shared = 1;
+    p->b.stream = owner->b.stream; /* so that it reads parameters after the update before it */
+    p->b.base[M2I_MASTER] = owner->b.base[M2I_MASTER];
+    p->b.base[M2I_COPY] = owner->b.base[M2I_COPY];
+    p->memory.params = 0;
+    m2_status st = bind(p);
+    if (st != M2_OK) m2i_unbind(p);
+    return st;
+}
+
+static void destroy_graphs(m2_device *dev, m2i_segment *s)
+{
+    for (int v = 0; v < 4; v++)
+        if (s->graph[v]) dev->api->graph_destroy(dev, s->graph[v]);
+}
+
+void m2i_unbind(m2_program *p)
+{
+    m2i_bound *b = &p->b;
+    if (!b->device) return;
+    m2_device *dev = b->device;
+    destroy_graphs(dev, &b->whole);
+    for (int s = 0; s < b->n_segments; s++) destroy_graphs(dev, &b->segments[s]);
+    free(b->segments);
+    free(b->run);
+    free(b->calls);
+    m2_arena *arenas[] = {&b->host,      &b->workspace, &b->activations, &b->io,
+                          &b->optimizer, &b->grads,     &b->params};
+    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++) m2_arena_destroy(arenas[i]);
+    if (b->reduced) dev->api->event_destroy(dev, b->reduced);
+    if (b->ready) dev->api->event_destroy(dev, b->ready);
+    if (b->comm_stream) dev->api->stream_destroy(dev, b->comm_stream);
+    if (b->stream && !b->shared) dev->api->stream_destroy(dev, b->stream);
+    *b = (m2i_bound){0};
+}
+
+m2_memory_plan m2_program_memory_used(const m2_program *p)
+{
+    const m2i_bound *b = &p->b;
+    return (m2_memory_plan){.params = b->params.high,
+                            .grads = b->grads.high,
+                            .optimizer = b->optimizer.high,
+                            .activations = b->activations_high,
+                            .workspace = b->workspace_high,
+                            .io = b->io.high};
+}

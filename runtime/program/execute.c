@@ -1,0 +1,137 @@
+/* execute.c - runs what is bound: a loop over finished calls, or graphs captured from that loop.
+ *
+ * Between collectives the list is cut into segments. A segment runs as plain launches the first time (kernels may set
+ * themselves up), is captured the second time where the device can, and replayed from then on. Collectives run on their
+ * own stream: they wait for what is before them, and only the end of the run waits for them. */
+#include "runtime/program/internal.h"
+#include "kernels/base/log.h"
+
+/* ---- the step's numbers ------------------------------------------------------------------------------------------ */
+/* The copy is asynchronous, so its source is one of a few slots; they are reused only after a wait. */
+static m2_status send_step(m2_program *p, const m2_step *step)
+{
+    m2i_bound *b = &p->b;
+    const m2_device_api *api = b->device->api;
+    if (b->step_known && !memcmp(&b->last_step, step, sizeof *step)) return M2_OK;
+    if (b->step_slot == M2I_STEP_SLOTS) {
+        M2_TRY(api->stream_sync(b->device, b->stream));
+        b->step_slot = 0;
+    }
+    m2_step *slot = (m2_step *)(void *)b->host.base + b->step_slot++;
+    *slot = b->last_step = *step;
+    b->step_known = 1;
+    return api->copy(b->device, b->step, slot, sizeof *step, b->stream);
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+static m2_status failed(const m2_program *p, int i, m2_status st)
+{
+    return m2_context(st, "%s (%s)", p->calls[i].path, p->calls[i].op->name);
+}
+
+static m2_status launch(m2_program *p, int begin, int end, int first)
+{
+    m2i_bound *b = &p->b;
+    void (*range)(m2_device *, const char *) = b->device->api->range;
+    for (int i = begin; i < end; i++) {
+        if (p->calls[i].context) continue;
+        b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
+        if (range) range(b->device, p->calls[i].path);
+        m2_status st = b->run[i](&b->calls[i]);
+        if (range) range(b->device, NULL);
+        if (st != M2_OK) return failed(p, i, st);
+    }
+    return M2_OK;
+}
+
+static m2_status capture(m2_program *p, m2i_segment *s, int variant)
+{
+    m2i_bound *b = &p->b;
+    const m2_device_api *api = b->device->api;
+    M2_TRY(api->capture_begin(b->device, b->stream));
+    M2_TRY(launch(p, s->begin, s->end, variant & 1));
+    return api->capture_end(b->device, b->stream, &s->graph[variant]);
+}
+
+static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
+{
+    const m2_device_api *api = p->b.device->api;
+    if (s->begin == s->end) return M2_OK;
+    if (!api->capture_begin || p->options.no_graph || p->options.naive || !s->runs[variant]++)
+        return launch(p, s->begin, s->end, variant & 1);
+    if (!s->graph[variant]) M2_TRY(capture(p, s, variant));
+    return api->graph_launch(p->b.device, s->graph[variant], p->b.stream);
+}
+
+static m2_status run_collective(m2_program *p, int i)
+{
+    m2i_bound *b = &p->b;
+    const m2_device_api *api = b->device->api;
+    M2_TRY(api->event_record(b->device, b->ready, b->stream));
+    M2_TRY(api->event_wait(b->device, b->ready, b->comm_stream));
+    m2_status st = b->run[i](&b->calls[i]);
+    return st == M2_OK ? M2_OK : failed(p, i, st);
+}
+
+/* ---- a microbatch, an update ------------------------------------------------------------------------------------- */
+static m2_status check_run(const m2_program *p, const char *what)
+{
+    if (p->stage == M2I_BOUND) return M2_OK;
+    return m2_fail(M2_BUG, "%s needs a bound program", what);
+}
+
+m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micros)
+{
+    M2_TRY(check_run(p, "m2_program_run"));
+    if (micro < 0 || micro >= micros)
+        return m2_fail(M2_BUG, "microbatch %d of %d does not exist", micro, micros);
+    m2i_bound *b = &p->b;
+    const m2_device_api *api = b->device->api;
+    int last = micro == micros - 1, variant = (micro == 0) | last << 1;
+    M2_TRY(send_step(p, step));
+    if (!last || b->n_segments == 1) return run_segment(p, &b->whole, variant);
+    for (int s = 0; s < b->n_segments; s++) {
+        M2_TRY(run_segment(p, &b->segments[s], variant));
+        if (s + 1 < b->n_segments) M2_TRY(run_collective(p, b->segments[s].end));
+    }
+    M2_TRY(api->event_record(b->device, b->reduced, b->comm_stream));
+    return api->event_wait(b->device, b->reduced, b->stream);
+}
+
+m2_status m2_program_run_update(m2_program *p, const m2_step *step)
+{
+    M2_TRY(check_run(p, "m2_program_run_update"));
+    if (!p->has_update)
+        return m2_fail(M2_BUG, "m2_program_run_update needs a program with m2_program_update");
+    M2_TRY(send_step(p, step));
+    int begin = p->n_calls;
+    while (begin > 0 && p->calls[begin - 1].region == M2_UPDATE) begin--;
+    return launch(p, begin, p->n_calls, 1);
+}
+
+m2_status m2_program_sync(m2_program *p)
+{
+    M2_TRY(check_run(p, "m2_program_sync"));
+    return p->b.device->api->stream_sync(p->b.device, p->b.stream);
+}
+
+/* ---- timing ------------------------------------------------------------------------------------------------------ */
+m2_status m2_program_time(m2_program *p, const m2_step *step, int repeats, double *seconds)
+{
+    M2_TRY(check_run(p, "m2_program_time"));
+    m2i_bound *b = &p->b;
+    M2_TRY(send_step(p, step));
+    for (int i = 0; i < p->n_calls; i++) {
+        m2_stream *stream = b->calls[i].stream;
+        b->calls[i].acc = p->calls[i].acc_first;
+        M2_TRY(b->device->api->stream_sync(b->device, b->stream));
+        double from = m2_now();
+        for (int r = 0; r < repeats; r++) {
+            m2_status st = b->run[i](&b->calls[i]);
+            if (st != M2_OK) return failed(p, i, st);
+        }
+        M2_TRY(b->device->api->stream_sync(b->device, stream));
+        seconds[i] = (m2_now() - from) / repeats;
+    }
+    return M2_OK;
+}

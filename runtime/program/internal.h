@@ -1,0 +1,135 @@
+/* internal.h - the lists a program is made of, shared by the files of this folder. Private.
+ *
+ *   build.c     scopes, tensors, calls, parameter table        autodiff.c  the backward region
+ *   reduce.c    collectives and the update region              memory.c    lifetimes and offsets
+ *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
+ *   state.c     reading, writing, initialising                 print.c     the plan as text */
+#ifndef M2_PROGRAM_INTERNAL_H
+#define M2_PROGRAM_INTERNAL_H
+
+#include "runtime/program.h"
+
+/* Whose memory a tensor lives in. The flat arrays (all but the last two) have one layout, m2_param.offset. */
+typedef enum m2i_home {
+    M2I_MASTER, /* parameters in P, trained ones first, then frozen ones */
+    M2I_COPY,   /* the same in the compute dtype, where that is not P */
+    M2I_GRAD,   /* from here on trained parameters only */
+    M2I_M,
+    M2I_V,
+    M2I_GROUPS, /* one byte per M2_GROUP_BLOCK elements */
+    M2I_IO,     /* the step's numbers, then the inputs */
+    M2I_ACT,
+    M2I_HOMES
+} m2i_home;
+
+typedef struct m2i_tensor {
+    m2_desc desc;
+    m2i_home home;
+    int64_t at;       /* bytes from the home's base; activations and parameters: set by the plan */
+    int param;        /* row of the parameter table it is, or is the gradient of; else -1 */
+    const char *name; /* of an input or output, else NULL */
+    int kept;         /* a named output: alive to the end of the run */
+    int lasting;      /* keeps its value between runs: never shares memory */
+    m2_tid total;     /* named scalars: their sum over the microbatches */
+    m2_tid grad;      /* autodiff: d loss / d this, so far */
+    m2_tid clone;     /* autodiff: its recomputed twin */
+    int holders;      /* autodiff: of how many forward tensors this still is the gradient */
+    m2_tid root;      /* memory: the tensor whose buffer it uses (in place), itself if its own */
+    int first, last;  /* memory: calls between which the buffer is alive; first -1: unused */
+} m2i_tensor;
+
+typedef struct m2i_call {
+    const m2_op *op;
+    m2_attrs attrs;
+    const char *path;
+    m2_region region;
+    int block;                     /* unit of recomputation; 0 = none */
+    int again;                     /* a recomputation of a forward call */
+    unsigned acc_first, acc_later; /* outputs that add: in the first microbatch, in later ones */
+    uint64_t rng;
+    void *context; /* collectives; they run in the last microbatch only */
+    m2_tid in[M2_MAX_IN], out[M2_MAX_OUT];
+    unsigned reused; /* memory: outputs that took over an input's buffer */
+} m2i_call;
+
+/* A run of calls between two collectives, for each of the four (first, last microbatch) variants. */
+typedef struct m2i_segment {
+    int begin, end;
+    int runs[4]; /* before it is captured it runs once as plain launches: kernels may set themselves up */
+    m2_graph *graph[4];
+} m2i_segment;
+
+enum { M2I_MAX_DEPTH = 16, M2I_STEP_SLOTS = 16 };
+
+/* What bind adds: memory and finished calls. Nothing in here is allocated after it. */
+typedef struct m2i_bound {
+    m2_device *device;
+    m2_stream *stream, *comm_stream;
+    m2_event *ready, *reduced;
+    m2_arena params, grads, optimizer, activations, workspace, io, host;
+    char *base[M2I_HOMES];
+    m2_call *calls;
+    m2_run_fn *run;
+    m2_call refresh; /* cast of the master parameters to the compute dtype */
+    m2_run_fn refresh_run;
+    m2i_segment whole;     /* forward and backward without the collectives */
+    m2i_segment *segments; /* the same cut at the collectives: segment i ends at one unless it is the last */
+    int n_segments;
+    m2_step *step;     /* in the device's memory */
+    m2_step last_step; /* its value there */
+    int step_known, step_slot;
+    int64_t activations_high, workspace_high;
+    int shared; /* the parameters and the stream are another program's */
+} m2i_bound;
+
+struct m2_program {
+    m2_program_spec spec;
+    m2_error error; /* sticky */
+    m2i_tensor *tensors;
+    m2i_call *calls;
+    m2_param *params;
+    char **strings;
+    int n_tensors, n_calls, n_params, n_strings, room_tensors, room_calls, room_params, room_strings;
+
+    char scope[96]; /* "block.3.mixer" */
+    struct {
+        int length, block; /* of the scope outside */
+    } outer[M2I_MAX_DEPTH];
+    int depth, block, blocks;
+
+    enum { M2I_BUILDING, M2I_BACKWARD_DONE, M2I_UPDATE_DONE, M2I_PLANNED, M2I_BOUND } stage;
+    int has_backward, has_update;
+    int64_t trained, flat; /* elements of the flat arrays: trained prefix, all */
+
+    m2_plan_options options;
+    m2_memory_plan memory;
+    int64_t live_bound; /* largest sum of activations alive at one call: no plan can need less */
+    m2i_bound b;
+};
+
+/* ---- build.c */
+m2_tid m2i_tensor_new(m2_program *p, m2_desc desc, m2i_home home); /* M2_NONE after an error */
+/* Appends a call whose tensors exist already; in and out have n_in and n_out slots. NULL after an error. The pointer
+ * is valid until the next call is appended. */
+m2i_call *m2i_call_new(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs,
+                       m2_region region, const m2_tid *in, const m2_tid *out);
+/* to (+)= from, in to's dtype. */
+void m2i_call_accumulate(m2_program *p, const char *path, m2_region region, m2_tid from, m2_tid to,
+                         int add_first, int add_later);
+int m2i_grow(m2_program *p, void *array, int n, int *room, size_t size); /* 0 and an error if memory is out */
+void m2i_layout_params(m2_program *p);                                   /* offsets; trained and flat */
+/* A slice [from, from + n) of a flat array, in elements. */
+m2_tid m2i_flat_slice(m2_program *p, m2i_home home, int64_t from, int64_t n);
+/* in: M2_MAX_IN descriptors, out: M2_MAX_OUT, absent slots with rank -1. */
+void m2i_call_descs(const m2_program *p, const m2i_call *c, m2_desc *in, m2_desc *out);
+m2_cost m2i_call_cost(const m2_program *p, const m2i_call *c);
+int64_t m2i_call_workspace(const m2_program *p, const m2i_call *c, int threads, m2_device *dev);
+
+static inline m2i_tensor *m2i_at(const m2_program *p, m2_tid t)
+{
+    return &p->tensors[t];
+}
+
+/* ---- bind.c */
+void m2i_unbind(m2_program *p); /* frees everything bind made */
+#endif

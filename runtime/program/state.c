@@ -1,0 +1,167 @@
+/* state.c - the numbers in a bound program: reading, writing, initialising. */
+#include "runtime/program/internal.h"
+#include "kernels/base/rng.h"
+#include "kernels/base/threads.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static m2_status check_bound(const m2_program *p, const char *what)
+{
+    return p->stage == M2I_BOUND ? M2_OK : m2_fail(M2_BUG, "%s needs a bound program", what);
+}
+
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
+m2_tensor m2_program_tensor(const m2_program *p, m2_tid t)
+{
+    if (p->stage != M2I_BOUND || t < 0 || t >= p->n_tensors) return (m2_tensor){.rank = -1};
+    const m2i_tensor *x = m2i_at(p, t);
+    char *base = p->b.base[x->home];
+    return m2_tensor_make(&x->desc, base ? base + x->at : NULL);
+}
+
+static m2_status check_access(const m2_program *p, m2_tid t, const char *what)
+{
+    M2_TRY(check_bound(p, what));
+    if (t < 0 || t >= p->n_tensors)
+        return m2_fail(M2_USAGE, "%s: tensor %d does not exist, the program has %d", what, (int)t,
+                       p->n_tensors);
+    const m2i_tensor *x = m2i_at(p, t);
+    if (x->home != M2I_ACT || x->kept || x->lasting || (p->options.naive && x->first >= 0)) return M2_OK;
+    char text[96];
+    return m2_fail(M2_USAGE, "%s: tensor %d, %s, is not kept: name it with m2_program_output", what, (int)t,
+                   m2_desc_print(text, &x->desc));
+}
+
+static m2_status copy_now(m2_program *p, void *to, const void *from, int64_t bytes)
+{
+    M2_TRY(p->b.device->api->copy(p->b.device, to, from, bytes, p->b.stream));
+    return p->b.device->api->stream_sync(p->b.device, p->b.stream);
+}
+
+m2_status m2_program_read(m2_program *p, m2_tid t, void *host)
+{
+    M2_TRY(check_access(p, t, "m2_program_read"));
+    m2_tensor x = m2_program_tensor(p, t);
+    return copy_now(p, host, x.data, m2_tensor_bytes(&x));
+}
+
+m2_status m2_program_write(m2_program *p, m2_tid t, const void *host)
+{
+    M2_TRY(check_access(p, t, "m2_program_write"));
+    if (m2i_at(p, t)->home == M2I_COPY)
+        return m2_fail(M2_USAGE,
+                       "m2_program_write: '%s' is a copy of its master: write that and call "
+                       "m2_program_params_changed",
+                       p->params[m2i_at(p, t)->param].name);
+    m2_tensor x = m2_program_tensor(p, t);
+    return copy_now(p, x.data, host, m2_tensor_bytes(&x));
+}
+
+/* ---- flat state -------------------------------------------------------------------------------------------------- */
+m2_status m2_program_flat(m2_program *p, const char *which, void **base, m2_dtype *dtype)
+{
+    static const struct {
+        const char *name;
+        m2i_home home;
+    } arrays[] = {{"param", M2I_MASTER}, {"m", M2I_M}, {"v", M2I_V}, {"grad", M2I_GRAD}};
+    M2_TRY(check_bound(p, "m2_program_flat"));
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        if (strcmp(which, arrays[i].name)) continue;
+        *base = p->b.base[arrays[i].home];
+        *dtype = m2_program_precise_dtype(p);
+        if (*base) return M2_OK;
+        return m2_fail(M2_USAGE, "this program has no flat '%s': it has no %s", which,
+                       arrays[i].home == M2I_MASTER ? "parameters" : "backward or update region");
+    }
+    return m2_fail(M2_USAGE, "unknown flat array '%s': expected param, m, v or grad", which);
+}
+
+m2_status m2_program_params_changed(m2_program *p)
+{
+    M2_TRY(check_bound(p, "m2_program_params_changed"));
+    if (!p->b.refresh_run) return M2_OK;
+    M2_TRY(p->b.refresh_run(&p->b.refresh));
+    return m2_program_sync(p);
+}
+
+/* ---- initial values ---------------------------------------------------------------------------------------------- */
+typedef struct init {
+    const m2_param *row;
+    m2_rng_key key;
+    int64_t width; /* last dimension */
+    m2_dtype dtype;
+    void *out;
+} init;
+
+/* SPEC 3.3: t, cos(f_b w), -sin(f_b w) with t = n / (L_max - 1), w = 2 pi n / L_max, f_b from 1e-4 to bands - 1. */
+static double position_feature(int64_t n, int64_t column, int64_t width, double length)
+{
+    int64_t bands = (width - 1) / 2, band = (column - 1) % bands;
+    if (column == 0) return length > 1 ? (double)n / (length - 1) : 0;
+    double f = bands > 1 ? 1e-4 + (double)band * ((double)(bands - 1) - 1e-4) / (double)(bands - 1) : 1e-4;
+    double w = 2 * 3.14159265358979323846 * (double)n / length;
+    return column <= bands ? cos(f * w) : -sin(f * w);
+}
+
+static double initial_value(const init *j, int64_t e)
+{
+    const m2_param *row = j->row;
+    if (row->pad_row >= 0 && e / j->width == row->pad_row) return 0;
+    switch (row->init) {
+    case M2_INIT_ZERO: return 0;
+    case M2_INIT_CONST: return row->init_a;
+    case M2_INIT_NORMAL: return row->init_a * m2_rng_normal(j->key, (uint64_t)e);
+    case M2_INIT_UNIFORM: return row->init_a * (2 * m2_rng_uniform(j->key, (uint64_t)e) - 1);
+    case M2_INIT_POSEMB: return position_feature(e / j->width, e % j->width, j->width, row->init_a);
+    }
+    return 0;
+}
+
+static void init_elements(void *ctx, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const init *j = ctx;
+    for (int64_t e = begin; e < end; e++) {
+        double x = initial_value(j, e);
+        if (j->dtype == M2_F64)
+            ((double *)j->out)[e] = x;
+        else
+            ((float *)j->out)[e] = (float)x;
+    }
+}
+
+static uint64_t hash(const char *name) /* FNV-1a */
+{
+    uint64_t h = 14695981039346656037u;
+    for (; *name; name++) h = (h ^ (unsigned char)*name) * 1099511628211u;
+    return h;
+}
+
+m2_status m2_program_init_params(m2_program *p, uint64_t seed)
+{
+    M2_TRY(check_bound(p, "m2_program_init_params"));
+    if (p->b.shared)
+        return m2_fail(M2_BUG, "m2_program_init_params: the parameters belong to another program");
+    m2_dtype dtype = m2_program_precise_dtype(p);
+    int64_t largest = 0, size = m2_dtype_size(dtype);
+    for (int i = 0; i < p->n_params; i++) {
+        int64_t n = m2_desc_count(&m2i_at(p, p->params[i].tid)->desc);
+        if (n > largest) largest = n;
+    }
+    void *host = malloc((size_t)(largest * size) + 1);
+    if (!host)
+        return m2_fail(M2_TRANSIENT, "out of memory for the initial values of %lld elements",
+                       (long long)largest);
+    m2_status st = M2_OK;
+    for (int i = 0; i < p->n_params && st == M2_OK; i++) {
+        const m2_param *row = &p->params[i];
+        int64_t n = m2_desc_count(&m2i_at(p, row->tid)->desc);
+        init j = {.row = row, .key = m2_rng_make_key(seed, 0, hash(row->name)), .dtype = dtype, .out = host};
+        j.width = row->rank ? row->dims[row->rank - 1] : 1;
+        m2_threads_for(p->b.device->threads, n, 4096, init_elements, &j);
+        st = copy_now(p, p->b.base[M2I_MASTER] + row->offset * size, host, n * size);
+    }
+    free(host);
+    return st == M2_OK ? m2_program_params_changed(p) : st;
+}
