@@ -1,0 +1,114 @@
+/* dropout.cu - y = keep ? x / (1 - P) : 0 with the CPU's bits: keep is a function of (seed, step, call, global element).
+ *
+ * A thread takes 8 elements; where they are consecutive in the global array, two or three Philox blocks serve them. The
+ * batch row of this microbatch's first row, the seed and the step are read from device memory: a captured graph stays valid.
+ * Bytes: x once, y once; 20 to 30 rounds of Philox per 8 elements stay under the memory's time. */
+#include "common.cuh"
+
+#include "kernels/base/rng.h"
+
+namespace m2cu
+{
+namespace
+{
+
+struct Dropout {
+    Ref x, y;
+    const m2_step *step;
+    uint64_t rng;
+    int64_t n, run;  /* elements; consecutive ones in the global array */
+    int rank, outer; /* dimensions [0, outer) number the runs */
+    int rows;        /* the batch dimension, or -1 */
+    int64_t shape[M2_MAX_RANK], whole[M2_MAX_RANK], origin[M2_MAX_RANK];
+    uint32_t least; /* draws below this are dropped */
+    float scale;
+};
+
+/* The global index of local element `at`. */
+__device__ __forceinline__ uint64_t global_index(const Dropout &j, int64_t at, int64_t row0)
+{
+    uint64_t run = (uint64_t)(at / j.run), to = (uint64_t)(at % j.run), scale = 1;
+#pragma unroll
+    for (int d = M2_MAX_RANK - 1; d >= 0; d--) {
+        if (d >= j.rank) continue;
+        uint64_t i = 0;
+        if (d < j.outer) {
+            i = run % (uint64_t)j.shape[d];
+            run /= (uint64_t)j.shape[d];
+        }
+        to += (i + (uint64_t)(j.origin[d] + (d == j.rows ? row0 : 0))) * scale;
+        scale *= (uint64_t)j.whole[d];
+    }
+    return to;
+}
+
+__global__ void __launch_bounds__(256) dropout(Dropout j)
+{
+    int64_t at = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
+    int n = (int)min(j.n - at, (int64_t)8);
+    if (n <= 0) return;
+    Eight e = fetch(j.x, at, n);
+    m2_rng_key key = m2_rng_make_key(j.step->seed, (uint64_t)j.step->step, j.rng);
+    int64_t row0 = j.step->row0;
+    uint32_t draw[8];
+    uint64_t first = global_index(j, at, row0);
+    if (at % j.run + 8 <= j.run && first % 4 == 0) {
+        m2_rng_block a = m2_rng_draw(key, first >> 2), b = m2_rng_draw(key, (first >> 2) + 1);
+#pragma unroll
+        for (int i = 0; i < 4; i++) draw[i] = a.v[i], draw[4 + i] = b.v[i];
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < n; i++) {
+            uint32_t v = m2_rng_u32(key, global_index(j, at + i, row0));
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                if (k == i) draw[k] = v;
+        }
+    }
+    float x[8];
+    unpack(j.x, e, n, x);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = i < n && draw[i] >= j.least ? x[i] * j.scale : 0.0f;
+    put(j.y, at, n, x);
+}
+
+/* Dimensions inside the innermost cut one are whole, so runs go from there on. */
+void find_runs(Dropout *j, const m2_tensor &x, int64_t whole_b)
+{
+    j->rank = j->outer = x.rank;
+    j->run = 1;
+    j->rows = -1;
+    bool open = true; /* everything further in is whole */
+    for (int d = x.rank - 1; d >= 0; d--) {
+        bool rows = x.axis[d] == 'B';
+        if (rows) j->rows = d;
+        j->shape[d] = x.shape[d];
+        j->whole[d] = rows && whole_b ? whole_b : x.whole[d];
+        j->origin[d] = x.origin[d];
+        if (!open) continue;
+        j->run *= x.shape[d];
+        j->outer = d;
+        open = x.shape[d] == j->whole[d];
+    }
+}
+
+} // namespace
+} // namespace m2cu
+
+extern "C" m2_status m2i_cuda_dropout(const m2_call *c)
+{
+    using namespace m2cu;
+    M2_TRY(check(c));
+    if (!c->step) return m2_fail(M2_BUG, "dropout was called without a step");
+    double p = c->attrs.f[M2_DROPOUT_P];
+    Dropout j = {};
+    j.n = m2_tensor_count(&c->in[0]);
+    j.x = ref(c->in[0]), j.y = ref(c->out[0], 0, c->acc & 1);
+    j.step = c->step;
+    j.rng = c->rng;
+    j.least = (uint32_t)ceil(p * 4294967296.0 - 0.5);
+    j.scale = (float)(1 / (1 - p));
+    find_runs(&j, c->in[0], c->attrs.i[M2_DROPOUT_WHOLE_B]);
+    if (j.n > 0) dropout<<<(unsigned)ceil_div(j.n, 2048), 256, 0, stream_of(c)>>>(j);
+    return launched(c);
+}

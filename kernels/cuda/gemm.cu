@@ -1,0 +1,265 @@
+/* gemm.cu - matrix products through cuBLASLt: bf16 in with f32 sums, tf32, or true f32.
+ *
+ * cuBLASLt thinks in columns: a matrix stored by rows is its transpose stored by columns. A result stored by rows is
+ * computed as (AB)^T = B^T A^T; what is left are transposition flags, so nothing is ever transposed in memory. A bias runs
+ * along the rows of cuBLASLt's result; where ours runs along its columns, the result is declared row-ordered instead.
+ *
+ * The best kernel by cuBLASLt's heuristics is looked up once per shape and kept in a table of plans; making a plan touches
+ * no GPU memory, so it may even happen during graph capture. cuBLASLt's kernels are deterministic on one stream. */
+#include "gemm.cuh"
+
+#include <cublasLt.h>
+#include <stdlib.h>
+
+namespace m2cu
+{
+namespace
+{
+
+/* Everything a plan depends on; compared as bytes. m, n, k and the layouts are cuBLASLt's. */
+struct Key {
+    int64_t m, n, k, lda, ldb, ldd, step_a, step_b, step_d, bias_step, workspace;
+    int type_ab, type_d, compute, trans_a, trans_b, row_order, epilogue, batch, align_a, align_b, align_d,
+        pad;
+};
+
+struct Plan {
+    Key key;
+    bool possible;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct Plans {
+    cublasLtHandle_t handle;
+    Plan *plan;
+    int count, room;
+};
+
+enum { EPILOGUE_NONE, EPILOGUE_BIAS, EPILOGUE_SUMS };
+
+struct Job {
+    Key key;
+    const void *a, *b;
+    void *d;
+};
+
+int alignment(const void *p, int64_t step, int64_t size)
+{
+    uintptr_t bits = (uintptr_t)p | (uintptr_t)(step * size) | 256;
+    return (int)(bits & (~bits + 1));
+}
+
+cudaDataType_t type_of(m2_dtype t)
+{
+    return t == M2_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+/* The product in cuBLASLt's terms. */
+Job describe(const m2_call *call, const Product &p, int64_t workspace_bytes)
+{
+    Matrix a = p.a, b = p.b, c = p.c;
+    bool row_order = c.by_columns && p.bias;
+    if (!c.by_columns || row_order) {
+        Matrix t = transposed(a);
+        a = transposed(b), b = t, c = transposed(c);
+    }
+    Job j;
+    memset(&j, 0, sizeof j); /* keys are compared with their padding */
+    Key &k = j.key;
+    k.m = c.rows, k.n = c.cols, k.k = a.cols;
+    k.lda = a.ld, k.ldb = b.ld, k.ldd = c.ld;
+    k.step_a = a.step, k.step_b = b.step, k.step_d = c.step;
+    k.trans_a = !a.by_columns, k.trans_b = !b.by_columns;
+    k.row_order = row_order;
+    k.batch = p.batch ? p.batch : 1;
+    k.type_ab = type_of(a.dtype), k.type_d = type_of(c.dtype);
+    k.compute = a.dtype == M2_F32 && call->device->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    k.epilogue = p.bias ? EPILOGUE_BIAS : p.sums ? EPILOGUE_SUMS : EPILOGUE_NONE;
+    k.bias_step = p.bias ? p.bias_step : 0;
+    k.workspace = workspace_bytes;
+    int64_t size = m2_dtype_size(a.dtype);
+    k.align_a = alignment(a.data, a.step, size), k.align_b = alignment(b.data, b.step, size);
+    k.align_d = alignment(c.data, c.step, m2_dtype_size(c.dtype));
+    j.a = a.data, j.b = b.data, j.d = c.data;
+    return j;
+}
+
+cublasLtMatrixLayout_t layout(int type, int64_t rows, int64_t cols, int64_t ld, int64_t step, int batch,
+                              bool row_order)
+{
+    cublasLtMatrixLayout_t l = nullptr;
+    cublasLtMatrixLayoutCreate(&l, (cudaDataType_t)type, (uint64_t)rows, (uint64_t)cols, ld);
+    cublasLtOrder_t order = CUBLASLT_ORDER_ROW;
+    if (row_order) cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, sizeof order);
+    if (batch > 1) {
+        cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch);
+        cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step);
+    }
+    return l;
+}
+
+void set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t what, const void *value, size_t size)
+{
+    cublasLtMatmulDescSetAttribute(d, what, value, size);
+}
+
+void describe_desc(const Key &k, cublasLtMatmulDesc_t *out)
+{
+    cublasLtMatmulDescCreate(out, (cublasComputeType_t)k.compute, CUDA_R_32F);
+    cublasOperation_t ta = k.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, tb = k.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    set(*out, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta);
+    set(*out, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb);
+    if (k.epilogue == EPILOGUE_NONE) return;
+    bool bias = k.epilogue == EPILOGUE_BIAS;
+    cublasLtEpilogue_t epilogue = bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB;
+    cudaDataType_t type = bias ? (cudaDataType_t)k.type_d : CUDA_R_32F;
+    set(*out, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    set(*out, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type);
+    if (k.batch > 1) set(*out, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &k.bias_step, sizeof k.bias_step);
+}
+
+bool choose(Plans *plans, Plan *p)
+{
+    const Key &k = p->key;
+    cublasLtMatmulPreference_t pref = nullptr;
+    cublasLtMatmulPreferenceCreate(&pref);
+    auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, const void *value, size_t size) {
+        cublasLtMatmulPreferenceSetAttribute(pref, what, value, size);
+    };
+    uint64_t bytes = (uint64_t)k.workspace;
+    uint32_t align_a = (uint32_t)k.align_a, align_b = (uint32_t)k.align_b, align_d = (uint32_t)k.align_d;
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_a, sizeof align_a);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_b, sizeof align_b);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_d, sizeof align_d);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_d, sizeof align_d);
+    cublasLtMatmulHeuristicResult_t best;
+    int found = 0;
+    cublasStatus_t st = cublasLtMatmulAlgoGetHeuristic(plans->handle, p->desc, p->a, p->b, p->d, p->d, pref,
+                                                       1, &best, &found);
+    cublasLtMatmulPreferenceDestroy(pref);
+    if (st != CUBLAS_STATUS_SUCCESS || !found || best.state != CUBLAS_STATUS_SUCCESS) return false;
+    p->algo = best.algo;
+    return true;
+}
+
+void make_plan(Plans *plans, const Key &k, Plan *p)
+{
+    p->key = k;
+    describe_desc(k, &p->desc);
+    p->a = layout(k.type_ab, k.trans_a ? k.k : k.m, k.trans_a ? k.m : k.k, k.lda, k.step_a, k.batch, false);
+    p->b = layout(k.type_ab, k.trans_b ? k.n : k.k, k.trans_b ? k.k : k.n, k.ldb, k.step_b, k.batch, false);
+    p->d = layout(k.type_d, k.m, k.n, k.ldd, k.step_d, k.batch, k.row_order);
+    p->possible = choose(plans, p);
+}
+
+void free_plan(Plan *p)
+{
+    cublasLtMatmulDescDestroy(p->desc);
+    cublasLtMatrixLayoutDestroy(p->a);
+    cublasLtMatrixLayoutDestroy(p->b);
+    cublasLtMatrixLayoutDestroy(p->d);
+}
+
+/* The plan of a key, made at the first question; NULL when out of memory. */
+Plan *find_plan(const m2_call *call, const Key &key)
+{
+    Plans *plans = (Plans *)call->device->state;
+    for (int i = 0; i < plans->count; i++)
+        if (!memcmp(&plans->plan[i].key, &key, sizeof key)) return &plans->plan[i];
+    if (plans->count == plans->room) {
+        int room = plans->room ? 2 * plans->room : 64;
+        Plan *more = (Plan *)realloc(plans->plan, (size_t)room * sizeof *more);
+        if (!more) return nullptr;
+        plans->plan = more;
+        plans->room = room;
+    }
+    make_plan(plans, key, &plans->plan[plans->count]);
+    return &plans->plan[plans->count++];
+}
+
+/* A sum over nothing: c = bias, or 0. Only where a block has no inputs or a batch no tokens. */
+__global__ void __launch_bounds__(256) empty_product(Ref c, Ref bias, Matrix m, int64_t bias_step)
+{
+    int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    if (at >= m.rows * m.cols) return;
+    int64_t i = at / m.cols, j = at % m.cols;
+    store_one(c, blockIdx.y * m.step + (m.by_columns ? j * m.ld + i : i * m.ld + j),
+              bias.data ? load_one(bias, blockIdx.y * bias_step + j) : 0.0f);
+}
+
+m2_status nothing_to_sum(const m2_call *call, const Product &p)
+{
+    Ref c = {(char *)p.c.data, p.c.dtype == M2_BF16, 0, 0},
+        bias = {(char *)p.bias, p.c.dtype == M2_BF16, 0, 0};
+    dim3 grid((unsigned)ceil_div(p.c.rows * p.c.cols, 256), p.batch ? p.batch : 1);
+    if (!p.acc) empty_product<<<grid, 256, 0, stream_of(call)>>>(c, bias, p.c, p.bias_step);
+    return launched(call);
+}
+
+} // namespace
+
+int64_t product_workspace(int64_t m, int64_t n, int64_t k)
+{
+    double work = (double)m * (double)n * (double)k;
+    return work > 1e9 ? 32 << 20 : 1 << 20; /* what cuBLAS recommends for Hopper; small products split less */
+}
+
+bool product_possible(const m2_call *call, const Product &p, int64_t workspace_bytes)
+{
+    const Plan *plan = find_plan(call, describe(call, p, workspace_bytes).key);
+    return plan && plan->possible;
+}
+
+m2_status product(const m2_call *call, const Product &p, void *workspace, int64_t workspace_bytes)
+{
+    Job j = describe(call, p, workspace_bytes);
+    if (j.key.m <= 0 || j.key.n <= 0) return M2_OK;
+    if (p.a.dtype != p.b.dtype)
+        return m2_fail(M2_USAGE, "%s on CUDA multiplies matrices of one dtype, got %s and %s", call->op->name,
+                       m2_dtype_name(p.a.dtype), m2_dtype_name(p.b.dtype));
+    if (j.key.k <= 0) return nothing_to_sum(call, p);
+    const Plan *plan = find_plan(call, j.key);
+    if (!plan || !plan->possible)
+        return m2_fail(M2_BUG,
+                       "%s: cuBLASLt has no kernel for the product of (%lld, %lld) and (%lld, %lld) in %s",
+                       call->op->name, (long long)p.a.rows, (long long)p.a.cols, (long long)p.b.rows,
+                       (long long)p.b.cols, m2_dtype_name(p.a.dtype));
+    const void *vector = p.bias ? p.bias : p.sums;
+    if (vector) set(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector, sizeof vector);
+    float alpha = 1, beta = p.acc ? 1.0f : 0.0f;
+    cublasStatus_t st = cublasLtMatmul(((Plans *)call->device->state)->handle, plan->desc, &alpha, j.a,
+                                       plan->a, j.b, plan->b, &beta, j.d, plan->d, j.d, plan->d, &plan->algo,
+                                       workspace, (size_t)workspace_bytes, stream_of(call));
+    if (st == CUBLAS_STATUS_SUCCESS) return M2_OK;
+    return m2_fail(M2_BUG, "%s: cuBLASLt failed to multiply (%lld, %lld) by (%lld, %lld): %s", call->op->name,
+                   (long long)p.a.rows, (long long)p.a.cols, (long long)p.b.rows, (long long)p.b.cols,
+                   cublasLtGetStatusString(st));
+}
+
+m2_status products_open(m2_device *dev)
+{
+    Plans *plans = (Plans *)calloc(1, sizeof *plans);
+    if (!plans) return m2_fail(M2_TRANSIENT, "out of memory for a device");
+    dev->state = plans;
+    cublasStatus_t st = cublasLtCreate(&plans->handle);
+    if (st == CUBLAS_STATUS_SUCCESS) return M2_OK;
+    plans->handle = nullptr;
+    products_close(dev);
+    return m2_fail(M2_USAGE, "cuBLASLt cannot use this GPU: %s", cublasLtGetStatusString(st));
+}
+
+void products_close(m2_device *dev)
+{
+    Plans *plans = (Plans *)dev->state;
+    if (!plans) return;
+    for (int i = 0; i < plans->count; i++) free_plan(&plans->plan[i]);
+    if (plans->handle) cublasLtDestroy(plans->handle);
+    free(plans->plan);
+    free(plans);
+    dev->state = nullptr;
+}
+
+} // namespace m2cu
