@@ -27,8 +27,7 @@ namespace m2cu
 namespace
 {
 
-/* ---- what a launch knows
- * ------------------------------------------------------------------------------------------ */
+/* ---- what a launch knows -------------------------------------------------------------------------------- */
 struct Rows { /* the rows of one filter, in pairs */
     int64_t B, L, F;
     int share; /* channels per filter */
@@ -152,8 +151,7 @@ struct Taps { /* a filter in time, read: k, kr, D; or written: their gradients *
     }
 };
 
-/* ---- in one block
- * ------------------------------------------------------------------------------------------------- */
+/* ---- in one block --------------------------------------------------------------------------------------- */
 /* Source and destination of an inner transform of group `g` in filter f, pair p; N is the whole transform's
  * length. ROWS and TAPS only when there is no outer stage. */
 enum Where { ROWS, TAPS, TEMP };
@@ -273,21 +271,21 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
             d[e] = mulc(d[e], k);
             if (GATE) a[e] = mul(a[e], k);
         }
-        fft.inverse(d, mine, lane);
-        if (live && at == TEMP) {
-            FOR_POINTS(e) temp2[at_row + e * X::T + lane] = d[e];
-        } else if (live) {
-            if (io.du) pair.template store<X::P / 2>(io.du, io.pre, d, lane, X::T, io.acc_du);
-            if (io.dpre) pair.template store<X::P / 2>(io.dpre, io.u, d, lane, X::T, io.acc_dpre);
-        }
-        if (GATE) {
-            __syncthreads();
+        if (GATE) { /* dpost before du: du may be the memory of dy */
             fft.inverse(a, mine, lane);
             if (live && at == TEMP) {
                 FOR_POINTS(e) temp[at_row + e * X::T + lane] = a[e];
             } else if (live) {
                 pair.template store<X::P / 2>(io.dpost, io.dy, a, lane, X::T, io.acc_dpost);
             }
+            __syncthreads();
+        }
+        fft.inverse(d, mine, lane);
+        if (live && at == TEMP) {
+            FOR_POINTS(e) temp2[at_row + e * X::T + lane] = d[e];
+        } else if (live) {
+            if (io.du) pair.template store<X::P / 2>(io.du, io.pre, d, lane, X::T, io.acc_du);
+            if (io.dpre) pair.template store<X::P / 2>(io.dpre, io.u, d, lane, X::T, io.acc_dpre);
         }
     }
     int64_t split = split0 + (int64_t)blockIdx.x * per + slot;
@@ -327,8 +325,7 @@ __global__ void __launch_bounds__(block_threads(X::T))
         }
 }
 
-/* ---- outer stages, through memory
- * --------------------------------------------------------------------------------- */
+/* ---- outer stages, through memory ----------------------------------------------------------------------- */
 /* One thread per column: groups of M points, radix R, column c of group g. First stage reads rows or taps,
  * the rest temp. grid covers (pairs or filters) x groups x columns. */
 template <int R, class T, Where src, bool DY>
@@ -390,9 +387,7 @@ __global__ void __launch_bounds__(256)
         if (dst == OUT_DA && io.dpre) pair.template store<H>(io.dpre, io.u, x, n, step, io.acc_dpre);
     }
 }
-/* ---- plan
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- plan ---------------------------------------------------------------------------------------------- */
 struct Plan {
     Rows rows;
     int64_t N, inner;
@@ -429,7 +424,7 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
         p.radix[1] = (int)(rest / p.radix[0]);
     }
     int64_t nf = spectra_budget / p.N;
-    p.np = p.rows.pairs;
+    p.np = p.rows.pairs > 0 ? p.rows.pairs : 1; /* a slab may have no rows */
     if (p.levels) {
         if (p.np * p.N > 2 * chunk_budget)
             p.np = (int)(2 * chunk_budget / p.N > 0 ? 2 * chunk_budget / p.N : 1);
@@ -454,8 +449,7 @@ int64_t bytes(int64_t elements)
     return (elements * (int64_t)sizeof(c32) + 255) / 256 * 256;
 }
 
-/* ---- launches
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- launches ------------------------------------------------------------------------------------------- */
 template <class T> struct Job {
     Plan p;
     Tensors<T> io;
@@ -570,18 +564,10 @@ void one_outer_inverse(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
 }
 #define BY_RADIX(R, call4, call8, call16, call32)                                                            \
     switch (R) {                                                                                             \
-    case 4:                                                                                                  \
-        call4;                                                                                               \
-        break;                                                                                               \
-    case 8:                                                                                                  \
-        call8;                                                                                               \
-        break;                                                                                               \
-    case 16:                                                                                                 \
-        call16;                                                                                              \
-        break;                                                                                               \
-    default:                                                                                                 \
-        call32;                                                                                              \
-        break;                                                                                               \
+    case 4: call4; break;                                                                                    \
+    case 8: call8; break;                                                                                    \
+    case 16: call16; break;                                                                                  \
+    default: call32; break;                                                                                  \
     }
 template <class T, Where src, bool DY> void outer_forward(const Job<T> &j, c32 *temp, int64_t items)
 {
@@ -632,8 +618,8 @@ template <class T> m2_status run_all(Job<T> &j, bool grad)
             j.split0 += j.p.splits;
             if (!j.p.levels) continue;
             if (!grad) outer_backward<T, OUT_Y>(j, j.temp, items);
+            if (grad && j.io.dpost) outer_backward<T, OUT_DPOST>(j, j.temp, items); /* reads dy */
             if (grad && (j.io.du || j.io.dpre)) outer_backward<T, OUT_DA>(j, j.temp2, items);
-            if (grad && j.io.dpost) outer_backward<T, OUT_DPOST>(j, j.temp, items);
         }
         if (!grad || !(j.dtaps.k || j.dtaps.kr || j.dtaps.D)) continue;
         inner->taps_grad(j);
@@ -679,10 +665,8 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
 m2_status run_any(const m2_call *call, bool grad)
 {
     switch (call->in[0].dtype) {
-    case M2_F32:
-        return run_typed<float>(call, grad);
-    case M2_BF16:
-        return run_typed<__nv_bfloat16>(call, grad);
+    case M2_F32: return run_typed<float>(call, grad);
+    case M2_BF16: return run_typed<__nv_bfloat16>(call, grad);
     default:
         return m2_fail(M2_USAGE, "%s on CUDA takes f32 or bf16, not %s", call->op->name,
                        m2_dtype_name(call->in[0].dtype));
