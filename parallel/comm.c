@@ -1,0 +1,138 @@
+/* comm.c - opening a communicator by name, what launchers tell, agreement. */
+#include "parallel/comm.h"
+#include "kernels/base/log.h"
+#include "kernels/op.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- launchers --------------------------------------------------------------------------------------------------- */
+/* The first row whose rank and size are set holds. Slurm sets the size only for steps that srun started: the batch script
+ * itself is one process. */
+static const struct {
+    const char *rank, *size, *local_rank, *local_size, *node;
+} launchers[] = {
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+     "OMPI_COMM_WORLD_LOCAL_SIZE", NULL},
+    {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID"},
+    {"PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", NULL},
+};
+
+static int number(const char *variable, int otherwise)
+{
+    const char *text = variable ? getenv(variable) : NULL;
+    return text && *text ? atoi(text) : otherwise;
+}
+
+/* Entry `index` of a list such as "4", "2,1" or "2(x3),1". */
+static int list_entry(const char *text, int index)
+{
+    while (text && *text) {
+        char *end;
+        int value = (int)strtol(text, &end, 10), times = 1;
+        if (end == text) break;
+        if (!strncmp(end, "(x", 2)) times = (int)strtol(end + 2, &end, 10), end += *end == ')';
+        if (index < times) return value;
+        index -= times;
+        text = *end == ',' ? end + 1 : NULL;
+    }
+    return 1;
+}
+
+void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_size)
+{
+    *rank = number("PMIX_RANK", 0);
+    *size = *local_size = 1;
+    *local_rank = 0;
+    for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
+        if (number(launchers[i].rank, -1) < 0 || number(launchers[i].size, 0) < 1) continue;
+        *rank = number(launchers[i].rank, 0);
+        *size = number(launchers[i].size, 1);
+        *local_rank = number(launchers[i].local_rank, 0);
+        *local_size = list_entry(getenv(launchers[i].local_size), number(launchers[i].node, 0));
+        return;
+    }
+}
+
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out)
+{
+    int rank, size, local_rank, local_size;
+    m2_comm_launcher(&rank, &size, &local_rank, &local_size);
+    if (!strcmp(transport, "auto")) {
+        int many = size > 1 || getenv("PMIX_RANK");
+        transport = many ? "mpi" : "self";
+        if (many && size > 1)
+            m2_log_once(M2_LOG_INFO, "transport mpi: %d processes were started together", size);
+    }
+    if (!strcmp(transport, "mpi")) return m2_comm_open_mpi(dev, out);
+    if (strcmp(transport, "self") != 0)
+        return m2_fail(M2_USAGE, "run.transport=%s: this build has the transports auto, self and mpi",
+                       transport);
+    if (size > 1)
+        return m2_fail(
+            M2_USAGE,
+            "run.transport=self, but %d processes were started together: each would do the whole job; "
+            "start one, or use run.transport=mpi",
+            size);
+    return m2_comm_open_self(dev, out);
+}
+
+void m2_comm_close(m2_comm **c)
+{
+    if (*c) (*c)->api->close(*c);
+    *c = NULL;
+}
+
+/* ---- agreement --------------------------------------------------------------------------------------------------- */
+m2_status m2_comm_agree(m2_comm *c, m2_status mine)
+{
+    c = c->host;
+    if (c->size == 1) return mine;
+    m2_error own, told = {0};
+    m2_error_take(&own, mine);
+    int32_t failing = mine == M2_OK ? c->size : c->rank;
+    m2_status st = c->api->all_reduce(c, &failing, &failing, 1, M2_I32, M2_MIN, NULL);
+    if (st == M2_OK && failing == c->size) return M2_OK;
+    if (st == M2_OK) {
+        told = own;
+        st = c->api->broadcast(c, &told, sizeof told, M2_U8, failing, NULL);
+    }
+    if (st != M2_OK) return mine == M2_OK ? st : m2_error_put(&own);
+    m2_error_put(&told);
+    char name[32];
+    snprintf(name, sizeof name, "rank %d of %d", failing, c->size);
+    return m2_context(told.code, "%s", name);
+}
+
+/* ---- the all-reduce as an op ------------------------------------------------------------------------------------- */
+static m2_status all_reduce_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    (void)attrs;
+    out[0] = in[0];
+    return M2_OK;
+}
+
+static m2_status all_reduce_run(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    M2_CHECK(m2_tensor_dense(&call->in[0]) && m2_tensor_dense(&call->out[0]));
+    return c->api->all_reduce(c, call->in[0].data, call->out[0].data, m2_tensor_count(&call->in[0]),
+                              call->in[0].dtype, M2_SUM, call->stream);
+}
+
+const m2_op m2_op_all_reduce = {
+    .name = "all_reduce",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"x"},
+    .out_name = {"sum"},
+    .shape = all_reduce_shape,
+    .cost = m2_op_cost_bytes,
+    .run = all_reduce_run,
+    .inplace = {1},
+    .updates = {1},
+    .linear = 1,
+};
