@@ -1,11 +1,14 @@
-/* comm.c - opening a communicator by name, what launchers tell, agreement. */
+/* comm.c - opening a communicator by name, what launchers tell, agreement, shares of the cores. */
+#define _GNU_SOURCE
 #include "parallel/comm.h"
 #include "kernels/base/log.h"
 #include "kernels/op.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- launchers --------------------------------------------------------------------------------------------------- */
 /* The first row whose rank and size are set holds. Slurm sets the size only for steps that srun started: the batch script
@@ -104,6 +107,34 @@ m2_status m2_comm_agree(m2_comm *c, m2_status mine)
     char name[32];
     snprintf(name, sizeof name, "rank %d of %d", failing, c->size);
     return m2_context(told.code, "%s", name);
+}
+
+/* ---- cores ------------------------------------------------------------------------------------------------------- */
+typedef struct place {
+    char node[64];
+    cpu_set_t cpus;
+} place;
+
+m2_status m2_comm_cores(m2_comm *c, int *cores)
+{
+    c = c->host;
+    place mine, *all = calloc((size_t)c->size, sizeof *all);
+    if (!all) return m2_fail(M2_TRANSIENT, "out of memory for the places of %d ranks", c->size);
+    memset(&mine, 0, sizeof mine);
+    gethostname(mine.node, sizeof mine.node - 1);
+    if (sched_getaffinity(0, sizeof mine.cpus, &mine.cpus) != 0) CPU_SET(0, &mine.cpus);
+    m2_status st = c->api->all_gather(c, &mine, all, sizeof mine, M2_U8, NULL);
+    int sharing = 0;
+    for (int r = 0; st == M2_OK && r < c->size; r++) {
+        cpu_set_t both;
+        CPU_AND(&both, &mine.cpus, &all[r].cpus);
+        sharing += !strcmp(mine.node, all[r].node) && CPU_COUNT(&both) > 0;
+    }
+    free(all);
+    if (st != M2_OK) return st;
+    *cores = CPU_COUNT(&mine.cpus) / sharing;
+    if (*cores < 1) *cores = 1;
+    return M2_OK;
 }
 
 /* ---- the all-reduce as an op ------------------------------------------------------------------------------------- */

@@ -75,6 +75,9 @@ M2_API void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_s
  * M2_OK. Collective. */
 M2_API m2_status m2_comm_agree(m2_comm *c, m2_status mine) M2_MUST_USE;
 
+/* CPU threads this rank may use: its cores divided by the ranks of this node that are bound to the same ones. Collective. */
+M2_API m2_status m2_comm_cores(m2_comm *c, int *cores) M2_MUST_USE;
+
 /* What bytes_sent grows by: pure, so plans predict with them. A broadcast's root is `root`, `rank` the sender asked for. */
 M2_API int64_t m2_comm_bytes_all_reduce(int64_t count, m2_dtype t, int rank, int size);
 M2_API int64_t m2_comm_bytes_all_gather(int64_t count, m2_dtype t, int size); /* count as in the verb: of one rank */

@@ -1,7 +1,9 @@
-/* Communicators over MPI: the laws, under mpirun at several sizes. Ranks > 0 are silent; a failure on any rank fails all. */
+/* Communicators over MPI: the laws, under mpirun at several sizes. Ranks > 0 are silent; a failure on any rank fails all.
+ * mpi-comm abort | exit | kill: the last rank goes that way while the others wait (tests/e2e/ranks_fail.sh). */
 #include "tests/unit/comm_laws.h"
 
 #include <CUnit/Basic.h>
+#include <signal.h>
 
 static m2_comm *world;
 
@@ -16,7 +18,19 @@ static void test_laws(void)
     }
 }
 
-int main(void)
+static int go(const char *way)
+{
+    if (world->rank < world->size - 1) {
+        m2_status st = world->api->barrier(world);
+        fprintf(stderr, "rank %d waited in vain: %s\n", world->rank, m2_message());
+        world->api->abort(world, st);
+    }
+    if (!strcmp(way, "abort")) world->api->abort(world, m2_fail(M2_IO, "the disk is full"));
+    if (!strcmp(way, "kill")) raise(SIGKILL);
+    return 3; /* without closing the communicator */
+}
+
+int main(int argc, char **argv)
 {
     int rank, size, local_rank, local_size;
     m2_comm_launcher(&rank, &size, &local_rank, &local_size);
@@ -24,6 +38,7 @@ int main(void)
         fprintf(stderr, "%s\n", m2_message());
         return 1;
     }
+    if (argc > 1) return go(argv[1]);
     if (world->rank > 0 && !freopen("/dev/null", "w", stdout)) return 1;
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("comm", NULL, NULL);

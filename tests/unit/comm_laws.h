@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static _Thread_local char law_text[512];
 #define LAW(cond, ...)                                                                                          \
@@ -298,6 +299,18 @@ static inline const char *law_ranks(m2_comm *c)
     return NULL;
 }
 
+/* Shares of the cores: at least one, and together no more than the node has unless ranks outnumber the cores. */
+static inline const char *law_cores(m2_comm *c)
+{
+    int cores = 0;
+    WORKS(m2_comm_cores(c, &cores));
+    int64_t sum = cores, online = sysconf(_SC_NPROCESSORS_ONLN);
+    WORKS(c->api->all_reduce(c, &sum, &sum, 1, M2_I64, M2_SUM, NULL));
+    LAW(cores >= 1 && (sum <= online || cores == 1), "%d ranks would use %lld threads on %lld cores", c->size,
+        (long long)sum, (long long)online);
+    return NULL;
+}
+
 typedef const char *(*law_of_array)(m2_comm *c, m2_dtype t, int64_t n);
 typedef const char *(*law_of_comm)(m2_comm *c);
 static const struct {
@@ -308,6 +321,7 @@ static const struct {
     {"ranks", NULL, law_ranks},           {"all_reduce", law_all_reduce, NULL}, {"all_gather", law_all_gather, NULL},
     {"reduce_scatter", law_reduce_scatter, NULL}, {"all_to_all", law_all_to_all, NULL}, {"broadcast", law_broadcast, NULL},
     {"send, recv", law_send_recv, NULL},  {"split", NULL, law_split},           {"agree", NULL, law_agree},
+    {"cores", NULL, law_cores},
 };
 enum { LAWS = sizeof laws / sizeof *laws };
 
