@@ -8,11 +8,15 @@
 #include "runtime/config.h"
 #include "runtime/program.h"
 
+enum { M2_TARGET_NONE = -1 };
+
 typedef struct m2_model {
     const char *name;    /* "gpt": value of model.family */
     const char *task;    /* what the loader must provide: "causal" | "mlm" | "image" */
     const char *summary; /* one line for help */
-    /* Inputs it declares for task "causal": "tokens" (B, L) i32 and "targets" (B, L) i32; outputs: "loss", "hits", "logits". */
+    /* Inputs it declares for task "causal": "tokens" (B, L) i32 and "targets" (B, L) i32, M2_TARGET_NONE where nothing is
+     * to be predicted. Outputs: "loss" = sum over the microbatch / (rows_whole * L), "hits", and in EVAL mode "logits" (a
+     * named output keeps its memory; training has no use for them). Parameter groups: runtime/optim.h. */
     void (*build)(m2_program *p, const m2_config *cfg);
 } m2_model;
 
