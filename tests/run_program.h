@@ -101,14 +101,20 @@ static inline m2_status run_keep_flat(m2_program *p, const char *which, int64_t 
     return M2_OK;
 }
 
-static inline m2_status run_steps(m2_program *p, const run_way *way, run_result *r)
+static inline m2_status run_write_inputs(m2_program *p, int step, int micro)
 {
     static const char *const inputs[] = {"tokens", "targets", "x"};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        M2_TRY(run_write_input(p, inputs[i], step, micro));
+    return M2_OK;
+}
+
+static inline m2_status run_steps(m2_program *p, const run_way *way, run_result *r)
+{
     for (int step = 1; step <= way->steps; step++) {
         m2_step s = run_step_values(step);
         for (int micro = 0; micro < way->micros; micro++) {
-            for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
-                M2_TRY(run_write_input(p, inputs[i], step, micro));
+            M2_TRY(run_write_inputs(p, step, micro));
             s.row0 = 2 * micro;
             M2_TRY(m2_program_run(p, &s, micro, way->micros));
         }
@@ -135,6 +141,57 @@ static inline m2_status run_program(run_builder build, void *ctx, const run_way 
     r->allocations = way->device->allocations - before;
     r->planned = m2_program_memory(p);
     r->used = m2_program_memory_used(p);
+    m2_program_free(&p);
+    return st;
+}
+
+/* The loss of a run with one element of the parameters moved. CPU, f64. */
+static inline m2_status run_loss_at(m2_program *p, double *element, double value, double *loss)
+{
+    m2_step s = run_step_values(1);
+    double old = *element;
+    *element = value;
+    m2_status st = m2_program_run(p, &s, 0, 1);
+    *element = old;
+    *loss = run_scalar(p, "loss");
+    return st;
+}
+
+/* Largest difference between gradients and central differences of the loss, relative to the largest of either, over
+ * every stride-th trained element. NaN where the loss is not finite. way must say f64 and one microbatch; CPU. */
+static inline m2_status run_gradient_error(run_builder build, void *ctx, const run_way *way, int64_t stride,
+                                           double *worst)
+{
+    m2_program *p = NULL;
+    const m2_param *rows;
+    void *params = NULL, *grads = NULL;
+    m2_dtype dtype;
+    double *copy = NULL, most = 1e-3, h = 1e-5, loss = NAN, more = 0, less = 0;
+    m2_status st = run_plan(build, ctx, way, &p);
+    *worst = 0;
+    if (st == M2_OK) st = m2_program_bind(p, way->device);
+    if (st == M2_OK) st = m2_program_init_params(p, 11);
+    if (st == M2_OK) st = m2_program_flat(p, "param", &params, &dtype);
+    if (st == M2_OK) st = m2_program_flat(p, "grad", &grads, &dtype);
+    if (st == M2_OK) st = run_write_inputs(p, 1, 0);
+    if (st == M2_OK) st = run_loss_at(p, params, *(double *)params, &loss);
+    if (st == M2_OK) copy = malloc((size_t)m2_program_flat_trained(p) * sizeof *copy);
+    if (copy) memcpy(copy, grads, (size_t)m2_program_flat_trained(p) * sizeof *copy);
+    int n_rows = m2_program_params(p, &rows);
+    for (int i = 0; i < n_rows && copy; i++) {
+        m2_desc d = m2_program_desc(p, rows[i].tid);
+        if (rows[i].flags & M2_PARAM_FROZEN) continue;
+        for (int64_t e = i % stride; e < m2_desc_count(&d) && st == M2_OK; e += stride) {
+            double *at = (double *)params + rows[i].offset + e, g = copy[rows[i].offset + e];
+            st = run_loss_at(p, at, *at + h, &more);
+            if (st == M2_OK) st = run_loss_at(p, at, *at - h, &less);
+            double difference = fabs(g - (more - less) / (2 * h));
+            if (fabs(g) > most) most = fabs(g);
+            if (!(difference <= *worst)) *worst = difference;
+        }
+    }
+    *worst = isfinite(loss) ? *worst / most : NAN;
+    free(copy);
     m2_program_free(&p);
     return st;
 }
