@@ -31,13 +31,6 @@ typedef struct run_result {
 /* Appends inputs, parameters and calls; names the loss "loss". All inputs but "targets" and "tokens" are floats. */
 typedef m2_tid (*run_builder)(m2_program *p, void *ctx);
 
-static inline void run_keep(run_result *r, const void *bytes, size_t n)
-{
-    r->bytes = realloc(r->bytes, r->n + n);
-    memcpy(r->bytes + r->n, bytes, n);
-    r->n += n;
-}
-
 static inline m2_status run_plan(run_builder build, void *ctx, const run_way *way, m2_program **out)
 {
     m2_program_spec spec = {.mode = M2_MODE_TRAIN,
@@ -92,13 +85,17 @@ static inline double run_scalar(m2_program *p, const char *name)
     return m2_program_desc(p, t).dtype == M2_F32 ? (double)x.f32 : x.f64;
 }
 
-static inline m2_status run_keep_flat(m2_program *p, const char *which, int64_t n, run_result *r)
+static inline m2_status run_keep_flat(m2_program *p, const run_way *way, const char *which, int64_t n,
+                                      run_result *r)
 {
     void *at;
     m2_dtype dtype;
     M2_TRY(m2_program_flat(p, which, &at, &dtype));
-    run_keep(r, at, (size_t)(n * m2_dtype_size(dtype))); /* CPU devices only: their memory is host memory */
-    return M2_OK;
+    size_t bytes = (size_t)(n * m2_dtype_size(dtype));
+    r->bytes = realloc(r->bytes, r->n + bytes);
+    M2_TRY(way->device->api->copy(way->device, r->bytes + r->n, at, (int64_t)bytes, NULL));
+    r->n += bytes;
+    return m2_program_sync(p);
 }
 
 static inline m2_status run_write_inputs(m2_program *p, int step, int micro)
@@ -120,12 +117,14 @@ static inline m2_status run_steps(m2_program *p, const run_way *way, run_result 
         }
         M2_TRY(m2_program_run_update(p, &s));
         r->loss = run_scalar(p, "loss");
-        run_keep(r, &r->loss, sizeof r->loss);
+        r->bytes = realloc(r->bytes, r->n + sizeof r->loss);
+        memcpy(r->bytes + r->n, &r->loss, sizeof r->loss);
+        r->n += sizeof r->loss;
     }
-    M2_TRY(run_keep_flat(p, "param", m2_program_flat_count(p), r));
-    M2_TRY(run_keep_flat(p, "m", m2_program_flat_trained(p), r));
-    M2_TRY(run_keep_flat(p, "v", m2_program_flat_trained(p), r));
-    return run_keep_flat(p, "grad", m2_program_flat_trained(p), r);
+    M2_TRY(run_keep_flat(p, way, "param", m2_program_flat_count(p), r));
+    M2_TRY(run_keep_flat(p, way, "m", m2_program_flat_trained(p), r));
+    M2_TRY(run_keep_flat(p, way, "v", m2_program_flat_trained(p), r));
+    return run_keep_flat(p, way, "grad", m2_program_flat_trained(p), r);
 }
 
 static inline m2_status run_program(run_builder build, void *ctx, const run_way *way, run_result *r)

@@ -92,7 +92,8 @@ static m2_status mirror_grad_run(const m2_call *c)
     int64_t n = m2_tensor_count(&c->in[0]);
     for (int j = 1; j >= 0; j--)
         for (int64_t i = 0; i < n && !m2_absent(&c->out[j]); i++)
-            put(&c->out[j], i, get(&c->in[0], j ? n - 1 - i : i) + (c->acc >> j & 1 ? get(&c->out[j], i) : 0));
+            put(&c->out[j], i,
+                get(&c->in[0], j ? n - 1 - i : i) + (c->acc >> j & 1 ? get(&c->out[j], i) : 0));
     return M2_OK;
 }
 
@@ -150,11 +151,13 @@ static m2_tid pick(grower *g, pool *q) /* recent ones twice as often */
 }
 
 /* A parameter of this shape: new, or one that another call has too; now and then a frozen one. */
-static m2_tid param(grower *g, const char *kind, double std, unsigned flags, int rank, int64_t d0, int64_t d1, int64_t d2)
+static m2_tid param(grower *g, const char *kind, double std, unsigned flags, int rank, int64_t d0, int64_t d1,
+                    int64_t d2)
 {
     char name[40];
     int frozen = !draw(g, 12);
-    snprintf(name, sizeof name, "%s%s.%d", frozen ? "frozen." : "", kind, draw(g, 3) ? g->params++ : draw(g, 2));
+    snprintf(name, sizeof name, "%s%s.%d", frozen ? "frozen." : "", kind,
+             draw(g, 3) ? g->params++ : draw(g, 2));
     if (frozen) flags |= M2_PARAM_FROZEN;
     return run_param(g->p, name, M2_INIT_NORMAL, std, flags, draw(g, 3), rank, d0, d1, d2);
 }
@@ -165,21 +168,28 @@ static m2_tid linear(grower *g, m2_tid x, int64_t n, int x_cm, int y_cm)
     char kind[16];
     snprintf(kind, sizeof kind, "w%d", (int)n);
     m2_tid w = param(g, kind, 0.3, 0, 2, n, C, 0);
-    m2_tid b = draw(g, 2) ? M2_NONE : param(g, kind[1] == '8' ? "b8" : kind[1] == '1' ? "b16" : "b24", 0.1, 0, 1, n, 0, 0);
+    m2_tid b = draw(g, 2) ? M2_NONE
+                          : param(g,
+                                  kind[1] == '8'   ? "b8"
+                                  : kind[1] == '1' ? "b16"
+                                                   : "b24",
+                                  0.1, 0, 1, n, 0, 0);
     return run_call(g->p, "linear", &m2_op_linear, &a, NULL, x, w, b, M2_NONE);
 }
 
 static m2_tid norm(grower *g, m2_tid x)
 {
     m2_attrs a = {.i[M2_NORM_OUT_DTYPE] = m2_program_compute_dtype(g->p), .f[M2_NORM_EPS] = 0.1};
-    m2_tid gamma = param(g, "gamma", 1, M2_PARAM_PRECISE, 1, C, 0, 0), beta = param(g, "beta", 1, M2_PARAM_PRECISE, 1, C, 0, 0);
+    m2_tid gamma = param(g, "gamma", 1, M2_PARAM_PRECISE, 1, C, 0, 0),
+           beta = param(g, "beta", 1, M2_PARAM_PRECISE, 1, C, 0, 0);
     return run_call(g->p, "norm", &m2_op_norm, &a, NULL, x, gamma, beta, M2_NONE);
 }
 
 static void addnorm(grower *g)
 {
     m2_attrs a = {.i[M2_NORM_OUT_DTYPE] = m2_program_compute_dtype(g->p), .f[M2_NORM_EPS] = 0.1};
-    m2_tid gamma = param(g, "gamma", 1, M2_PARAM_PRECISE, 1, C, 0, 0), beta = param(g, "beta", 1, M2_PARAM_PRECISE, 1, C, 0, 0);
+    m2_tid gamma = param(g, "gamma", 1, M2_PARAM_PRECISE, 1, C, 0, 0),
+           beta = param(g, "beta", 1, M2_PARAM_PRECISE, 1, C, 0, 0);
     m2_tid out[M2_MAX_OUT], x = pick(g, &g->token);
     run_call(g->p, "addnorm", &m2_op_addnorm, &a, out, x, pick(g, &g->token), gamma, beta);
     keep(&g->token, out[0]);
@@ -198,7 +208,8 @@ static void shortconv(grower *g)
 {
     m2_attrs a = {.i[M2_SHORTCONV_GATE] = draw(g, 3)};
     int parts = a.i[0] == M2_GATE_NONE ? 1 : 3;
-    m2_tid x = parts == 1 ? pick(g, &g->channel) : linear(g, pick(g, &g->token), 3 * C, 0, 1), out[M2_MAX_OUT];
+    m2_tid x = parts == 1 ? pick(g, &g->channel) : linear(g, pick(g, &g->token), 3 * C, 0, 1),
+           out[M2_MAX_OUT];
     m2_tid w = param(g, parts == 1 ? "taps8" : "taps24", 0.5, 0, 2, parts * C, TAPS, 0);
     m2_tid b = param(g, parts == 1 ? "b8" : "b24", 0.1, 0, 1, parts * C, 0, 0);
     run_call(g->p, "shortconv", &m2_op_shortconv, &a, out, x, w, b, M2_NONE);
@@ -215,7 +226,8 @@ static void longconv(grower *g)
     for (int i = 0; i < M2_MAX_IN; i++) in[i] = M2_NONE;
     in[0] = pick(g, &g->channel);
     in[1] = param(g, "kernel", 0.3, M2_PARAM_PRECISE, 2, C / 2, 6, 0);
-    if (draw(g, 2)) in[1] = m2_build_unary(g->p, "decay", &m2_op_decay, &(m2_attrs){.i[0] = 6, .f = {-1, -3}}, in[1]);
+    if (draw(g, 2))
+        in[1] = m2_build_unary(g->p, "decay", &m2_op_decay, &(m2_attrs){.i[0] = 6, .f = {-1, -3}}, in[1]);
     if (draw(g, 2)) in[2] = param(g, "kernel", 0.3, M2_PARAM_PRECISE, 2, C / 2, 6, 0);
     if (draw(g, 2)) in[3] = param(g, "D", 1, M2_PARAM_PRECISE, 1, C / 2, 0, 0);
     if (draw(g, 2)) in[4] = pick(g, &g->channel);
@@ -243,8 +255,12 @@ static void grow(grower *g)
     switch (draw(g, 19)) {
     case 0: keep(q, m2_build_unary(p, "act", &m2_op_act, &act, pick(g, q))); break;
     case 1:
-    case 2: a = pick(g, q), keep(q, m2_build_binary(p, "add", &m2_op_add, NULL, a, draw(g, 4) ? pick(g, q) : a)); break;
-    case 3: a = pick(g, q), keep(q, m2_build_binary(p, "mul", &m2_op_mul, NULL, a, draw(g, 4) ? pick(g, q) : a)); break;
+    case 2:
+        a = pick(g, q), keep(q, m2_build_binary(p, "add", &m2_op_add, NULL, a, draw(g, 4) ? pick(g, q) : a));
+        break;
+    case 3:
+        a = pick(g, q), keep(q, m2_build_binary(p, "mul", &m2_op_mul, NULL, a, draw(g, 4) ? pick(g, q) : a));
+        break;
     case 4: keep(q, m2_build_unary(p, "scale", &m2_op_scale, &scale, pick(g, q))); break;
     case 5: keep(&g->token, linear(g, pick(g, &g->token), C, 0, 0)); break;
     case 6: keep(&g->channel, linear(g, pick(g, &g->token), C, 0, 1)); break;
@@ -258,7 +274,9 @@ static void grow(grower *g)
     case 14: longconv(g); break;
     case 15: two_outputs(g, q); break;
     case 16: keep(q, m2_build_unary(p, "cast", &m2_op_cast, &cast, pick(g, q))); break;
-    case 17: a = pick(g, q), keep(q, m2_build_binary(p, "mirror", &mirror, NULL, a, draw(g, 2) ? pick(g, q) : a)); break;
+    case 17:
+        a = pick(g, q), keep(q, m2_build_binary(p, "mirror", &mirror, NULL, a, draw(g, 2) ? pick(g, q) : a));
+        break;
     case 18:
         a = param(g, "pos", 1, 0, 3, 2, 6, C);
         keep(&g->token, m2_build_binary(p, "add", &m2_op_add, NULL, pick(g, &g->token), a));
@@ -332,8 +350,10 @@ static int check_plans(uint64_t seed, m2_device *cpu, int64_t *naive_bytes, int6
     m2_status c = run_program(build, &seed, &way, &again);
     int ok = 1;
     if (b != M2_OK || c != M2_OK) ok = complain(seed, m2_message());
-    if (!run_equal(&naive, &planned)) ok = complain(seed, "the plan computes other bytes than the naive plan");
-    if (!run_equal(&naive, &again)) ok = complain(seed, "recomputation gives other bytes than the naive plan");
+    if (!run_equal(&naive, &planned))
+        ok = complain(seed, "the plan computes other bytes than the naive plan");
+    if (!run_equal(&naive, &again))
+        ok = complain(seed, "recomputation gives other bytes than the naive plan");
     if (!same_memory(&naive) || !same_memory(&planned) || !same_memory(&again))
         ok = complain(seed, "predicted memory is not the high-water mark");
     if (naive.allocations + planned.allocations + again.allocations)
@@ -360,7 +380,10 @@ static int check_gradient(uint64_t seed, m2_device *cpu, double *worst)
 
 int main(int argc, char **argv)
 {
-    uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1, count = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? 1 : 200;
+    uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1, count = argc > 2
+                                                                             ? strtoull(argv[2], NULL, 10)
+                                                                         : argc > 1 ? 1
+                                                                                    : 200;
     m2_device *cpu;
     if (m2_device_open("cpu", 1, &cpu) != M2_OK) return 1;
     int failures = 0, gradients = 0;
@@ -370,8 +393,10 @@ int main(int argc, char **argv)
         failures += !check_plans(seed, cpu, &naive_bytes, &bytes);
         if (seed % 4 == 0 || count == 1) failures += !check_gradient(seed, cpu, &worst), gradients++;
     }
-    printf("%llu programs from seed %llu: %d failures; %d gradients, worst relative error %.2g; activations %.0f%% of "
-           "the naive plan's\n", (unsigned long long)count, (unsigned long long)first, failures, gradients, worst,
+    printf("%llu programs from seed %llu: %d failures; %d gradients, worst relative error %.2g; activations "
+           "%.0f%% of "
+           "the naive plan's\n",
+           (unsigned long long)count, (unsigned long long)first, failures, gradients, worst,
            100.0 * (double)bytes / (double)naive_bytes);
     m2_device_close(&cpu);
     return failures != 0;

@@ -84,7 +84,8 @@ static void test_gradient(void)
         way.precision = M2_PREC_F64;
         way.micros = 1;
         way.recompute.policy = flavour & 2 ? M2_RECOMPUTE_BLOCK : M2_RECOMPUTE_NONE;
-        CU_ASSERT_EQUAL_FATAL(run_gradient_error(small_gpt, flavour & 1 ? cpu : NULL, &way, 5, &error), M2_OK);
+        CU_ASSERT_EQUAL_FATAL(run_gradient_error(small_gpt, flavour & 1 ? cpu : NULL, &way, 5, &error),
+                              M2_OK);
         CU_ASSERT(error < 1e-7);
     }
 }
@@ -142,7 +143,8 @@ static void test_eval_shares_parameters(void)
     run_way way = usual();
     way.precision = M2_PREC_F64;
     m2_program *train, *eval, *other;
-    m2_program_spec spec = {.mode = M2_MODE_EVAL, .precision = M2_PREC_F64, .rows = 2, .rows_whole = 6, .length = 6};
+    m2_program_spec spec = {
+        .mode = M2_MODE_EVAL, .precision = M2_PREC_F64, .rows = 2, .rows_whole = 6, .length = 6};
     m2_step s = run_step_values(1);
     CU_ASSERT_EQUAL_FATAL(run_plan(small_gpt, NULL, &way, &train), M2_OK);
     CU_ASSERT_EQUAL_FATAL(m2_program_bind(train, cpu), M2_OK);
@@ -226,7 +228,8 @@ static void test_init_and_padding(void)
         m2_desc d = m2_program_desc(p, rows[i].tid);
         if (!(rows[i].flags & M2_PARAM_FROZEN) && rows[i].init != M2_INIT_ZERO) row[rows[i].group] = i;
         if (!strcmp(rows[i].name, "embed.weight"))
-            for (int64_t e = 0; e < m2_desc_count(&d); e++) square += (double)(x[e] * x[e]) / (0.3 * 0.3 * VOCAB * WIDTH);
+            for (int64_t e = 0; e < m2_desc_count(&d); e++)
+                square += (double)(x[e] * x[e]) / (0.3 * 0.3 * VOCAB * WIDTH);
         if (rows[i].init == M2_INIT_POSEMB) {
             const float *z = x + rows[i].offset + 2 * EMB; /* row 2 of length 6: t = 2/5, w = 2 pi 2/6 */
             CU_ASSERT_DOUBLE_EQUAL(z[0], 0.4, 1e-6);
@@ -245,7 +248,8 @@ static void test_init_and_padding(void)
     CU_ASSERT_EQUAL(m2_program_run_update(p, &s), M2_OK);
     for (int i = 0; i < n; i++) {
         m2_desc d = m2_program_desc(p, rows[i].tid);
-        for (int64_t e = m2_desc_count(&d); e % M2_GROUP_BLOCK; e++) CU_ASSERT_EQUAL(x[rows[i].offset + e], 0);
+        for (int64_t e = m2_desc_count(&d); e % M2_GROUP_BLOCK; e++)
+            CU_ASSERT_EQUAL(x[rows[i].offset + e], 0);
     }
     m2_program_free(&p);
 }
@@ -255,10 +259,12 @@ static m2_tid bf16_model(m2_program *p, void *ctx)
 {
     (void)ctx;
     m2_attrs wide = {.i[M2_CAST_OUT_DTYPE] = M2_F32}, zeros = {0}, xent = {.i[M2_XENT_IGNORE] = -1};
-    m2_tid x = m2_program_input(p, "x", m2_desc_make(M2_F32, "BC", (int64_t)4, (int64_t)WIDTH)), out[M2_MAX_OUT];
+    m2_tid x = m2_program_input(p, "x", m2_desc_make(M2_F32, "BC", (int64_t)4, (int64_t)WIDTH)),
+           out[M2_MAX_OUT];
     m2_tid targets = m2_program_input(p, "targets", m2_desc_make(M2_I32, "B", (int64_t)4));
     m2_tid w = run_param(p, "w", M2_INIT_NORMAL, 0.3, 0, 1, 2, VOCAB, WIDTH, 0);
-    m2_tid y = run_call(p, "y", &m2_op_linear, &zeros, NULL, x, m2_build_unary(p, "wide", &m2_op_cast, &wide, w), M2_NONE, M2_NONE);
+    m2_tid y = run_call(p, "y", &m2_op_linear, &zeros, NULL, x,
+                        m2_build_unary(p, "wide", &m2_op_cast, &wide, w), M2_NONE, M2_NONE);
     m2_tid loss = run_call(p, "xent", &m2_op_xent, &xent, out, y, targets, M2_NONE, M2_NONE);
     m2_program_output(p, "loss", loss);
     return loss;
