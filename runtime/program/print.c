@@ -3,7 +3,7 @@
 
 #include <stdarg.h>
 
-enum { WIDTH = 160 };
+enum { WIDTH = 160, PATH = 28 };
 
 /* A line that never grows beyond WIDTH. */
 typedef struct line {
@@ -39,8 +39,7 @@ static void put_operand(line *l, const m2_program *p, m2_tid t, const char *slot
         put(l, "%s", x->home == M2I_IO ? x->name : slot);
 }
 
-/* Outputs: name, shape where it is not the one before, offset; ~ took over an input's memory, + adds, (+) adds from
- * the second microbatch on. */
+/* Outputs: name, shape where it is not the one before, and where it lies. See the legend for the marks. */
 static void put_outputs(line *l, const m2_program *p, const m2i_call *c)
 {
     const m2_desc *before = NULL;
@@ -55,7 +54,10 @@ static void put_outputs(line *l, const m2_program *p, const m2i_call *c)
         if (!before || !m2_desc_same_shape(before, &x->desc) || before->dtype != x->desc.dtype)
             put_shape(l, p, &x->desc);
         before = &x->desc;
-        if (p->stage >= M2I_PLANNED) put(l, "%s%lld", c->reused >> j & 1 ? "~" : "@", (long long)x->at);
+        if (c->reused >> j & 1)
+            put(l, "~");
+        else if (p->stage >= M2I_PLANNED)
+            put(l, "@%lld", (long long)x->at / M2_ALIGN);
     }
     put(l, " =");
     for (int i = 0; i < c->op->n_in; i++) {
@@ -77,11 +79,9 @@ static void print_call(const m2_program *p, int i, FILE *out)
     const m2i_call *c = &p->calls[i];
     m2_cost cost = m2i_call_cost(p, c);
     line l = {.n = 0};
-    put(&l, "%5d %c%-34s %-14s %11.3f %11.3f  ", i,
-        c->again     ? '*'
-        : c->context ? '!'
-                     : ' ',
-        tail(c->path, 34), c->op->name, cost.bytes / 1e6, cost.flops / 1e6);
+    char mark = c->again ? '*' : c->context ? '!' : ' ';
+    put(&l, "%4d%c%-*s %-14s %8.2f %8.1f ", i, mark, PATH, tail(c->path, PATH), c->op->name, cost.bytes / 1e6,
+        cost.flops / 1e6);
     put_outputs(&l, p, c);
     fprintf(out, "%s\n", l.text);
 }
@@ -109,12 +109,10 @@ static void print_memory(const m2_program *p, FILE *out)
     } rows[] = {{"params", m->params},           {"grads", m->grads},         {"optimizer", m->optimizer},
                 {"activations", m->activations}, {"workspace", m->workspace}, {"io", m->io}};
     int64_t sum = 0;
-    fprintf(out, "== memory\n");
+    fprintf(out, "== memory: at least %lld bytes of activations are alive at once\n",
+            (long long)p->live_bound);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        fprintf(out, "%16s %16lld bytes", rows[i].name, (long long)rows[i].bytes);
-        if (rows[i].bytes == m->activations && !strcmp(rows[i].name, "activations"))
-            fprintf(out, "  (%lld alive at once)", (long long)p->live_bound);
-        fprintf(out, "\n");
+        fprintf(out, "%16s %16lld bytes\n", rows[i].name, (long long)rows[i].bytes);
         sum += rows[i].bytes;
     }
     fprintf(out, "%16s %16lld bytes\n", "total", (long long)sum);
@@ -130,10 +128,12 @@ void m2_program_print(const m2_program *p, FILE *out)
             p->stage < M2I_PLANNED ? "no"
             : p->options.naive     ? "naive"
                                    : "optimised");
-    fprintf(out, "   call  path%31s op %21s %11s  outputs[shape]@offset = inputs\n", "", "MB", "MFLOP");
+    fprintf(out, "call %-*s %-14s %8s %8s outputs = inputs\n", PATH, "path", "op", "MB", "MFLOP");
     fprintf(out,
-            "   marks: * recomputed, ! last microbatch only, + adds, (+) adds from the second microbatch on, "
-            "~ in place\n");
+            "     [shape] @offset in blocks of %d bytes, ~ in the memory of an input; + adds, (+) adds from "
+            "the second "
+            "microbatch on;\n     * recomputed, ! in the last microbatch only\n",
+            M2_ALIGN);
     print_region(p, M2_FORWARD, "forward", out);
     print_region(p, M2_BACKWARD, "backward", out);
     print_region(p, M2_UPDATE, "update", out);
