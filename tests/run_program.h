@@ -137,6 +137,7 @@ static inline m2_status run_program(run_builder build, void *ctx, const run_way 
     int64_t before = way->device->allocations;
     if (st == M2_OK) st = m2_program_init_params(p, 11);
     if (st == M2_OK) st = run_steps(p, way, r);
+    if (st != M2_OK) fprintf(stderr, "\n%s: %s\n", m2_status_name(st), m2_message());
     r->allocations = way->device->allocations - before;
     r->planned = m2_program_memory(p);
     r->used = m2_program_memory_used(p);

@@ -27,8 +27,8 @@ static inline m2_tid small_mixer(m2_program *p, m2_tid u, int64_t length)
 {
     m2_tid out[M2_MAX_OUT], y;
     m2_tid q = run_linear(p, "in", u, 3 * WIDTH, WIDTH, 0, 1);
-    m2_tid ws = run_param(p, "short.weight", M2_INIT_UNIFORM, 0.5, 0, 0, 2, 3 * WIDTH, 3, 0);
-    m2_tid bs = run_param(p, "short.bias", M2_INIT_UNIFORM, 0.5, 0, 0, 1, 3 * WIDTH, 0, 0);
+    m2_tid ws = run_param(p, "short.weight", M2_INIT_UNIFORM, 0.5, M2_PARAM_PRECISE, 0, 2, 3 * WIDTH, 3, 0);
+    m2_tid bs = run_param(p, "short.bias", M2_INIT_UNIFORM, 0.5, M2_PARAM_PRECISE, 0, 1, 3 * WIDTH, 0, 0);
     m2_attrs gate = {.i[M2_SHORTCONV_GATE] = M2_GATE_FIRST};
     run_call(p, "short", &m2_op_shortconv, &gate, out, q, ws, bs, M2_NONE);
     m2_program_push(p, "filter");
