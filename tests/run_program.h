@@ -14,6 +14,7 @@ typedef struct run_way {
     m2_plan_options plan;
     m2_precision precision;
     int micros, steps;
+    int rank, ranks;     /* ranks 0: one. Each has rows of its own in every microbatch */
     const m2_op *reduce; /* NULL: no collectives */
     void *context;
     int64_t bucket_bytes;
@@ -36,7 +37,7 @@ static inline m2_status run_plan(run_builder build, void *ctx, const run_way *wa
     m2_program_spec spec = {.mode = M2_MODE_TRAIN,
                             .precision = way->precision,
                             .rows = 2,
-                            .rows_whole = 2 * way->micros,
+                            .rows_whole = 2 * way->micros * (way->ranks ? way->ranks : 1),
                             .length = 6};
     m2_program *p = *out = m2_program_new(&spec);
     m2_update_spec adam = {0.9, 0.98, 1e-8, M2_DECAY_COUPLED};
@@ -111,8 +112,9 @@ static inline m2_status run_steps(m2_program *p, const run_way *way, run_result 
     for (int step = 1; step <= way->steps; step++) {
         m2_step s = run_step_values(step);
         for (int micro = 0; micro < way->micros; micro++) {
-            M2_TRY(run_write_inputs(p, step, micro));
-            s.row0 = 2 * micro;
+            int piece = way->ranks ? micro * way->ranks + way->rank : micro;
+            M2_TRY(run_write_inputs(p, step, piece));
+            s.row0 = 2 * piece;
             M2_TRY(m2_program_run(p, &s, micro, way->micros));
         }
         M2_TRY(m2_program_run_update(p, &s));

@@ -183,6 +183,31 @@ static void test_collectives_change_nothing(void)
     run_free(&with);
 }
 
+/* An EVAL program reduces its scalars only, in its last microbatch. */
+static void test_eval_reduces_scalars(void)
+{
+    m2_program_spec spec = {
+        .mode = M2_MODE_EVAL, .precision = M2_PREC_F32, .rows = 2, .rows_whole = 4, .length = 6};
+    m2_program *p = m2_program_new(&spec);
+    m2_plan_options opt = {.threads = 1};
+    m2_step s = run_step_values(1);
+    small_gpt(p, NULL);
+    m2_tid sums[2] = {m2_program_find(p, "loss"), m2_program_find(p, "hits")};
+    m2_program_reduce(p, &note_reduce, &notes, 0, sums, 2);
+    CU_ASSERT_EQUAL_FATAL(m2_program_plan(p, &opt), M2_OK);
+    CU_ASSERT_EQUAL_FATAL(m2_program_bind(p, cpu), M2_OK);
+    CU_ASSERT_EQUAL_FATAL(m2_program_init_params(p, 3), M2_OK);
+    for (int micro = 0; micro < 2; micro++) {
+        CU_ASSERT_EQUAL(notes.n, 0);
+        CU_ASSERT_EQUAL_FATAL(run_write_inputs(p, 1, micro), M2_OK);
+        CU_ASSERT_EQUAL_FATAL(m2_program_run(p, &s, micro, 2), M2_OK);
+    }
+    CU_ASSERT_EQUAL_FATAL(notes.n, 2);
+    for (int i = 0; i < 2; i++) CU_ASSERT(notes.at[i] == (const char *)m2_program_tensor(p, sums[i]).data);
+    forget_notes();
+    m2_program_free(&p);
+}
+
 /* ---- graphs ------------------------------------------------------------------------------------------------------- */
 static void test_graphs(void)
 {
@@ -263,6 +288,7 @@ int main(void)
     CU_pSuite s = CU_add_suite("program on devices", NULL, NULL);
     CU_add_test(s, "buckets go out once, complete, early", test_buckets);
     CU_add_test(s, "collectives of one rank change nothing", test_collectives_change_nothing);
+    CU_add_test(s, "evaluation reduces its scalars", test_eval_reduces_scalars);
     CU_add_test(s, "graphs replay what plain launches do", test_graphs);
     CU_add_test(s, "missing and failing kernels are named", test_missing_kernel);
     CU_basic_set_mode(CU_BRM_VERBOSE);
