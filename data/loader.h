@@ -11,11 +11,11 @@
 typedef struct m2_loader m2_loader;
 
 typedef struct m2_loader_spec {
-    const char *path;  /* token store */
-    int64_t length;    /* L */
+    const char *path; /* token store */
+    int64_t length;   /* L */
     uint64_t seed;
-    int shuffle;       /* 0: row p is sequence p modulo the number of sequences (validation) */
-    int64_t rows;      /* rows per batch handed out = microbatch of this rank */
+    int shuffle;        /* 0: row p is sequence p modulo the number of sequences (validation) */
+    int64_t rows;       /* rows per batch handed out = microbatch of this rank */
     int workers, depth; /* threads; batches read ahead (0 = 2 * workers + 2) */
 } m2_loader_spec;
 
@@ -28,7 +28,8 @@ typedef struct m2_loader_stats {
     double seconds_waited; /* time m2_loader_next spent waiting: starvation */
 } m2_loader_stats;
 
-M2_API m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx, int64_t first_batch, m2_loader **out) M2_MUST_USE;
+M2_API m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx, int64_t first_batch,
+                                m2_loader **out) M2_MUST_USE;
 /* Fills tokens and targets (rows, length) i32. Worker failures come out here. */
 M2_API m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets) M2_MUST_USE;
 M2_API m2_loader_stats m2_loader_statistics(const m2_loader *l);

@@ -17,39 +17,52 @@ typedef struct m2_array_info {
 } m2_array_info;
 
 typedef struct m2_array_options {
-    int64_t chunk;  /* elements of the first dimension per chunk; 0 = contiguous (no checksum, no compression) */
+    int64_t
+        chunk; /* elements of the first dimension per chunk; 0 = contiguous (no checksum, no compression) */
     int fletcher32; /* checksum each chunk */
     int deflate;    /* 0..9 */
 } m2_array_options;
 
 M2_API m2_status m2_store_create(const char *path, m2_store **out) M2_MUST_USE; /* under a temporary name */
 M2_API m2_status m2_store_open(const char *path, m2_store **out) M2_MUST_USE;   /* read-only */
-M2_API m2_status m2_store_commit(m2_store **s) M2_MUST_USE; /* flush, close, fsync file and folder, rename; nulls */
-M2_API void m2_store_close(m2_store **s); /* a created store that was not committed is deleted; accepts NULL; nulls */
+M2_API m2_status m2_store_commit(m2_store **s)
+    M2_MUST_USE; /* flush, close, fsync file and folder, rename; nulls */
+M2_API void
+m2_store_close(m2_store **s); /* a created store that was not committed is deleted; accepts NULL; nulls */
 M2_API const char *m2_store_path(const m2_store *s);
 
 /* bf16 is stored as u16 with attribute m2_dtype = "bf16". Parent groups in `name` are made. shape[0] may be 0 and grow. */
-M2_API m2_status m2_store_make(m2_store *s, const char *name, const m2_array_info *info, const m2_array_options *opt) M2_MUST_USE;
+M2_API m2_status m2_store_make(m2_store *s, const char *name, const m2_array_info *info,
+                               const m2_array_options *opt) M2_MUST_USE;
 M2_API int m2_store_has(m2_store *s, const char *name);
 M2_API m2_status m2_store_info(m2_store *s, const char *name, m2_array_info *out) M2_MUST_USE;
 /* Hyperslab [offset, offset + count) of every dimension; buf is dense and of the array's dtype. */
-M2_API m2_status m2_store_write(m2_store *s, const char *name, const int64_t *offset, const int64_t *count, const void *buf) M2_MUST_USE;
-M2_API m2_status m2_store_read(m2_store *s, const char *name, const int64_t *offset, const int64_t *count, void *buf) M2_MUST_USE;
-M2_API m2_status m2_store_append(m2_store *s, const char *name, int64_t count, const void *buf) M2_MUST_USE; /* 1-D */
+M2_API m2_status m2_store_write(m2_store *s, const char *name, const int64_t *offset, const int64_t *count,
+                                const void *buf) M2_MUST_USE;
+M2_API m2_status m2_store_read(m2_store *s, const char *name, const int64_t *offset, const int64_t *count,
+                               void *buf) M2_MUST_USE;
+M2_API m2_status m2_store_append(m2_store *s, const char *name, int64_t count,
+                                 const void *buf) M2_MUST_USE; /* 1-D */
 
 /* Attributes of an object ("/" = the file). */
-M2_API m2_status m2_store_set_text(m2_store *s, const char *object, const char *key, const char *value) M2_MUST_USE;
-M2_API m2_status m2_store_set_i64(m2_store *s, const char *object, const char *key, int64_t value) M2_MUST_USE;
+M2_API m2_status m2_store_set_text(m2_store *s, const char *object, const char *key,
+                                   const char *value) M2_MUST_USE;
+M2_API m2_status m2_store_set_i64(m2_store *s, const char *object, const char *key,
+                                  int64_t value) M2_MUST_USE;
 /* Missing attribute: M2_DATA. text is malloc'd, the caller frees. */
-M2_API m2_status m2_store_get_text(m2_store *s, const char *object, const char *key, char **value) M2_MUST_USE;
-M2_API m2_status m2_store_get_i64(m2_store *s, const char *object, const char *key, int64_t *value) M2_MUST_USE;
-M2_API m2_status m2_store_list(m2_store *s, const char *group, void (*visit)(void *ctx, const char *name), void *ctx) M2_MUST_USE;
+M2_API m2_status m2_store_get_text(m2_store *s, const char *object, const char *key,
+                                   char **value) M2_MUST_USE;
+M2_API m2_status m2_store_get_i64(m2_store *s, const char *object, const char *key,
+                                  int64_t *value) M2_MUST_USE;
+M2_API m2_status m2_store_list(m2_store *s, const char *group, void (*visit)(void *ctx, const char *name),
+                               void *ctx) M2_MUST_USE;
 
 /* A virtual dataset: array `name` of `info`, composed of n slabs of arrays in other files (paths relative to this file). */
 typedef struct m2_virtual_slab {
     const char *file, *array;
     int64_t offset[M2_STORE_RANK], count[M2_STORE_RANK]; /* where in the whole */
 } m2_virtual_slab;                                       /* source array has exactly shape `count` */
-M2_API m2_status m2_store_make_virtual(m2_store *s, const char *name, const m2_array_info *info, int n, const m2_virtual_slab *slabs) M2_MUST_USE;
+M2_API m2_status m2_store_make_virtual(m2_store *s, const char *name, const m2_array_info *info, int n,
+                                       const m2_virtual_slab *slabs) M2_MUST_USE;
 
 #endif

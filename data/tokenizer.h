@@ -24,19 +24,23 @@ M2_API m2_status m2_tokenizer_serialize(const m2_tokenizer *t, char **text) M2_M
 M2_API m2_status m2_tokenizer_parse(const char *text, m2_tokenizer **out) M2_MUST_USE;
 M2_API void m2_tokenizer_close(m2_tokenizer **t);
 
-M2_API int64_t m2_tokenizer_vocab(const m2_tokenizer *t);      /* ids are in [0, vocab) */
-M2_API int64_t m2_tokenizer_separator(const m2_tokenizer *t);  /* id put after each document */
-M2_API const char *m2_tokenizer_kind(const m2_tokenizer *t);   /* "bytes" | "bpe" | "wordpiece" */
-M2_API void m2_tokenizer_hash(const m2_tokenizer *t, char hex[33]); /* identity: XXH3-128 of the serialized form */
+M2_API int64_t m2_tokenizer_vocab(const m2_tokenizer *t);     /* ids are in [0, vocab) */
+M2_API int64_t m2_tokenizer_separator(const m2_tokenizer *t); /* id put after each document */
+M2_API const char *m2_tokenizer_kind(const m2_tokenizer *t);  /* "bytes" | "bpe" | "wordpiece" */
+M2_API void m2_tokenizer_hash(const m2_tokenizer *t,
+                              char hex[33]); /* identity: XXH3-128 of the serialized form */
 
 /* Appends the ids of `text` (any bytes, valid UTF-8 or not) to out. Special tokens in the text are plain text. */
-M2_API m2_status m2_tokenizer_encode(const m2_tokenizer *t, const char *text, size_t bytes, m2_token_buffer *out) M2_MUST_USE;
+M2_API m2_status m2_tokenizer_encode(const m2_tokenizer *t, const char *text, size_t bytes,
+                                     m2_token_buffer *out) M2_MUST_USE;
 /* Bytes of ids[0..n) appended to a malloc'd *text of *bytes (caller frees). Unknown id: M2_DATA. */
-M2_API m2_status m2_tokenizer_decode(const m2_tokenizer *t, const uint32_t *ids, int64_t n, char **text, size_t *bytes) M2_MUST_USE;
+M2_API m2_status m2_tokenizer_decode(const m2_tokenizer *t, const uint32_t *ids, int64_t n, char **text,
+                                     size_t *bytes) M2_MUST_USE;
 
 /* Trains byte-level BPE (GPT-2 pre-tokenisation) of `vocab` ids (256 bytes + merges + <|endoftext|>) on text blocks that
  * next() yields (returns 0 at the end). Deterministic. */
 typedef int (*m2_text_source)(void *ctx, const char **text, size_t *bytes);
-M2_API m2_status m2_tokenizer_train(int64_t vocab, m2_text_source next, void *ctx, m2_tokenizer **out) M2_MUST_USE;
+M2_API m2_status m2_tokenizer_train(int64_t vocab, m2_text_source next, void *ctx,
+                                    m2_tokenizer **out) M2_MUST_USE;
 
 #endif

@@ -1,0 +1,22 @@
+/* h5.h - what the sources of data/ share about HDF5: the lock, the types, and one sentence out of its error stack. */
+#ifndef M2_DATA_H5_H
+#define M2_DATA_H5_H
+
+#include "kernels/base/dtype.h"
+#include <hdf5.h>
+
+/* The library is not thread-safe: every use of it stands between these two. Recursive. HDF5 prints nothing inside. */
+void m2i_h5_enter(void);
+void m2i_h5_leave(void);
+
+/* Did this HDF5 call fail? Wrapped around the call itself, since the next one wipes HDF5's error stack: the stack's
+ * innermost message ("data error detected by Fletcher32 checksum") is then what m2i_h5_why says in this thread. */
+int m2i_h5_failed(int64_t result);
+const char *m2i_h5_why(void);
+
+hid_t m2i_h5_memory_type(m2_dtype t); /* of the machine; not to be closed */
+hid_t m2i_h5_file_type(m2_dtype t);   /* little-endian; not to be closed. bf16 is u16 */
+/* The dtype of a stored type; returns 0 for types that a store does not hold. bf16 comes out as u16. */
+int m2i_h5_dtype(hid_t type, m2_dtype *out);
+
+#endif

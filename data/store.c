@@ -1,0 +1,616 @@
+#define _GNU_SOURCE /* asprintf */
+#include "data/store.h"
+#include "data/h5.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { OPEN_ARRAYS = 4, CACHE_BYTES = 32 << 20 };
+
+/* Arrays stay open between calls: opening costs more than reading a row, and the chunk cache lives in the open array. */
+typedef struct open_array {
+    char *name;
+    hid_t id;
+} open_array;
+
+struct m2_store {
+    char *path, *temporary; /* temporary: NULL when opened for reading */
+    hid_t file;
+    open_array open[OPEN_ARRAYS];
+    int next; /* slot to replace */
+};
+
+/* Runs a body under the HDF5 lock. */
+#define LOCKED(call)                                                                                         \
+    do {                                                                                                     \
+        m2i_h5_enter();                                                                                      \
+        m2_status locked_ = (call);                                                                          \
+        m2i_h5_leave();                                                                                      \
+        return locked_;                                                                                      \
+    } while (0)
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
+static m2_status system_failure(const char *doing, const char *path)
+{
+    return m2_fail(M2_IO, "cannot %s %s: %s", doing, path, strerror(errno));
+}
+
+static m2_status make_handle(const char *path, m2_store **out)
+{
+    m2_store *s = calloc(1, sizeof *s);
+    if (s) s->path = strdup(path);
+    if (!s || !s->path) {
+        free(s);
+        return m2_fail(M2_TRANSIENT, "out of memory for the store %s", path);
+    }
+    s->file = H5I_INVALID_HID;
+    *out = s;
+    return M2_OK;
+}
+
+static void drop_arrays(m2_store *s)
+{
+    for (int i = 0; i < OPEN_ARRAYS; i++) {
+        if (!s->open[i].name) continue;
+        H5Dclose(s->open[i].id);
+        free(s->open[i].name);
+        s->open[i].name = NULL;
+    }
+}
+
+static hid_t access_properties(void)
+{
+    hid_t p = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_fclose_degree(p, H5F_CLOSE_STRONG);
+    H5Pset_libver_bounds(p, H5F_LIBVER_V110, H5F_LIBVER_LATEST);
+    return p;
+}
+
+static m2_status create_locked(const char *path, m2_store **out)
+{
+    m2_store *s;
+    M2_TRY(make_handle(path, &s));
+    if (asprintf(&s->temporary, "%s.tmp-%ld", path, (long)getpid()) < 0) {
+        s->temporary = NULL;
+        m2_store_close(&s);
+        return m2_fail(M2_TRANSIENT, "out of memory for the store %s", path);
+    }
+    int fd =
+        open(s->temporary, O_WRONLY | O_CREAT | O_TRUNC, 0666); /* the system's own reason, before HDF5's */
+    if (fd < 0 || close(fd)) {
+        m2_status st = system_failure("create", s->temporary);
+        m2_store_close(&s);
+        return st;
+    }
+    hid_t p = access_properties();
+    int bad = m2i_h5_failed(s->file = H5Fcreate(s->temporary, H5F_ACC_TRUNC, H5P_DEFAULT, p));
+    H5Pclose(p);
+    if (bad) {
+        m2_status st = m2_fail(M2_IO, "cannot create %s: %s", s->temporary, m2i_h5_why());
+        m2_store_close(&s);
+        return st;
+    }
+    *out = s;
+    return M2_OK;
+}
+
+m2_status m2_store_create(const char *path, m2_store **out)
+{
+    *out = NULL;
+    LOCKED(create_locked(path, out));
+}
+
+static m2_status open_locked(const char *path, m2_store **out)
+{
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) return system_failure("open", path);
+    close(fd);
+    if (H5Fis_hdf5(path) <= 0) {
+        H5Eclear2(H5E_DEFAULT);
+        return m2_fail(M2_DATA, "%s is not an HDF5 file, or its beginning is damaged", path);
+    }
+    m2_store *s;
+    M2_TRY(make_handle(path, &s));
+    hid_t p = access_properties();
+    int bad = m2i_h5_failed(s->file = H5Fopen(path, H5F_ACC_RDONLY, p));
+    H5Pclose(p);
+    if (bad) {
+        m2_status st = m2_fail(M2_DATA, "cannot read %s, it is cut off or damaged: %s", path, m2i_h5_why());
+        m2_store_close(&s);
+        return st;
+    }
+    *out = s;
+    return M2_OK;
+}
+
+m2_status m2_store_open(const char *path, m2_store **out)
+{
+    *out = NULL;
+    LOCKED(open_locked(path, out));
+}
+
+static m2_status sync_path(const char *path, int flags)
+{
+    int fd = open(path, flags);
+    if (fd < 0) return system_failure("open", path);
+    int bad = fsync(fd);
+    m2_status st = bad ? system_failure("flush to disk", path) : M2_OK;
+    close(fd);
+    return st;
+}
+
+static m2_status sync_folder_of(const char *path)
+{
+    char *folder = strdup(path);
+    if (!folder) return m2_fail(M2_TRANSIENT, "out of memory for the name %s", path);
+    char *slash = strrchr(folder, '/');
+    if (slash) slash[slash == folder] = 0;
+    m2_status st = sync_path(slash ? folder : ".", O_RDONLY | O_DIRECTORY);
+    free(folder);
+    return st;
+}
+
+static m2_status commit_locked(m2_store *s)
+{
+    if (!s->temporary) return m2_fail(M2_BUG, "%s was opened for reading and cannot be committed", s->path);
+    drop_arrays(s);
+    int bad = m2i_h5_failed(H5Fclose(s->file));
+    s->file = H5I_INVALID_HID;
+    if (bad) return m2_fail(M2_IO, "cannot write %s: %s", s->temporary, m2i_h5_why());
+    M2_TRY(sync_path(s->temporary, O_RDONLY));
+    if (rename(s->temporary, s->path)) return system_failure("rename a finished file to", s->path);
+    free(s->temporary);
+    s->temporary = NULL; /* from here on nothing is left to delete */
+    return sync_folder_of(s->path);
+}
+
+m2_status m2_store_commit(m2_store **s)
+{
+    m2i_h5_enter();
+    m2_status st = commit_locked(*s);
+    m2_store_close(s);
+    m2i_h5_leave();
+    return st;
+}
+
+void m2_store_close(m2_store **sp)
+{
+    m2_store *s = *sp;
+    *sp = NULL;
+    if (!s) return;
+    m2i_h5_enter();
+    drop_arrays(s);
+    if (s->file >= 0) H5Fclose(s->file);
+    H5Eclear2(H5E_DEFAULT);
+    m2i_h5_leave();
+    if (s->temporary) unlink(s->temporary);
+    free(s->temporary);
+    free(s->path);
+    free(s);
+}
+
+const char *m2_store_path(const m2_store *s)
+{
+    return s->path;
+}
+
+/* ---- arrays ------------------------------------------------------------------------------------------------------ */
+static void to_hsize(hsize_t *to, const int64_t *from, int rank)
+{
+    for (int i = 0; i < rank; i++) to[i] = (hsize_t)from[i];
+}
+
+static hid_t make_space(const m2_array_info *info, int grows)
+{
+    hsize_t dims[M2_STORE_RANK], max[M2_STORE_RANK];
+    if (info->rank == 0) return H5Screate(H5S_SCALAR);
+    to_hsize(dims, info->shape, info->rank);
+    to_hsize(max, info->shape, info->rank);
+    if (grows) max[0] = H5S_UNLIMITED;
+    return H5Screate_simple(info->rank, dims, max);
+}
+
+static m2_status check_info(const m2_store *s, const char *name, const m2_array_info *info)
+{
+    int ok = info->rank >= 0 && info->rank <= M2_STORE_RANK && (unsigned)info->dtype < M2_DTYPE_COUNT;
+    for (int i = 0; ok && i < info->rank; i++) ok = info->shape[i] >= 0;
+    return ok ? M2_OK : m2_fail(M2_BUG, "%s: array %s has an impossible dtype, rank or shape", s->path, name);
+}
+
+static m2_status set_text_locked(hid_t object, const char *key, const char *value);
+
+/* Creates the dataset and says its dtype where HDF5 has none. Takes over `space` and `plist`. */
+static m2_status create_array(m2_store *s, const char *name, const m2_array_info *info, hid_t space,
+                              hid_t plist)
+{
+    hid_t links = H5Pcreate(H5P_LINK_CREATE);
+    H5Pset_create_intermediate_group(links, 1);
+    hid_t id = H5Dcreate2(s->file, name, m2i_h5_file_type(info->dtype), space, links, plist, H5P_DEFAULT);
+    m2_status st = M2_OK;
+    if (m2i_h5_failed(id)) st = m2_fail(M2_IO, "cannot make array %s in %s: %s", name, s->path, m2i_h5_why());
+    if (st == M2_OK && info->dtype == M2_BF16)
+        st = m2_context(set_text_locked(id, "m2_dtype", "bf16"), "%s: %s", s->path, name);
+    if (id >= 0) H5Dclose(id);
+    H5Pclose(links);
+    H5Pclose(plist);
+    H5Sclose(space);
+    return st;
+}
+
+static m2_status make_locked(m2_store *s, const char *name, const m2_array_info *info,
+                             const m2_array_options *opt)
+{
+    static const m2_array_options plain;
+    if (!opt) opt = &plain;
+    M2_TRY(check_info(s, name, info));
+    hid_t plist = H5Pcreate(H5P_DATASET_CREATE);
+    if (opt->chunk > 0 && info->rank > 0) {
+        hsize_t chunk[M2_STORE_RANK];
+        to_hsize(chunk, info->shape, info->rank);
+        chunk[0] = (hsize_t)opt->chunk;
+        for (int i = 1; i < info->rank; i++) chunk[i] += chunk[i] == 0;
+        H5Pset_chunk(plist, info->rank, chunk);
+        if (opt->deflate) H5Pset_shuffle(plist);
+        if (opt->deflate) H5Pset_deflate(plist, (unsigned)opt->deflate);
+        if (opt->fletcher32) H5Pset_fletcher32(plist);
+    } else {
+        H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER);
+    }
+    return create_array(s, name, info, make_space(info, opt->chunk > 0), plist);
+}
+
+m2_status m2_store_make(m2_store *s, const char *name, const m2_array_info *info, const m2_array_options *opt)
+{
+    LOCKED(make_locked(s, name, info, opt));
+}
+
+static m2_status make_virtual_locked(m2_store *s, const char *name, const m2_array_info *info, int n,
+                                     const m2_virtual_slab *slabs)
+{
+    M2_TRY(check_info(s, name, info));
+    hid_t plist = H5Pcreate(H5P_DATASET_CREATE), space = make_space(info, 0);
+    int bad = 0;
+    for (int i = 0; i < n && !bad; i++) {
+        hsize_t offset[M2_STORE_RANK], count[M2_STORE_RANK], elements = 1;
+        to_hsize(offset, slabs[i].offset, info->rank);
+        to_hsize(count, slabs[i].count, info->rank);
+        for (int k = 0; k < info->rank; k++) elements *= count[k];
+        if (!elements) continue;
+        hid_t whole = H5Scopy(space);
+        hid_t source = info->rank ? H5Screate_simple(info->rank, count, NULL) : H5Screate(H5S_SCALAR);
+        if (info->rank)
+            bad |= m2i_h5_failed(H5Sselect_hyperslab(whole, H5S_SELECT_SET, offset, NULL, count, NULL));
+        bad |= m2i_h5_failed(H5Pset_virtual(plist, whole, slabs[i].file, slabs[i].array, source));
+        H5Sclose(source);
+        H5Sclose(whole);
+    }
+    if (!bad) return create_array(s, name, info, space, plist);
+    H5Pclose(plist);
+    H5Sclose(space);
+    return m2_fail(M2_IO, "cannot compose array %s in %s: %s", name, s->path, m2i_h5_why());
+}
+
+m2_status m2_store_make_virtual(m2_store *s, const char *name, const m2_array_info *info, int n,
+                                const m2_virtual_slab *slabs)
+{
+    LOCKED(make_virtual_locked(s, name, info, n, slabs));
+}
+
+int m2_store_has(m2_store *s, const char *name)
+{
+    m2i_h5_enter();
+    int found = !strcmp(name, "/") || H5Lexists(s->file, name, H5P_DEFAULT) > 0;
+    H5Eclear2(H5E_DEFAULT);
+    m2i_h5_leave();
+    return found;
+}
+
+/* HDF5 reads zeros where a piece of a virtual array is missing; here that is a failure. */
+static m2_status check_pieces(const m2_store *s, const char *name, hid_t id)
+{
+    hid_t plist = H5Dget_create_plist(id);
+    size_t n = 0;
+    m2_status st = M2_OK;
+    if (H5Pget_layout(plist) == H5D_VIRTUAL) H5Pget_virtual_count(plist, &n);
+    for (size_t i = 0; i < n && st == M2_OK; i++) {
+        char file[1024], path[4096];
+        H5Pget_virtual_filename(plist, i, file, sizeof file);
+        const char *slash = strrchr(s->path, '/');
+        int folder = slash && file[0] != '/' ? (int)(slash - s->path) + 1 : 0;
+        snprintf(path, sizeof path, "%.*s%s", folder, s->path, file);
+        m2_store *piece = NULL;
+        st = m2_context(m2_store_open(path, &piece), "%s: a piece of %s", s->path, name);
+        m2_store_close(&piece);
+    }
+    H5Pclose(plist);
+    return st;
+}
+
+static m2_status find_array(m2_store *s, const char *name, hid_t *out)
+{
+    for (int i = 0; i < OPEN_ARRAYS; i++)
+        if (s->open[i].name && !strcmp(s->open[i].name, name)) {
+            *out = s->open[i].id;
+            return M2_OK;
+        }
+    if (!m2_store_has(s, name)) return m2_fail(M2_DATA, "%s has no array %s", s->path, name);
+    hid_t access = H5Pcreate(H5P_DATASET_ACCESS);
+    H5Pset_chunk_cache(access, 12289, CACHE_BYTES, 1.0);
+    H5Pset_virtual_prefix(access, "${ORIGIN}");
+    hid_t id = H5Dopen2(s->file, name, access);
+    int bad = m2i_h5_failed(id);
+    H5Pclose(access);
+    if (bad) return m2_fail(M2_DATA, "%s: cannot open array %s: %s", s->path, name, m2i_h5_why());
+    m2_status st = check_pieces(s, name, id);
+    char *copy = st == M2_OK ? strdup(name) : NULL;
+    if (!copy) {
+        H5Dclose(id);
+        return st != M2_OK ? st : m2_fail(M2_TRANSIENT, "out of memory for array %s", name);
+    }
+    open_array *slot = &s->open[s->next++ % OPEN_ARRAYS];
+    if (slot->name) H5Dclose(slot->id);
+    free(slot->name);
+    *slot = (open_array){copy, id};
+    *out = id;
+    return M2_OK;
+}
+
+static m2_status describe(m2_store *s, const char *name, hid_t id, m2_array_info *out)
+{
+    hid_t type = H5Dget_type(id), space = H5Dget_space(id);
+    int rank = H5Sget_simple_extent_ndims(space), known = m2i_h5_dtype(type, &out->dtype);
+    hsize_t dims[H5S_MAX_RANK] = {0};
+    if (rank > 0) H5Sget_simple_extent_dims(space, dims, NULL);
+    H5Tclose(type);
+    H5Sclose(space);
+    if (!known || rank < 0 || rank > M2_STORE_RANK)
+        return m2_fail(M2_DATA, "%s: array %s has a type or a rank (%d) that m2 does not write", s->path,
+                       name, rank);
+    out->rank = rank;
+    for (int i = 0; i < M2_STORE_RANK; i++) out->shape[i] = i < rank ? (int64_t)dims[i] : 0;
+    if (out->dtype == M2_U16 && H5Aexists(id, "m2_dtype") > 0) out->dtype = M2_BF16;
+    return M2_OK;
+}
+
+static m2_status info_locked(m2_store *s, const char *name, m2_array_info *out)
+{
+    hid_t id;
+    M2_TRY(find_array(s, name, &id));
+    return describe(s, name, id, out);
+}
+
+m2_status m2_store_info(m2_store *s, const char *name, m2_array_info *out)
+{
+    LOCKED(info_locked(s, name, out));
+}
+
+/* One hyperslab in (buf written to) or out (buf read into). */
+static m2_status transfer(m2_store *s, const char *name, const int64_t *offset, const int64_t *count,
+                          void *in, const void *out)
+{
+    hid_t id;
+    m2_array_info info;
+    M2_TRY(find_array(s, name, &id));
+    M2_TRY(describe(s, name, id, &info));
+    hsize_t start[M2_STORE_RANK], extent[M2_STORE_RANK], elements = 1;
+    for (int i = 0; i < info.rank; i++) {
+        if (offset[i] < 0 || count[i] < 0 || offset[i] > info.shape[i] - count[i])
+            return m2_fail(M2_DATA,
+                           "%s: [%" PRId64 ", %" PRId64
+                           ") of dimension %d is outside array %s, which has %" PRId64,
+                           s->path, offset[i], offset[i] + count[i], i, name, info.shape[i]);
+        start[i] = (hsize_t)offset[i];
+        elements *= extent[i] = (hsize_t)count[i];
+    }
+    if (!elements) return M2_OK;
+    hid_t memory = info.rank ? H5Screate_simple(info.rank, extent, NULL) : H5Screate(H5S_SCALAR);
+    hid_t space = H5Dget_space(id), type = m2i_h5_memory_type(info.dtype);
+    int bad =
+        info.rank && m2i_h5_failed(H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL));
+    if (!bad)
+        bad = m2i_h5_failed(in ? H5Dread(id, type, memory, space, H5P_DEFAULT, in)
+                               : H5Dwrite(id, type, memory, space, H5P_DEFAULT, out));
+    H5Sclose(space);
+    H5Sclose(memory);
+    if (!bad) return M2_OK;
+    if (in)
+        return m2_fail(M2_DATA, "%s: cannot read array %s, the file is damaged: %s", s->path, name,
+                       m2i_h5_why());
+    return m2_fail(M2_IO, "%s: cannot write array %s: %s", s->path, name, m2i_h5_why());
+}
+
+m2_status m2_store_write(m2_store *s, const char *name, const int64_t *offset, const int64_t *count,
+                         const void *buf)
+{
+    LOCKED(transfer(s, name, offset, count, NULL, buf));
+}
+
+m2_status m2_store_read(m2_store *s, const char *name, const int64_t *offset, const int64_t *count, void *buf)
+{
+    LOCKED(transfer(s, name, offset, count, buf, NULL));
+}
+
+static m2_status append_locked(m2_store *s, const char *name, int64_t count, const void *buf)
+{
+    hid_t id;
+    m2_array_info info;
+    M2_TRY(find_array(s, name, &id));
+    M2_TRY(describe(s, name, id, &info));
+    if (info.rank != 1)
+        return m2_fail(M2_BUG, "%s: array %s has rank %d, only rank 1 is appended to", s->path, name,
+                       info.rank);
+    hsize_t size = (hsize_t)(info.shape[0] + count);
+    if (m2i_h5_failed(H5Dset_extent(id, &size)))
+        return m2_fail(M2_IO, "%s: cannot extend array %s: %s", s->path, name, m2i_h5_why());
+    return transfer(s, name, &info.shape[0], &count, NULL, buf);
+}
+
+m2_status m2_store_append(m2_store *s, const char *name, int64_t count, const void *buf)
+{
+    if (count == 0) return M2_OK;
+    LOCKED(append_locked(s, name, count, buf));
+}
+
+/* ---- attributes and names ---------------------------------------------------------------------------------------- */
+static m2_status open_object(m2_store *s, const char *object, hid_t *out)
+{
+    if (m2i_h5_failed(*out = H5Oopen(s->file, object, H5P_DEFAULT)))
+        return m2_fail(M2_DATA, "%s has no %s: %s", s->path, object, m2i_h5_why());
+    return M2_OK;
+}
+
+static m2_status write_attribute(hid_t object, const char *key, hid_t type, hid_t memory, const void *value)
+{
+    if (H5Aexists(object, key) > 0) H5Adelete(object, key);
+    hid_t space = H5Screate(H5S_SCALAR);
+    hid_t id = H5Acreate2(object, key, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    int bad = m2i_h5_failed(id) || m2i_h5_failed(H5Awrite(id, memory, value));
+    if (id >= 0) H5Aclose(id);
+    H5Sclose(space);
+    return bad ? m2_fail(M2_IO, "cannot write attribute %s: %s", key, m2i_h5_why()) : M2_OK;
+}
+
+static hid_t text_type(void)
+{
+    hid_t type = H5Tcopy(H5T_C_S1);
+    H5Tset_size(type, H5T_VARIABLE);
+    H5Tset_cset(type, H5T_CSET_UTF8);
+    return type;
+}
+
+static m2_status set_text_locked(hid_t object, const char *key, const char *value)
+{
+    hid_t type = text_type();
+    m2_status st = write_attribute(object, key, type, type, &value);
+    H5Tclose(type);
+    return st;
+}
+
+m2_status m2_store_set_text(m2_store *s, const char *object, const char *key, const char *value)
+{
+    hid_t id;
+    m2i_h5_enter();
+    m2_status st = open_object(s, object, &id);
+    if (st == M2_OK) {
+        st = m2_context(set_text_locked(id, key, value), "%s: %s", s->path, object);
+        H5Oclose(id);
+    }
+    m2i_h5_leave();
+    return st;
+}
+
+m2_status m2_store_set_i64(m2_store *s, const char *object, const char *key, int64_t value)
+{
+    hid_t id;
+    m2i_h5_enter();
+    m2_status st = open_object(s, object, &id);
+    if (st == M2_OK) {
+        st = write_attribute(id, key, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
+        st = m2_context(st, "%s: %s", s->path, object);
+        H5Oclose(id);
+    }
+    m2i_h5_leave();
+    return st;
+}
+
+static m2_status open_attribute(m2_store *s, const char *object, const char *key, H5T_class_t want,
+                                hid_t *out)
+{
+    hid_t id;
+    M2_TRY(open_object(s, object, &id));
+    int there = H5Aexists(id, key) > 0;
+    *out = there ? H5Aopen(id, key, H5P_DEFAULT) : H5I_INVALID_HID;
+    H5Oclose(id);
+    if (*out < 0) return m2_fail(M2_DATA, "%s: %s has no attribute %s", s->path, object, key);
+    hid_t type = H5Aget_type(*out);
+    H5T_class_t is = H5Tget_class(type);
+    H5Tclose(type);
+    if (is == want) return M2_OK;
+    H5Aclose(*out);
+    return m2_fail(M2_DATA, "%s: attribute %s of %s should be %s", s->path, key, object,
+                   want == H5T_STRING ? "a text" : "an integer");
+}
+
+/* Variable-length texts as written here; fixed-length ones as other programs write them. */
+static int read_text(hid_t id, char **value)
+{
+    hid_t type = H5Aget_type(id);
+    int bad;
+    if (H5Tis_variable_str(type) > 0) {
+        char *text = NULL;
+        bad = m2i_h5_failed(H5Aread(id, type, &text));
+        *value = bad ? NULL : strdup(text ? text : "");
+        if (text) H5free_memory(text);
+    } else {
+        size_t n = H5Tget_size(type);
+        *value = calloc(n + 1, 1);
+        bad = !*value || m2i_h5_failed(H5Aread(id, type, *value));
+        if (bad) free(*value);
+    }
+    H5Tclose(type);
+    return bad || !*value;
+}
+
+static m2_status get_text_locked(m2_store *s, const char *object, const char *key, char **value)
+{
+    hid_t id;
+    M2_TRY(open_attribute(s, object, key, H5T_STRING, &id));
+    int bad = read_text(id, value);
+    H5Aclose(id);
+    if (!bad) return M2_OK;
+    *value = NULL;
+    return m2_fail(M2_DATA, "%s: cannot read attribute %s of %s: %s", s->path, key, object, m2i_h5_why());
+}
+
+m2_status m2_store_get_text(m2_store *s, const char *object, const char *key, char **value)
+{
+    *value = NULL;
+    LOCKED(get_text_locked(s, object, key, value));
+}
+
+static m2_status get_i64_locked(m2_store *s, const char *object, const char *key, int64_t *value)
+{
+    hid_t id;
+    M2_TRY(open_attribute(s, object, key, H5T_INTEGER, &id));
+    int bad = m2i_h5_failed(H5Aread(id, H5T_NATIVE_INT64, value));
+    H5Aclose(id);
+    if (!bad) return M2_OK;
+    return m2_fail(M2_DATA, "%s: cannot read attribute %s of %s: %s", s->path, key, object, m2i_h5_why());
+}
+
+m2_status m2_store_get_i64(m2_store *s, const char *object, const char *key, int64_t *value)
+{
+    LOCKED(get_i64_locked(s, object, key, value));
+}
+
+typedef struct visitor {
+    void (*visit)(void *ctx, const char *name);
+    void *ctx;
+} visitor;
+
+static herr_t visit_link(hid_t group, const char *name, const H5L_info_t *info, void *data)
+{
+    (void)group, (void)info;
+    visitor *v = data;
+    v->visit(v->ctx, name);
+    return 0;
+}
+
+static m2_status list_locked(m2_store *s, const char *group, visitor *v)
+{
+    hid_t id;
+    M2_TRY(open_object(s, group, &id));
+    int bad = m2i_h5_failed(H5Literate(id, H5_INDEX_NAME, H5_ITER_INC, NULL, visit_link, v));
+    H5Oclose(id);
+    return bad ? m2_fail(M2_DATA, "%s: cannot list %s: %s", s->path, group, m2i_h5_why()) : M2_OK;
+}
+
+m2_status m2_store_list(m2_store *s, const char *group, void (*visit)(void *ctx, const char *name), void *ctx)
+{
+    visitor v = {visit, ctx};
+    LOCKED(list_locked(s, group, &v));
+}
