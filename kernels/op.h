@@ -11,7 +11,7 @@
  * Inputs in mask `passes` receive the gradient of out[0] itself (add, cast): no call, or one `cast` if dtypes differ.
  *
  * Accumulation. call->acc bit j set: out[j] += result, clear: out[j] = result. Only outputs in mask `acc` of the
- * descriptor are ever asked to accumulate; for others the planner goes through a temporary and `add`.
+ * descriptor are ever asked to accumulate; for others autodiff goes through a temporary and an accumulating `cast`.
  *
  * In place. inplace[j] = i permits (not obliges) out[j] to share memory with in[i] when in[i] dies at this call;
  * 1-based, 0 = never, so that omitted means never. `updates` mask: in[i] IS out[j] by contract (optimizer state). */

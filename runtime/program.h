@@ -146,7 +146,7 @@ M2_API int64_t m2_program_flat_trained(const m2_program *p);
 M2_API void m2_program_print(const m2_program *p, FILE *out); /* one line per call: readable, diffable */
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
-/* Allocates every arena on the device (not owned) and resolves kernels. After this nothing allocates. */
+/* Allocates every arena on the device (not owned), resolves kernels and sets device->tf32. After this nothing allocates. */
 M2_API m2_status m2_program_bind(m2_program *p, m2_device *dev) M2_MUST_USE;
 /* An EVAL program that uses the parameters of a bound TRAIN program with the same table, instead of its own. */
 M2_API m2_status m2_program_bind_shared(m2_program *p, m2_program *owner) M2_MUST_USE;

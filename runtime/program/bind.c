@@ -181,8 +181,19 @@ static void plan_workspace(m2_program *p)
     }
 }
 
+static m2_status set_precision(m2_program *p)
+{
+    m2_device *dev = p->b.device;
+    int tf32 = p->spec.precision == M2_PREC_TF32;
+    if (tf32 && !strcmp(dev->api->kind, "cpu"))
+        return m2_fail(M2_USAGE, "precision tf32 needs a GPU, %s has none of it: use f32", dev->name);
+    dev->tf32 = tf32;
+    return M2_OK;
+}
+
 static m2_status bind(m2_program *p)
 {
+    M2_TRY(set_precision(p));
     plan_workspace(p);
     M2_TRY(open_streams(p));
     M2_TRY(create_arenas(p));

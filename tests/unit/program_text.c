@@ -165,6 +165,19 @@ static void test_use_errors(void)
     m2_program_free(&p);
 }
 
+static void test_tf32_needs_a_gpu(void)
+{
+    m2_program_spec spec = {
+        .mode = M2_MODE_EVAL, .precision = M2_PREC_TF32, .rows = 2, .rows_whole = 2, .length = 6};
+    m2_plan_options opt = {.threads = 1};
+    m2_program *p = m2_program_new(&spec);
+    m2_build_unary(p, "y", &m2_op_scale, NULL, vector(p, "a", 3));
+    CU_ASSERT_EQUAL_FATAL(m2_program_plan(p, &opt), M2_OK);
+    CU_ASSERT_EQUAL(m2_program_bind(p, cpu), M2_USAGE);
+    CU_ASSERT(strstr(m2_message(), "tf32 needs a GPU") != NULL);
+    m2_program_free(&p);
+}
+
 /* ---- the printed plan --------------------------------------------------------------------------------------------- */
 typedef struct text {
     char *all, *lines[1024];
@@ -273,6 +286,7 @@ int main(void)
     CU_add_test(s, "builder errors", test_builder_errors);
     CU_add_test(s, "backward errors", test_backward_errors);
     CU_add_test(s, "use errors", test_use_errors);
+    CU_add_test(s, "tf32 needs a GPU", test_tf32_needs_a_gpu);
     CU_add_test(s, "the printed plan is complete and adds up", test_print);
     CU_add_test(s, "lines stay within 160 columns", test_print_is_narrow);
     CU_basic_set_mode(CU_BRM_VERBOSE);
