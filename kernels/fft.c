@@ -63,13 +63,18 @@ static void extend(search *s, int item, m2_fft *f, double cost)
     }
 }
 
+static int goes_before(int a, int b)
+{
+    return (a & 1) != (b & 1) ? a & 1 : a > b;
+}
+
 static void sort_factors(m2_fft *f, int keep_last)
 {
     int last = f->factor[0];
     if (keep_last) memmove(f->factor, f->factor + 1, sizeof f->factor[0] * (size_t)(f->order - 1));
     int count = f->order - keep_last;
     for (int i = 1; i < count; i++)
-        for (int j = i; j > 0 && f->factor[j] > f->factor[j - 1]; j--) {
+        for (int j = i; j > 0 && goes_before(f->factor[j], f->factor[j - 1]); j--) {
             int t = f->factor[j];
             f->factor[j] = f->factor[j - 1];
             f->factor[j - 1] = t;

@@ -51,8 +51,8 @@ extern "C" {
 /* The plan with these factors. M2_USAGE if order or a factor is out of range. */
 M2_API m2_status m2_fft_make(int order, const int *factor, m2_fft *out) M2_MUST_USE;
 
-/* The cheapest N >= points and its cheapest factors, larger blocks outermost; on equal cost the smaller N, then the lower
- * order. Cost = N (fixed + sum of the blocks' costs). Any points in [1, 2^40]; M2_USAGE if the menu cannot reach it.
+/* The cheapest N >= points and its cheapest factors, odd blocks outermost (so that inner rows keep the powers of two),
+ * then larger before smaller; on equal cost the smaller N, then the lower order. Cost = N (fixed + sum of the blocks' costs). Any points in [1, 2^40]; M2_USAGE if the menu cannot reach it.
  * m2_fft_exact wants N == n. A pure function: safe to call anywhere, a few microseconds to a millisecond. */
 M2_API m2_status m2_fft_choose(int64_t points, const m2_fft_menu *menu, m2_fft *out) M2_MUST_USE;
 M2_API m2_status m2_fft_exact(int64_t n, const m2_fft_menu *menu, m2_fft *out) M2_MUST_USE;

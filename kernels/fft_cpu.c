@@ -334,7 +334,8 @@ static void NAME(descend)(const job *j, int s, REAL *z, int64_t first, int64_t r
     const m2i_fft *f = j->fft;
     int last = f->plan.order - 1;
     int64_t m = m2_fft_columns(&f->plan, s), b = f->plan.factor[s], points = rows * b * m;
-    if (s < last && rows == 1 && points * 2 * (int64_t)sizeof(REAL) > PIECE) {
+    int cuts = s < last && rows == 1 && m % (4 * LANES) == 0; /* the last stage takes four vectors at a time */
+    if (cuts && points * 2 * (int64_t)sizeof(REAL) > PIECE) {
         if (j->forward) NAME(stages)[b][0](z, 1, m, f->twiddle[s]);
         for (int64_t k = 0; k < b; k++) NAME(descend)(j, s + 1, z + 2 * k * m, first + k * m, 1);
         if (j->inverse) NAME(stages)[b][1](z, 1, m, f->twiddle[s]);

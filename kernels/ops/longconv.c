@@ -192,12 +192,14 @@ static inline void NAME(twist)(const m2i_fft *f, int64_t c, VEC *re, VEC *im)
     *im = low[0] * high[1] + low[1] * high[0];
 }
 
-/* z = scale t a gate, a of `length` elements (gate NULL: 1) and zeros behind. */
+/* z = scale t a gate, a of `length` elements (gate NULL: 1) and zeros behind. Asks for the next row on the way: it
+ * arrives while this one is transformed. */
 static void NAME(enter)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t length, REAL scale, REAL *z)
 {
     VEC re, im;
     int64_t c = 0;
     for (; c * LANES < length; c++) {
+        __builtin_prefetch(a + length + c * LANES, 0, 2);
         VEC v = scale * NAME(get)(a + c * LANES, length - c * LANES);
         if (gate) v *= NAME(get)(gate + c * LANES, length - c * LANES);
         NAME(twist)(f, c, &re, &im);

@@ -1,5 +1,6 @@
 /* Monarch DFT: tables against their definitions, whole transforms of order 1 to 4 against FFTW and the defining sum. */
 #include "kernels/fft.h"
+#include "kernels/fft_cpu.h"
 
 #include <CUnit/Basic.h>
 #include <complex.h>
@@ -80,6 +81,18 @@ static void to_natural_order(const m2_fft *f, const cplx *spectrum, cplx *out)
     for (int64_t p = 0; p < f->n; p++) out[m2_fft_frequency(f, p)] = spectrum[p];
 }
 
+/* FFTW, or the sum where it is not there. */
+static void dft_by_library(int64_t n, cplx *x, cplx *out)
+{
+#ifdef M2_FFTW
+    fftw_plan p = fftw_plan_dft_1d((int)n, (fftw_complex *)x, (fftw_complex *)out, FFTW_FORWARD, FFTW_ESTIMATE);
+    fftw_execute(p);
+    fftw_destroy_plan(p);
+#else
+    dft_by_sum(n, x, out);
+#endif
+}
+
 static const struct {
     int order, factor[4];
 } plans[] = {
@@ -104,15 +117,97 @@ static void transforms(void)
             CU_ASSERT(distance(n, y, want) < 1e-14);
         }
 #ifdef M2_FFTW
-        fftw_plan p = fftw_plan_dft_1d((int)n, (fftw_complex *)x, (fftw_complex *)want, FFTW_FORWARD, FFTW_ESTIMATE);
-        fftw_execute(p);
-        fftw_destroy_plan(p);
+        dft_by_library(n, x, want);
         CU_ASSERT(distance(n, y, want) < 1e-14);
 #endif
         free(x);
         free(y);
         free(want);
     }
+}
+
+static cplx get(const m2i_fft *f, const void *z, int64_t p)
+{
+    int64_t v = f->lanes, i = 2 * (p - p % v) + p % v;
+    if (f->dtype == M2_F64) return ((const double *)z)[i] + I * ((const double *)z)[i + v];
+    return ((const float *)z)[i] + I * ((const float *)z)[i + v];
+}
+
+static void put(const m2i_fft *f, void *z, int64_t p, cplx x)
+{
+    int64_t v = f->lanes, i = 2 * (p - p % v) + p % v;
+    if (f->dtype == M2_F64) ((double *)z)[i] = creal(x), ((double *)z)[i + v] = cimag(x);
+    else ((float *)z)[i] = (float)creal(x), ((float *)z)[i + v] = (float)cimag(x);
+}
+
+/* Every row of a bundle against FFTW or the sum, and back. The transform of an impulse at 1 is w^k: it tells the frequency k at
+ * every place of the spectrum, whose order has no name; each must occur once per row. */
+static void check_cpu(const m2_fft *plan, m2_dtype dtype)
+{
+    const m2i_fft *f;
+    CU_ASSERT_FATAL(m2i_fft_get_plan(plan, dtype, &f) == M2_OK);
+    int64_t n = plan->n, *frequency = malloc(sizeof *frequency * (size_t)f->points);
+    size_t bytes = (size_t)(2 * f->points * m2_dtype_size(dtype));
+    void *z = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    char *seen = calloc((size_t)n, 1);
+    cplx *x = random_row(f->points), *want = malloc(sizeof(cplx) * (size_t)n), *y = malloc(sizeof(cplx) * (size_t)n);
+    for (int64_t p = 0; p < f->points; p++) put(f, z, p, p % n == 1 || n == 1);
+    m2i_fft_run(f, z, 1, NULL, NULL, 0);
+    for (int64_t p = 0; p < f->points; p++) {
+        frequency[p] = ((int64_t)llround(-carg(get(f, z, p)) / two_pi * (double)n) + n) % n;
+        CU_ASSERT(seen[frequency[p]]++ < f->rows);
+    }
+    for (int64_t row = 0; row < f->rows; row++) { /* a row alone in its bundle: the other rows' places hold zeros */
+        for (int64_t p = 0; p < f->points; p++) put(f, z, p, p / n == row ? x[p] : 0);
+        m2i_fft_run(f, z, 1, NULL, NULL, 0);
+        memset(y, 0, sizeof(cplx) * (size_t)n);
+        for (int64_t p = 0; p < f->points; p++) y[frequency[p]] += get(f, z, p);
+        dft_by_library(n, x + row * n, want);
+        CU_ASSERT(distance(n, y, want) < (dtype == M2_F64 ? 1e-15 : 4e-7));
+    }
+    for (int64_t p = 0; p < f->points; p++) put(f, z, p, x[p]);
+    m2i_fft_run(f, z, 1, NULL, NULL, 0);
+    m2i_fft_run(f, z, 0, NULL, NULL, 1);
+    for (int64_t p = 0; p < f->points; p++) x[p] *= (double)n;
+    cplx *back = malloc(sizeof(cplx) * (size_t)f->points);
+    for (int64_t p = 0; p < f->points; p++) back[p] = get(f, z, p);
+    CU_ASSERT(distance(f->points, back, x) < (dtype == M2_F64 ? 1e-15 : 4e-7));
+    free(back);
+    free(frequency);
+    free(seen);
+    free(x);
+    free(y);
+    free(want);
+    free(z);
+}
+
+/* Orders 1 to 4 and more of the CPU's stages; the last factor is the number of lanes. */
+static void cpu_stages(void)
+{
+    static const int outer[][5] = {{0}, {2}, {3}, {8}, {2, 2}, {8, 4}, {5, 4}, {7, 8}, {4, 8, 8}, {3, 8, 8}, {8, 8, 8, 2}, {4, 8, 7, 5},
+                                 {2, 4, 8, 8, 8}, {8, 8, 8, 7, 3}};
+    for (m2_dtype t = M2_F32; t <= M2_F64; t++)
+        for (size_t i = 0; i < sizeof outer / sizeof *outer; i++) {
+            int factor[6], order = 0;
+            while (order < 5 && outer[i][order]) factor[order] = outer[i][order], order++;
+            factor[order++] = (int)(M2I_VECTOR / m2_dtype_size(t));
+            m2_fft f;
+            CU_ASSERT_FATAL(m2_fft_make(order, factor, &f) == M2_OK);
+            int quad = 4 * factor[order - 1];
+            if (f.n % quad == 0 || quad % f.n == 0) check_cpu(&f, t);
+        }
+    const m2i_fft *unused;
+    m2_fft f;
+    CU_ASSERT(m2_fft_make(2, (const int[2]){11, M2I_VECTOR / 4}, &f) == M2_OK);
+    CU_ASSERT(m2i_fft_get_plan(&f, M2_F32, &unused) == M2_USAGE);
+    CU_ASSERT(m2_fft_make(1, (const int[1]){6}, &f) == M2_OK);
+    CU_ASSERT(m2i_fft_get_plan(&f, M2_F32, &unused) == M2_USAGE);
+    for (int64_t points = 1; points < 300000; points = points * 5 / 4 + 1)
+        for (m2_dtype t = M2_F32; t <= M2_F64; t++) {
+            const m2i_fft *g;
+            CU_ASSERT_FATAL(m2i_fft_get(points, t, &g) == M2_OK);
+            CU_ASSERT(g->plan.n >= points && (points < 16 || g->plan.n <= 2 * points));
+        }
 }
 
 /* Roots agree with extended precision to 1 ulp of their size 1, and are exact on the axes and symmetric off them. */
@@ -174,7 +269,7 @@ static void choices(void)
     m2_fft f;
     CU_ASSERT(m2_fft_choose(0, &tiles, &f) == M2_USAGE);
     CU_ASSERT(m2_fft_exact(17, &tiles, &f) == M2_USAGE);
-    CU_ASSERT(m2_fft_make(9, (const int[9]){2, 2, 2, 2, 2, 2, 2, 2, 2}, &f) == M2_USAGE);
+    CU_ASSERT(m2_fft_make(M2_FFT_MAX_ORDER + 1, (const int[M2_FFT_MAX_ORDER + 1]){2}, &f) == M2_USAGE);
     CU_ASSERT(m2_fft_make(1, (const int[1]){0}, &f) == M2_USAGE);
 }
 
@@ -217,6 +312,7 @@ int main(void)
     CU_add_test(s, "positions and frequencies are inverse permutations", positions);
     CU_add_test(s, "plans for any length", choices);
     CU_add_test(s, "Monarch stages of order 1 to 4 are the DFT", transforms);
+    CU_add_test(s, "the CPU's stages are the DFT and its inverse, in f32 and f64", cpu_stages);
     CU_add_test(s, "quarter twist", quarter_products);
     CU_basic_run_tests();
     int bad = CU_get_number_of_failures() != 0;
