@@ -67,7 +67,8 @@ M2_API void m2_fft_root(int64_t q, int64_t n, double out[2]);         /* w_n^q =
 M2_API void m2_fft_block(int b, double *out);                         /* F[k][j], b x b; symmetric */
 /* T_s[k0][j0] for k0 in [0, N_s) and j0 in [from, to): out[k0 (to - from) + j0 - from]. */
 M2_API void m2_fft_twiddle(const m2_fft *f, int stage, int64_t from, int64_t to, double *out);
-M2_API void m2_fft_quarter(int64_t n, int64_t from, int64_t to, double *out); /* t[j] = exp(+2 pi i j / (4n)), j in [from, to) */
+/* t[j] = exp(+2 pi i j / (4n)), j in [from, to). */
+M2_API void m2_fft_quarter(int64_t n, int64_t from, int64_t to, double *out);
 
 #ifdef __cplusplus
 }

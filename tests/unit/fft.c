@@ -184,8 +184,10 @@ static void check_cpu(const m2_fft *plan, m2_dtype dtype)
 /* Orders 1 to 4 and more of the CPU's stages; the last factor is the number of lanes. */
 static void cpu_stages(void)
 {
-    static const int outer[][5] = {{0}, {2}, {3}, {8}, {2, 2}, {8, 4}, {5, 4}, {7, 8}, {4, 8, 8}, {3, 8, 8}, {8, 8, 8, 2}, {4, 8, 7, 5},
-                                 {2, 4, 8, 8, 8}, {8, 8, 8, 7, 3}};
+    static const int outer[][5] = {
+        {0}, {2}, {3}, {8}, {2, 2}, {8, 4}, {5, 4}, {7, 8}, {4, 8, 8}, {3, 8, 8}, {8, 8, 8, 2}, {4, 8, 7, 5},
+        {2, 4, 8, 8, 8}, {8, 8, 8, 7, 3},
+    };
     for (m2_dtype t = M2_F32; t <= M2_F64; t++)
         for (size_t i = 0; i < sizeof outer / sizeof *outer; i++) {
             int factor[6], order = 0;
