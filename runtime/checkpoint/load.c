@@ -1,0 +1,229 @@
+/* load.c - walking the slabs of a checkpoint, and filling a program's state from them. */
+#include "runtime/checkpoint/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+/* ---- walking ----------------------------------------------------------------------------------------------------- */
+static m2_status read_slab(const m2_manifest *mf, const m2_slab *slab, m2_store *file, void *buf)
+{
+    const m2_saved_tensor *t = &mf->tensors[slab->tensor];
+    m2_array_info info;
+    int64_t zero[M2_STORE_RANK] = {0};
+    M2_TRY(m2_store_info(file, slab->array, &info));
+    int same = info.dtype == t->info.dtype && info.rank == t->info.rank;
+    for (int d = 0; same && d < info.rank; d++) same = info.shape[d] == slab->count[d];
+    if (!same)
+        return m2_fail(M2_DATA, "%s: array %s has not the type or shape that the manifest says",
+                       m2_store_path(file), slab->array);
+    M2_TRY(m2_store_read(file, slab->array, zero, slab->count, buf));
+    int64_t n = m2i_elements(info.rank, slab->count) * m2_dtype_size(info.dtype);
+    if (XXH3_64bits(buf, (size_t)n) == slab->hash) return M2_OK;
+    return m2_fail(M2_DATA, "%s: array %s is damaged: its bytes do not match their hash", m2_store_path(file),
+                   slab->array);
+}
+
+static m2_status open_file(const m2_manifest *mf, int rank, m2_store **file)
+{
+    char path[M2_PATH];
+    M2_TRY(m2i_rank_file(mf->folder, rank, path));
+    if (access(path, F_OK) && errno == ENOENT) return m2_fail(M2_DATA, "%s is missing", path);
+    return m2_store_open(path, file);
+}
+
+static int64_t largest_slab(const m2_manifest *mf, const char *wanted)
+{
+    int64_t most = 0;
+    for (int i = 0; i < mf->n_slabs; i++) {
+        const m2_array_info *t = &mf->tensors[mf->slabs[i].tensor].info;
+        int64_t n = m2i_elements(t->rank, mf->slabs[i].count) * m2_dtype_size(t->dtype);
+        if (n > most && (!wanted || wanted[mf->slabs[i].tensor])) most = n;
+    }
+    return most;
+}
+
+m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_visit visit, void *ctx)
+{
+    void *buf = malloc((size_t)largest_slab(mf, wanted) + 1);
+    if (!buf) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
+    m2_store *file = NULL;
+    m2_status st = M2_OK, opened = M2_OK;
+    m2_error why = {.code = M2_OK};
+    for (int i = 0, open_rank = -1; i < mf->n_slabs && st == M2_OK; i++) {
+        const m2_slab *slab = &mf->slabs[i];
+        if (wanted && !wanted[slab->tensor]) continue;
+        if (slab->rank != open_rank) {
+            m2_store_close(&file);
+            opened = open_file(mf, slab->rank, &file);
+            if (opened != M2_OK) m2_error_take(&why, opened);
+            open_rank = slab->rank;
+        }
+        m2_status bad = opened == M2_OK ? read_slab(mf, slab, file, buf) : m2_error_put(&why);
+        bad = m2_context(bad, "tensor %s", mf->tensors[slab->tensor].name);
+        st = visit(ctx, slab, bad == M2_OK ? buf : NULL, bad);
+    }
+    m2_store_close(&file);
+    free(buf);
+    return st;
+}
+
+/* ---- the same model? --------------------------------------------------------------------------------------------- */
+static char *print_shape(char buf[96], const m2_array_info *info)
+{
+    int at = snprintf(buf, 96, "(");
+    for (int d = 0; d < info->rank; d++)
+        at += snprintf(buf + at, (size_t)(96 - at), "%s%" PRId64, d ? ", " : "", info->shape[d]);
+    snprintf(buf + at, (size_t)(96 - at), ")");
+    return buf;
+}
+
+typedef struct target {
+    int array, row;
+} target;
+
+/* Where tensor `t` of the checkpoint goes; array -1: nowhere. */
+static target find_target(const m2_state *state, const char *name)
+{
+    for (int a = 0; a < state->n_arrays; a++) {
+        size_t n = strlen(state->arrays[a].kind);
+        if (strncmp(name, state->arrays[a].kind, n) || name[n] != '/') continue;
+        for (int i = 0; i < state->n_rows; i++)
+            if (!strcmp(state->rows[i].name, name + n + 1)) return (target){a, i};
+    }
+    return (target){-1, -1};
+}
+
+static int kind_is_loaded(const m2_state *state, const char *name)
+{
+    for (int a = 0; a < state->n_arrays; a++) {
+        size_t n = strlen(state->arrays[a].kind);
+        if (!strncmp(name, state->arrays[a].kind, n) && name[n] == '/') return 1;
+    }
+    return 0;
+}
+
+static m2_status check_row(const m2_manifest *mf, const m2_state *state, int array, int row)
+{
+    const m2_param *p = &state->rows[row];
+    m2_array_info mine = {.rank = p->rank ? p->rank : 1, .shape = {1}};
+    char name[M2_TENSOR_NAME], here[96], there[96];
+    for (int d = 0; d < p->rank; d++) mine.shape[d] = p->dims[d];
+    snprintf(name, sizeof name, "%s/%s", state->arrays[array].kind, p->name);
+    int t = m2_manifest_tensor(mf, name);
+    if (t < 0)
+        return m2_fail(M2_DATA,
+                       "%s is of another model: it has no tensor %s, which this model has with shape %s",
+                       mf->folder, name, print_shape(here, &mine));
+    const m2_array_info *saved = &mf->tensors[t].info;
+    int same =
+        saved->rank == mine.rank && !memcmp(saved->shape, mine.shape, (size_t)mine.rank * sizeof *mine.shape);
+    if (!same)
+        return m2_fail(M2_DATA,
+                       "%s is of another model: tensor %s has shape %s in the file and %s in this model",
+                       mf->folder, name, print_shape(there, saved), print_shape(here, &mine));
+    if (saved->dtype != M2_F32 && saved->dtype != M2_F64)
+        return m2_fail(M2_DATA, "%s: tensor %s is %s, expected f32 or f64", mf->folder, name,
+                       m2_dtype_name(saved->dtype));
+    return M2_OK;
+}
+
+static m2_status check_model(const m2_manifest *mf, const m2_state *state)
+{
+    for (int a = 0; a < state->n_arrays; a++)
+        for (int i = 0; i < state->n_rows; i++)
+            if (!strcmp(state->arrays[a].kind, "param") || !(state->rows[i].flags & M2_PARAM_FROZEN))
+                M2_TRY(check_row(mf, state, a, i));
+    for (int t = 0; t < mf->n_tensors; t++) {
+        const char *name = mf->tensors[t].name;
+        char there[96];
+        if (kind_is_loaded(state, name) && find_target(state, name).array < 0)
+            return m2_fail(M2_DATA,
+                           "%s is of another model: it has tensor %s of shape %s, which this model has not",
+                           mf->folder, name, print_shape(there, &mf->tensors[t].info));
+    }
+    return M2_OK;
+}
+
+/* ---- filling ----------------------------------------------------------------------------------------------------- */
+typedef struct filling {
+    const m2_manifest *mf;
+    const m2_state *state;
+    const target *targets; /* per tensor of the manifest */
+    char *converted;       /* a slab in the state's dtype */
+} filling;
+
+static const void *convert(filling *f, const void *data, int64_t n, m2_dtype from, m2_dtype to)
+{
+    if (from == to) return data;
+    for (int64_t i = 0; i < n; i++) {
+        if (to == M2_F64)
+            ((double *)f->converted)[i] = (double)((const float *)data)[i];
+        else
+            ((float *)f->converted)[i] = (float)((const double *)data)[i];
+    }
+    return f->converted;
+}
+
+/* Copies a box into its place: one copy per contiguous run. */
+static m2_status fill_slab(void *ctx, const m2_slab *slab, const void *data, m2_status bad)
+{
+    filling *f = ctx;
+    M2_TRY(bad);
+    const m2_array_info *t = &f->mf->tensors[slab->tensor].info;
+    target to = f->targets[slab->tensor];
+    m2_device *dev = f->state->device;
+    m2_dtype dtype = f->state->arrays[to.array].dtype;
+    int64_t size = m2_dtype_size(dtype), n = m2i_elements(t->rank, slab->count), run = 1;
+    int d = t->rank - 1; /* the innermost dimension of which the box is only a part */
+    while (d > 0 && slab->count[d] == t->shape[d]) run *= t->shape[d--];
+    run *= slab->count[d];
+    const char *from = convert(f, data, n, t->dtype, dtype);
+    char *base = (char *)f->state->arrays[to.array].base + f->state->rows[to.row].offset * size;
+    for (int64_t done = 0; done < n; done += run) {
+        int64_t at = 0, rest = done, index[M2_STORE_RANK];
+        for (int k = t->rank - 1; k >= 0; rest /= slab->count[k--]) index[k] = rest % slab->count[k];
+        for (int k = 0; k < t->rank; k++) at = at * t->shape[k] + slab->offset[k] + index[k];
+        M2_TRY(dev->api->copy(dev, base + at * size, from + done * size, run * size, NULL));
+    }
+    return dev->api->stream_sync(dev, NULL); /* the buffer is used again */
+}
+
+m2_status m2_checkpoint_load(const m2_manifest *mf, const m2_state *state)
+{
+    M2_TRY(check_model(mf, state));
+    char *wanted = calloc((size_t)mf->n_tensors + 1, 1);
+    target *targets = calloc((size_t)mf->n_tensors + 1, sizeof *targets);
+    filling f = {.mf = mf, .state = state, .targets = targets};
+    m2_status st =
+        wanted && targets ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
+    for (int i = 0; st == M2_OK && i < mf->n_tensors; i++) {
+        targets[i] = find_target(state, mf->tensors[i].name);
+        wanted[i] = targets[i].array >= 0;
+    }
+    if (st == M2_OK) {
+        f.converted = malloc(2 * (size_t)largest_slab(mf, wanted) + 1);
+        if (!f.converted) st = m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
+    }
+    if (st == M2_OK) st = m2_manifest_visit(mf, wanted, fill_slab, &f);
+    free(f.converted);
+    free(targets);
+    free(wanted);
+    return st;
+}
+
+m2_status m2_state_of(m2_program *p, m2_device *dev, int optimizer, m2_state *out)
+{
+    static const char *const kinds[] = {"param", "m", "v"};
+    *out = (m2_state){.device = dev, .n_arrays = optimizer ? 3 : 1};
+    out->n_rows = m2_program_params(p, &out->rows);
+    for (int a = 0; a < out->n_arrays; a++) {
+        out->arrays[a].kind = kinds[a];
+        M2_TRY(m2_program_flat(p, kinds[a], &out->arrays[a].base, &out->arrays[a].dtype));
+    }
+    return M2_OK;
+}
