@@ -1,0 +1,165 @@
+#include "runtime/eval.h"
+#include "data/loader.h"
+#include "runtime/models/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCHES_AT_ONCE = 64 }; /* whose sums are kept on the device, in the precision of the loss */
+
+struct m2_eval {
+    m2_comm *comm;
+    m2_program *program;
+    m2_loader *loader;
+    m2_tid tokens, targets, loss, hits;
+    int32_t *ids;                              /* tokens and targets of a batch */
+    int64_t micro, length, sequences, batches; /* batches: of each rank */
+};
+
+/* Batch i of this rank (over and over): its first sequence. */
+static int64_t first_row(void *ctx, int64_t i)
+{
+    const m2_eval *e = ctx;
+    return (i % e->batches * e->comm->size + e->comm->rank) * e->micro;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+static m2_status make_program(const m2_config *cfg, const m2_ranks *ranks, int64_t micro, m2_program **out)
+{
+    m2_program_spec spec = {.mode = M2_MODE_EVAL,
+                            .precision = ranks->precision,
+                            .rows = micro,
+                            .rows_whole = micro,
+                            .length = cfg->model_length};
+    M2_TRY(m2_model_build(cfg, &spec, out));
+    m2_tid sums[2] = {m2_program_find(*out, "loss"), m2_program_find(*out, "hits")};
+    if (ranks->comm->size > 1) m2_program_reduce(*out, &m2_op_all_reduce, ranks->comm, 0, sums, 2);
+    m2_plan_options plan = {.naive = !strcmp(cfg->train_plan, "naive"), .threads = ranks->device->threads};
+    return m2_program_plan(*out, &plan);
+}
+
+m2_status m2_eval_bytes(const m2_config *cfg, const m2_ranks *ranks, int64_t micro, int64_t *bytes)
+{
+    m2_program *p = NULL;
+    m2_status st = make_program(cfg, ranks, micro, &p);
+    if (st == M2_OK) {
+        m2_memory_plan m = m2_program_memory(p);
+        *bytes = m.activations + m.workspace + m.io;
+    }
+    m2_program_free(&p);
+    return st;
+}
+
+static m2_status bind(m2_eval *e, const m2_ranks *ranks, m2_program *owner)
+{
+    m2_program *p = e->program;
+    e->tokens = m2_program_find(p, "tokens");
+    e->targets = m2_program_find(p, "targets");
+    e->loss = m2_program_find(p, "loss");
+    e->hits = m2_program_find(p, "hits");
+    return owner ? m2_program_bind_shared(p, owner) : m2_program_bind(p, ranks->device);
+}
+
+static m2_status open_loader(m2_eval *e, const m2_eval_spec *spec)
+{
+    m2_token_store_info info;
+    M2_TRY(m2_token_store_info_read(spec->store, &info));
+    int64_t have = (info.tokens - 1) / e->length, at_once = e->micro * e->comm->size;
+    if (have < 1)
+        return m2_fail(M2_DATA, "%s holds %lld tokens, too few for one sequence of %lld", spec->store,
+                       (long long)info.tokens, (long long)e->length);
+    if (!e->sequences || e->sequences > have) e->sequences = have;
+    e->batches = (e->sequences + at_once - 1) / at_once;
+    m2_loader_spec loader = {.path = spec->store, .length = e->length, .rows = e->micro, .workers = 1};
+    return m2_loader_open(&loader, first_row, e, 0, &e->loader);
+}
+
+m2_status m2_eval_open(const m2_config *cfg, const m2_ranks *ranks, const m2_eval_spec *spec, m2_eval **out)
+{
+    m2_eval *e = calloc(1, sizeof *e);
+    *out = e;
+    if (!e) return m2_fail(M2_TRANSIENT, "out of memory for an evaluation");
+    *e = (m2_eval){
+        .comm = ranks->comm, .micro = spec->micro, .length = cfg->model_length, .sequences = spec->sequences};
+    e->ids = malloc(2 * (size_t)(e->micro * e->length) * sizeof *e->ids);
+    m2_status st = e->ids ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for an evaluation's batch");
+    if (st == M2_OK) st = open_loader(e, spec);
+    if (st == M2_OK) st = make_program(cfg, ranks, e->micro, &e->program);
+    if (st == M2_OK) st = bind(e, ranks, spec->owner);
+    if (st != M2_OK) m2_eval_close(out);
+    return st;
+}
+
+m2_program *m2_eval_program(m2_eval *e)
+{
+    return e->program;
+}
+
+void m2_eval_close(m2_eval **e)
+{
+    if (!*e) return;
+    m2_loader_close(&(*e)->loader);
+    m2_program_free(&(*e)->program);
+    free((*e)->ids);
+    free(*e);
+    *e = NULL;
+}
+
+/* ---- running ----------------------------------------------------------------------------------------------------- */
+m2_status m2_read_scalar(m2_program *p, m2_tid t, double *out)
+{
+    union {
+        float f;
+        double d;
+    } x;
+    m2_desc desc = m2_program_desc(p, t);
+    if (desc.rank < 0 || m2_desc_count(&desc) != 1 || (desc.dtype != M2_F32 && desc.dtype != M2_F64))
+        return m2_fail(M2_BUG, "tensor %d of the program is not a float scalar", (int)t);
+    M2_TRY(m2_program_read(p, t, &x));
+    *out = desc.dtype == M2_F32 ? (double)x.f : x.d;
+    return M2_OK;
+}
+
+/* Reads the next batch; sequences beyond the last one lose their targets. */
+static m2_status fetch(m2_eval *e, int64_t batch)
+{
+    int32_t *targets = e->ids + e->micro * e->length;
+    M2_TRY(m2_loader_next(e->loader, e->ids, targets));
+    for (int64_t r = 0; r < e->micro; r++)
+        for (int64_t t = 0; first_row(e, batch) + r >= e->sequences && t < e->length; t++)
+            targets[r * e->length + t] = M2_TARGET_NONE;
+    M2_TRY(m2_program_write(e->program, e->tokens, e->ids));
+    return m2_program_write(e->program, e->targets, targets);
+}
+
+/* `n` batches from `batch` on. The sums over them and over the ranks come with the last one; before it, agreement. */
+static m2_status run_batches(m2_eval *e, int64_t batch, int n, double *loss, double *hits)
+{
+    m2_step step;
+    memset(&step, 0, sizeof step);
+    m2_status mine = M2_OK;
+    for (int i = 0; i < n; i++) {
+        if (mine == M2_OK) mine = fetch(e, batch + i);
+        if (i == n - 1) M2_TRY(m2_comm_agree(e->comm, mine));
+        if (mine == M2_OK) mine = m2_program_run(e->program, &step, i, n);
+    }
+    if (mine == M2_OK) mine = m2_read_scalar(e->program, e->loss, loss);
+    if (mine == M2_OK) mine = m2_read_scalar(e->program, e->hits, hits);
+    return m2_ranks_alone(e->comm, mine);
+}
+
+m2_status m2_eval_run(m2_eval *e, m2_eval_result *out)
+{
+    double sum = 0, right = 0;
+    for (int64_t b = 0; b < e->batches; b += BATCHES_AT_ONCE) {
+        double loss, hits;
+        int n = (int)(e->batches - b < BATCHES_AT_ONCE ? e->batches - b : BATCHES_AT_ONCE);
+        M2_TRY(run_batches(e, b, n, &loss, &hits));
+        sum += loss * (double)(e->micro * e->length);
+        right += hits;
+    }
+    *out = (m2_eval_result){.sequences = e->sequences, .tokens = e->sequences * e->length};
+    out->loss = sum / (double)out->tokens;
+    out->top1 = right / (double)out->tokens;
+    return M2_OK;
+}

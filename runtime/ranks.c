@@ -1,0 +1,88 @@
+#include "runtime/ranks.h"
+#include "kernels/base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- device ------------------------------------------------------------------------------------------------------ */
+/* A launcher may show each rank all GPUs of the node, or only its own as number 0. */
+static m2_status open_device(const m2_config *cfg, int local_rank, m2_device **out)
+{
+    int any = !strcmp(cfg->run_device, "cuda") || !strcmp(cfg->run_device, "auto");
+    char own[32];
+    snprintf(own, sizeof own, "cuda:%d", local_rank);
+    if (any && local_rank > 0 && m2_device_open(own, (int)cfg->run_threads, out) == M2_OK) return M2_OK;
+    return m2_device_open(cfg->run_device, (int)cfg->run_threads, out);
+}
+
+static m2_status same_kind(const m2_ranks *r)
+{
+    m2_comm *c = r->comm->host;
+    int32_t cpu[2] = {!strcmp(r->device->api->kind, "cpu"), 0};
+    cpu[1] = -cpu[0];
+    M2_TRY(c->api->all_reduce(c, cpu, cpu, 2, M2_I32, M2_MAX, NULL));
+    if (cpu[0] == -cpu[1]) return M2_OK;
+    return m2_fail(M2_USAGE,
+                   "some ranks found a GPU and some did not: set run.device=cpu, or start one rank per GPU");
+}
+
+/* ---- threads, precision --------------------------------------------------------------------------------------------------- */
+static const char *const precisions[] = {
+    [M2_PREC_F32] = "f32", [M2_PREC_F64] = "f64", [M2_PREC_TF32] = "tf32", [M2_PREC_BF16] = "bf16"};
+
+const char *m2_precision_name(m2_precision p)
+{
+    return precisions[p];
+}
+
+static m2_status choose_threads(const m2_config *cfg, m2_ranks *r)
+{
+    int share;
+    M2_TRY(m2_comm_cores(r->comm, &share));
+    r->device->threads = cfg->run_threads ? (int)cfg->run_threads : share;
+    return M2_OK;
+}
+
+static m2_status choose_precision(const m2_config *cfg, m2_ranks *r)
+{
+    int cpu = !strcmp(r->device->api->kind, "cpu");
+    const char *name = cfg->train_precision;
+    if (!strcmp(name, "auto")) name = cpu ? "f32" : "bf16";
+    for (int i = 0; i < (int)(sizeof precisions / sizeof *precisions); i++)
+        if (!strcmp(precisions[i], name)) r->precision = (m2_precision)i;
+    int wide = r->precision == M2_PREC_F32 || r->precision == M2_PREC_F64;
+    if (cpu && !wide)
+        return m2_fail(M2_USAGE, "train.precision=%s needs a GPU: use f32, f64 or auto on the CPU", name);
+    return M2_OK;
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------------------- */
+m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out)
+{
+    int rank, size, local_rank, local_size;
+    *out = (m2_ranks){0};
+    m2_comm_launcher(&rank, &size, &local_rank, &local_size);
+    m2_log_setup(M2_LOG_INFO, rank);
+    m2_error why = {.code = M2_OK};
+    m2_status st = open_device(cfg, local_rank, &out->device);
+    if (st != M2_OK) m2_error_take(&why, st);
+    st = m2_comm_open(cfg->run_transport, out->device, &out->comm);
+    if (st == M2_OK) st = m2_comm_agree(out->comm, why.code == M2_OK ? M2_OK : m2_error_put(&why));
+    if (st == M2_OK) st = same_kind(out);
+    if (st == M2_OK) st = choose_threads(cfg, out);
+    if (st == M2_OK) st = choose_precision(cfg, out);
+    if (st != M2_OK) m2_ranks_close(out);
+    return st;
+}
+
+void m2_ranks_close(m2_ranks *r)
+{
+    m2_comm_close(&r->comm);
+    m2_device_close(&r->device);
+}
+
+m2_status m2_ranks_alone(m2_comm *c, m2_status st)
+{
+    if (st != M2_OK && c->size > 1) c->api->abort(c, st);
+    return st;
+}

@@ -1,0 +1,25 @@
+/* ranks.h - what this process is and has: its device, its place among the ranks, its share of the cores. */
+#ifndef M2_RANKS_H
+#define M2_RANKS_H
+
+#include "parallel/comm.h"
+#include "runtime/config.h"
+#include "runtime/program.h"
+
+typedef struct m2_ranks {
+    m2_device *device; /* of the same kind on every rank; device->threads is this rank's share of the cores */
+    m2_comm *comm;
+    m2_precision precision; /* of the arithmetic: train.precision, "auto" resolved for the device */
+} m2_ranks;
+
+/* From run.device, run.transport, run.threads, train.precision. Ranks other than 0 stop logging. Collective. */
+M2_API m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out) M2_MUST_USE;
+M2_API void m2_ranks_close(m2_ranks *r); /* collective; accepts a zeroed one */
+
+/* Passes M2_OK through. A failure that only this rank knows of, while the others may be waiting for it in a collective, ends
+ * the job for all of them (under MPI it does not return); alone, it is just returned. */
+M2_API m2_status m2_ranks_alone(m2_comm *c, m2_status st) M2_MUST_USE;
+
+M2_API const char *m2_precision_name(m2_precision p); /* as train.precision says it */
+
+#endif

@@ -1,0 +1,63 @@
+#include "runtime/tokens.h"
+#include "data/tokenizer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int64_t m2_tokens_padded(int64_t vocab)
+{
+    return (vocab + 7) / 8 * 8;
+}
+
+m2_status m2_tokens_open(const m2_config *cfg, const char *key, const char *path, m2_tokens *out)
+{
+    memset(out, 0, sizeof *out);
+    if (!*path)
+        return m2_fail(M2_USAGE, "%s is not set: give the token store that m2 prepare wrote, %s=FILE.h5", key,
+                       key);
+    M2_TRY(m2_token_store_info_read(path, &out->info));
+    int64_t length = cfg->model_length;
+    out->sequences = (out->info.tokens - 1) / length; /* a sequence has one token more, its last target */
+    if (out->sequences < 1)
+        return m2_fail(M2_DATA,
+                       "%s=%s holds %" PRId64 " tokens, too few for one sequence of model.length=%" PRId64
+                       " (which takes %" PRId64 "): use more text or a shorter length",
+                       key, path, out->info.tokens, length, length + 1);
+    if (cfg->model_vocab && out->info.vocab > cfg->model_vocab)
+        return m2_fail(M2_DATA,
+                       "%s=%s has tokens of a vocabulary of %" PRId64 ", more than model.vocab=%" PRId64
+                       ": it was written with another tokenizer",
+                       key, path, out->info.vocab, cfg->model_vocab);
+    return m2_token_store_tokenizer(path, &out->tokenizer);
+}
+
+static void describe(const char *text, char *out, size_t n)
+{
+    m2_tokenizer *t = NULL;
+    char hash[33];
+    if (m2_tokenizer_parse(text, &t) != M2_OK) {
+        snprintf(out, n, "an unreadable one");
+        return;
+    }
+    m2_tokenizer_hash(t, hash);
+    snprintf(out, n, "%s, %" PRId64 " entries, %.8s", m2_tokenizer_kind(t), m2_tokenizer_vocab(t), hash);
+    m2_tokenizer_close(&t);
+}
+
+m2_status m2_tokens_expect(const m2_tokens *t, const char *path, const char *expected, const char *whose)
+{
+    char here[96], there[96];
+    if (!strcmp(t->tokenizer, expected)) return M2_OK;
+    describe(t->tokenizer, here, sizeof here);
+    describe(expected, there, sizeof there);
+    return m2_fail(M2_DATA, "%s was written with another tokenizer (%s) than %s (%s)", path, here, whose,
+                   there);
+}
+
+void m2_tokens_free(m2_tokens *t)
+{
+    free(t->tokenizer);
+    t->tokenizer = NULL;
+}

@@ -1,0 +1,370 @@
+#include "runtime/trainer.h"
+#include "kernels/base/log.h"
+#include "runtime/batch.h"
+#include "runtime/checkpoint.h"
+#include "runtime/eval.h"
+#include "runtime/fit.h"
+#include "runtime/metrics.h"
+#include "runtime/optim.h"
+#include "runtime/progress.h"
+#include "runtime/ranks.h"
+#include "runtime/rundir.h"
+#include "runtime/tokens.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct trainer {
+    m2_config cfg; /* resolved: no "auto" that changes what is computed */
+    m2_ranks ranks;
+    m2_rundir dir;
+    m2_tokens data;
+    m2_schedule schedule;
+    m2_training training; /* program and batch */
+    m2_eval *eval;        /* NULL: nothing to validate on */
+    m2_loader *loader;
+    m2_state state;
+    m2_metrics *metrics; /* rank 0 */
+    m2_progress progress;
+    m2_tid tokens, targets, loss, norm2;
+    int32_t *ids;      /* tokens, then targets, of this rank's share of a step */
+    char *config_text; /* of cfg */
+    int64_t step;      /* done */
+    int64_t saved;     /* step of the newest checkpoint, -1 = none */
+    int64_t skips, skips_in_row;
+    double flops; /* of a step, all ranks */
+    double waited;
+} trainer;
+
+/* ---- signals ----------------------------------------------------------------------------------------------------- */
+static volatile sig_atomic_t caught;
+
+static void on_signal(int number)
+{
+    caught = number;
+}
+
+static void watch_signals(void)
+{
+    static const int numbers[] = {SIGTERM, SIGUSR1, SIGINT};
+    for (int i = 0; i < 3; i++) {
+        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+        if (numbers[i] == SIGINT) action.sa_flags |= (int)SA_RESETHAND;
+        sigemptyset(&action.sa_mask);
+        sigaction(numbers[i], &action, NULL);
+    }
+}
+
+/* ---- one step ---------------------------------------------------------------------------------------------------- */
+/* Reads this rank's rows, then all ranks learn whether one of them failed or was told to stop. */
+static m2_status fetch(trainer *t, int64_t *stop)
+{
+    const m2_batch *b = &t->training.batch;
+    int64_t n = b->micro * t->cfg.model_length;
+    m2_comm *host = t->ranks.comm->host;
+    m2_status mine = M2_OK;
+    for (int a = 0; a < b->micros && mine == M2_OK; a++)
+        mine = m2_loader_next(t->loader, t->ids + 2 * a * n, t->ids + (2 * a + 1) * n);
+    int64_t word[2] = {mine != M2_OK, caught};
+    m2_status st = host->api->all_reduce(host, word, word, 2, M2_I64, M2_MAX, NULL);
+    if (st != M2_OK) return mine == M2_OK ? m2_ranks_alone(host, st) : mine;
+    *stop = word[1];
+    return word[0] ? m2_comm_agree(t->ranks.comm, mine) : M2_OK;
+}
+
+static m2_status compute(trainer *t, m2_step *step, double *loss, double *norm2)
+{
+    const m2_batch *b = &t->training.batch;
+    m2_program *p = t->training.program;
+    int64_t n = b->micro * t->cfg.model_length;
+    for (int a = 0; a < b->micros; a++) {
+        step->row0 = m2_batch_row0(b, a);
+        M2_TRY(m2_program_write(p, t->tokens, t->ids + 2 * a * n));
+        M2_TRY(m2_program_write(p, t->targets, t->ids + (2 * a + 1) * n));
+        M2_TRY(m2_program_run(p, step, a, b->micros));
+    }
+    M2_TRY(m2_program_run_update(p, step));
+    M2_TRY(m2_read_scalar(p, t->loss, loss));
+    return m2_read_scalar(p, t->norm2, norm2);
+}
+
+/* Every rank has the same loss and norm, so all decide alike. */
+static m2_status count_skip(trainer *t, const m2_step *step, const m2_record *r)
+{
+    if (!m2_optim_skipped(step, r->grad_norm * r->grad_norm)) {
+        t->skips_in_row = 0;
+        return M2_OK;
+    }
+    t->skips++;
+    t->skips_in_row++;
+    m2_progress_note(&t->progress, "step %" PRId64 ": update skipped, loss %g, gradient norm %g", r->step,
+                     r->loss, r->grad_norm);
+    if (t->skips_in_row < t->cfg.train_max_skips) return M2_OK;
+    char saved[64] = "there is no checkpoint";
+    if (t->saved >= 0) snprintf(saved, sizeof saved, "the newest checkpoint is of step %" PRId64, t->saved);
+    return m2_fail(
+        M2_DATA,
+        "stopped at step %" PRId64 ": %" PRId64
+        " updates in a row were skipped because the gradient norm was not "
+        "finite or beyond optim.outlier (loss %g, norm %g); %s: lower optim.lr or look at the data",
+        r->step, t->skips_in_row, r->loss, r->grad_norm, saved);
+}
+
+static void measure(trainer *t, m2_record *r, double seconds)
+{
+    double waited = m2_loader_statistics(t->loader).seconds_waited, peak = t->ranks.device->peak_flops;
+    r->seconds = seconds;
+    r->waited = waited - t->waited;
+    r->tokens_per_s = (double)(t->cfg.train_batch * t->cfg.model_length) / seconds;
+    r->flops_per_s = t->flops / seconds;
+    r->mfu = peak > 0 ? r->flops_per_s / (peak * t->ranks.comm->size) : M2_ABSENT;
+    t->waited = waited;
+}
+
+static int due(int64_t step, int64_t every, int64_t last)
+{
+    return step == last || (every > 0 && step % every == 0);
+}
+
+static m2_status validate(trainer *t, m2_record *r)
+{
+    m2_eval_result result;
+    M2_TRY(m2_eval_run(t->eval, &result));
+    r->val_loss = result.loss;
+    r->val_top1 = result.top1;
+    return M2_OK;
+}
+
+static m2_status save(trainer *t)
+{
+    m2_save_spec spec = {.folder = t->dir.checkpoints,
+                         .step = t->step,
+                         .rows = t->step * t->cfg.train_batch,
+                         .config = t->config_text,
+                         .tokenizer = t->data.tokenizer,
+                         .keep = t->cfg.checkpoint_keep,
+                         .keep_every = t->cfg.checkpoint_keep_every};
+    M2_TRY(m2_ranks_alone(t->ranks.comm, m2_program_sync(t->training.program)));
+    M2_TRY(m2_checkpoint_save(&spec, &t->state, t->ranks.comm));
+    t->saved = t->step;
+    return M2_OK;
+}
+
+static m2_status run_step(trainer *t, int64_t *stop)
+{
+    double begin = m2_now(), norm2 = 0;
+    m2_record r = {.val_loss = M2_ABSENT, .val_top1 = M2_ABSENT};
+    M2_TRY(fetch(t, stop));
+    if (*stop) return M2_OK;
+    m2_step step = m2_optim_step(&t->cfg, &t->schedule, t->step + 1);
+    M2_TRY(m2_ranks_alone(t->ranks.comm, compute(t, &step, &r.loss, &norm2)));
+    r.step = ++t->step;
+    r.tokens = t->step * t->cfg.train_batch * t->cfg.model_length;
+    r.grad_norm = sqrt(norm2);
+    r.lr = step.lr;
+    m2_status skipped = count_skip(t, &step, &r);
+    r.skips = t->skips;
+    measure(t, &r, m2_now() - begin);
+    if (skipped == M2_OK && t->eval && due(t->step, t->cfg.train_val_every, t->cfg.train_steps))
+        M2_TRY(validate(t, &r));
+    if (t->metrics) M2_TRY(m2_ranks_alone(t->ranks.comm, m2_metrics_write(t->metrics, &r)));
+    m2_progress_step(&t->progress, &r);
+    M2_TRY(skipped);
+    return due(t->step, t->cfg.checkpoint_every, t->cfg.train_steps) ? save(t) : M2_OK;
+}
+
+static m2_status run_steps(trainer *t)
+{
+    int64_t stop = 0;
+    while (t->step < t->cfg.train_steps && !stop) M2_TRY(run_step(t, &stop));
+    if (!stop) return M2_OK;
+    if (t->saved != t->step) M2_TRY(save(t));
+    const char *name = stop == SIGTERM ? "SIGTERM" : stop == SIGINT ? "SIGINT" : "SIGUSR1";
+    m2_progress_note(&t->progress,
+                     "interrupted by %s: checkpoint of step %" PRId64 " is written, the same command goes on",
+                     name, t->step);
+    return m2_fail(M2_REQUEUE, "interrupted by %s at step %" PRId64, name, t->step);
+}
+
+/* ---- setting up -------------------------------------------------------------------------------------------------- */
+/* What can be known to be wrong before anything is touched. */
+static m2_status check(trainer *t)
+{
+    m2_config *cfg = &t->cfg;
+    M2_TRY(m2_tokens_open(cfg, "data.train", cfg->data_train, &t->data));
+    if (!cfg->model_vocab) cfg->model_vocab = m2_tokens_padded(t->data.info.vocab);
+    snprintf(cfg->train_precision, sizeof cfg->train_precision, "%s", m2_precision_name(t->ranks.precision));
+    if (*cfg->data_val) {
+        m2_tokens val;
+        m2_status st = m2_tokens_open(cfg, "data.val", cfg->data_val, &val);
+        if (st == M2_OK) st = m2_tokens_expect(&val, cfg->data_val, t->data.tokenizer, cfg->data_train);
+        m2_tokens_free(&val);
+        M2_TRY(st);
+    }
+    M2_TRY(m2_schedule_make(cfg, &t->schedule));
+    return m2_config_text(cfg, &t->config_text);
+}
+
+/* The newest checkpoint must be of this run. */
+static m2_status check_manifest(trainer *t, const m2_manifest *mf)
+{
+    m2_config saved;
+    char origin[M2_PATH + 16];
+    snprintf(origin, sizeof origin, "%s/manifest.h5", mf->folder);
+    m2_config_defaults(&saved);
+    M2_TRY(m2_config_parse_text(&saved, mf->config, origin));
+    m2_status st = m2_config_check_resume(&saved, &t->cfg);
+    if (st != M2_OK) return m2_context(st, "%s cannot be resumed", t->dir.path);
+    return m2_tokens_expect(&t->data, t->cfg.data_train, mf->tokenizer, mf->folder);
+}
+
+/* mf->n_tensors stays 0 when the run starts from scratch. */
+static m2_status find_checkpoint(trainer *t, m2_manifest *mf)
+{
+    char folder[M2_PATH];
+    int none;
+    m2_status st = m2_checkpoint_find(t->dir.checkpoints, folder, &none);
+    if (none) return M2_OK;
+    M2_TRY(st);
+    M2_TRY(m2_manifest_read(folder, mf));
+    M2_TRY(check_manifest(t, mf));
+    t->step = t->saved = mf->step;
+    return M2_OK;
+}
+
+static m2_status prepare_state(trainer *t, const m2_manifest *mf)
+{
+    m2_program *p = t->training.program;
+    M2_TRY(m2_state_of(p, t->ranks.device, 1, &t->state));
+    if (!mf->n_tensors) return m2_program_init_params(p, (uint64_t)t->cfg.train_seed);
+    M2_TRY(m2_checkpoint_load(mf, &t->state));
+    return m2_program_params_changed(p);
+}
+
+static m2_status open_data(trainer *t)
+{
+    m2_batch *b = &t->training.batch;
+    const m2_config *cfg = &t->cfg;
+    m2_program *p = t->training.program;
+    t->tokens = m2_program_find(p, "tokens");
+    t->targets = m2_program_find(p, "targets");
+    t->loss = m2_program_find(p, "loss");
+    t->norm2 = m2_program_find(p, "norm2");
+    t->ids = malloc(2 * (size_t)(b->share * cfg->model_length) * sizeof *t->ids);
+    if (!t->ids) return m2_fail(M2_TRANSIENT, "out of memory for the token ids of a step");
+    b->start = t->step * cfg->train_batch;
+    m2_loader_spec loader = {.path = cfg->data_train,
+                             .length = cfg->model_length,
+                             .seed = (uint64_t)cfg->train_seed,
+                             .shuffle = 1,
+                             .rows = b->micro,
+                             .workers = (int)cfg->data_workers};
+    M2_TRY(m2_loader_open(&loader, m2_batch_at, b, 0, &t->loader));
+    if (!*cfg->data_val) return M2_OK;
+    m2_eval_spec eval = {.store = cfg->data_val,
+                         .micro = b->micro,
+                         .sequences = cfg->train_val_batches * cfg->train_batch,
+                         .owner = p};
+    return m2_eval_open(cfg, &t->ranks, &eval, &t->eval);
+}
+
+static m2_status open_folder(trainer *t)
+{
+    return t->ranks.comm->rank == 0 ? m2_rundir_open(&t->dir) : M2_OK;
+}
+
+static m2_status write_folder(trainer *t)
+{
+    if (t->ranks.comm->rank) return M2_OK;
+    M2_TRY(m2_checkpoint_sweep(t->dir.checkpoints));
+    M2_TRY(m2_rundir_write_config(&t->dir, &t->cfg));
+    return m2_metrics_open(t->dir.metrics, t->step, &t->metrics);
+}
+
+static void describe(trainer *t)
+{
+    const m2_batch *b = &t->training.batch;
+    m2_device *dev = t->ranks.device;
+    m2_memory_plan m = m2_program_memory(t->training.program);
+    char params[32], tokens[32], bytes[32], where[128];
+    if (strcmp(dev->api->kind, "cpu"))
+        snprintf(where, sizeof where, "%s", dev->name);
+    else
+        snprintf(where, sizeof where, "CPU, %d thread%s each", dev->threads, dev->threads == 1 ? "" : "s");
+    m2_log(M2_LOG_INFO, "%s, %s parameters, %s; ranks: %d (%s, %s)", t->cfg.model_family,
+           m2_human_count(params, (double)m2_program_param_count(t->training.program)),
+           t->cfg.train_precision, b->ranks, t->ranks.comm->api->kind, where);
+    m2_log(M2_LOG_INFO,
+           "step: %" PRId64 " sequences of %" PRId64 " tokens = %d ranks x %d microbatches x %" PRId64
+           "; %s per rank%s",
+           b->global, t->cfg.model_length, b->ranks, b->micros, b->micro,
+           m2_human_bytes(bytes, m.params + m.grads + m.optimizer + m.activations + m.workspace + m.io),
+           t->training.recompute ? ", recomputing blocks" : "");
+    m2_log(M2_LOG_INFO, "data: %s, %s tokens, %.2f epochs in %" PRId64 " steps", t->cfg.data_train,
+           m2_human_count(tokens, (double)t->data.info.tokens),
+           (double)(t->cfg.train_steps * b->global) / (double)t->data.sequences, t->cfg.train_steps);
+    if (t->step)
+        m2_log(M2_LOG_INFO, "run folder: %s, resuming after step %" PRId64, t->dir.path, t->step);
+    else
+        m2_log(M2_LOG_INFO, "run folder: %s", t->dir.path);
+}
+
+/* Each phase ends with agreement: a failure on one rank ends it on all. *done: there is nothing left to do. */
+static m2_status set_up(trainer *t, int *done)
+{
+    m2_comm *comm = t->ranks.comm;
+    m2_manifest mf = {0};
+    m2_status st = m2_comm_agree(comm, check(t));
+    if (st == M2_OK) st = m2_training_check(&t->cfg, &t->ranks);
+    if (st == M2_OK) st = m2_rundir_paths(t->cfg.run_dir, &t->dir);
+    if (st == M2_OK) st = m2_comm_agree(comm, open_folder(t));
+    if (st == M2_OK) st = m2_comm_agree(comm, find_checkpoint(t, &mf));
+    *done = st == M2_OK && t->step >= t->cfg.train_steps;
+    if (st == M2_OK && !*done) {
+        st = m2_training_make(&t->cfg, &t->ranks, &t->training);
+        if (st == M2_OK) st = m2_comm_agree(comm, prepare_state(t, &mf));
+        if (st == M2_OK) st = m2_comm_agree(comm, open_data(t));
+        if (st == M2_OK) st = m2_comm_agree(comm, write_folder(t));
+    }
+    m2_manifest_free(&mf);
+    return st;
+}
+
+static void tear_down(trainer *t)
+{
+    m2_loader_close(&t->loader);
+    m2_eval_close(&t->eval);
+    m2_program_free(&t->training.program);
+    m2_metrics_close(&t->metrics);
+    m2_rundir_close(&t->dir);
+    m2_tokens_free(&t->data);
+    free(t->config_text);
+    free(t->ids);
+    m2_ranks_close(&t->ranks);
+}
+
+m2_status m2_train(const m2_config *cfg)
+{
+    trainer t = {.cfg = *cfg, .dir.lock = -1, .saved = -1};
+    int done = 0;
+    watch_signals();
+    M2_TRY(m2_ranks_open(cfg, &t.ranks));
+    m2_status st = set_up(&t, &done);
+    if (st == M2_OK && done)
+        m2_log(M2_LOG_INFO, "%s is complete: %" PRId64 " of %" PRId64 " steps are done", t.dir.path, t.step,
+               cfg->train_steps);
+    if (st == M2_OK && !done) {
+        const m2_batch *b = &t.training.batch;
+        t.flops = m2_program_cost(t.training.program, M2_FORWARD | M2_BACKWARD).flops * b->micros * b->ranks;
+        describe(&t);
+        m2_progress_start(&t.progress, cfg->train_steps, cfg->train_log_every, t.step,
+                          t.step * cfg->train_batch * cfg->model_length, t.ranks.comm->rank == 0);
+        st = run_steps(&t);
+        m2_progress_end(&t.progress);
+    }
+    tear_down(&t);
+    return st;
+}
