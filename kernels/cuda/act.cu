@@ -13,8 +13,13 @@ namespace
 template <int KIND> __device__ __forceinline__ float value(float x, float *d)
 {
     if constexpr (KIND == M2_ACT_GELU_ERF) {
-        float phi = 0.5f + 0.5f * erff(x * 0.70710678118654752440f);
-        *d = phi + x * 0.39894228040143267794f * __expf(-0.5f * x * x);
+        /* Phi(-|x|) = t q(t) exp(-x^2/2) / 2, absolute error 1e-7 (Abramowitz and Stegun 7.1.26) */
+        float e = power_of_two(-0.72134752044448170368f * x * x),
+              t = __fdividef(1.0f, fmaf(0.23164189f, fabsf(x), 1.0f));
+        float q = fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f),
+                       0.254829592f);
+        float tail = 0.5f * t * q * e, phi = x < 0 ? tail : 1.0f - tail;
+        *d = phi + x * 0.39894228040143267794f * e;
         return x * phi;
     } else if constexpr (KIND == M2_ACT_GELU_TANH) {
         const float c = 0.79788456080286535588f, a = 0.044715f;
@@ -25,7 +30,7 @@ template <int KIND> __device__ __forceinline__ float value(float x, float *d)
         *d = x > 0 ? 1.0f : 0.0f;
         return x < 0 ? 0.0f : x; /* NaN stays */
     } else if constexpr (KIND == M2_ACT_SILU) {
-        float s = 1 / (1 + __expf(-x));
+        float s = 1 / (1 + power_of_two(-1.4426950408889634f * x));
         *d = s * (1 + x * (1 - s));
         return x * s;
     } else {

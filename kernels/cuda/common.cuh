@@ -80,6 +80,11 @@ struct Eight {
     uint4 a, b;
 };
 
+__device__ __forceinline__ uint4 four_bits(float x, float y, float z, float w)
+{
+    return make_uint4(__float_as_uint(x), __float_as_uint(y), __float_as_uint(z), __float_as_uint(w));
+}
+
 __device__ __forceinline__ float load_one(const Ref &t, int64_t at)
 {
     return t.bf16 ? __bfloat162float(((const __nv_bfloat16 *)t.data)[at]) : ((const float *)t.data)[at];
@@ -101,14 +106,12 @@ __device__ __forceinline__ Eight fetch(const Ref &t, int64_t at, int n)
         const uint4 *p = (const uint4 *)(t.data + at * (t.bf16 ? 2 : 4));
         e.a = p[0];
         if (!t.bf16) e.b = p[1];
-    } else {
+    } else if (n > 0) {
         float x[8];
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = i < n ? load_one(t, at + i) : 0.0f;
-        e.a = make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
-                         __float_as_uint(x[3]));
-        e.b = make_uint4(__float_as_uint(x[4]), __float_as_uint(x[5]), __float_as_uint(x[6]),
-                         __float_as_uint(x[7]));
+        e.a = four_bits(x[0], x[1], x[2], x[3]);
+        e.b = four_bits(x[4], x[5], x[6], x[7]);
     }
     return e;
 }
@@ -149,10 +152,8 @@ __device__ __forceinline__ void store(const Ref &t, int64_t at, int n, const flo
             p[0] = make_uint4(pack_two(x[0], x[1]), pack_two(x[2], x[3]), pack_two(x[4], x[5]),
                               pack_two(x[6], x[7]));
         } else {
-            p[0] = make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
-                              __float_as_uint(x[3]));
-            p[1] = make_uint4(__float_as_uint(x[4]), __float_as_uint(x[5]), __float_as_uint(x[6]),
-                              __float_as_uint(x[7]));
+            p[0] = four_bits(x[0], x[1], x[2], x[3]);
+            p[1] = four_bits(x[4], x[5], x[6], x[7]);
         }
     } else {
 #pragma unroll
@@ -171,6 +172,14 @@ __device__ __forceinline__ void put(const Ref &t, int64_t at, int n, float *x)
         for (int i = 0; i < 8; i++) x[i] += old[i];
     }
     store(t, at, n, x);
+}
+
+/* 2^x, relative error 2^-22; results below the smallest normal number are zero. */
+__device__ __forceinline__ float power_of_two(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* ---- sums in a block ---------------------------------------------------------------------------------------------- */

@@ -20,13 +20,15 @@ struct Dropout {
     int rank, outer; /* dimensions [0, outer) number the runs */
     int rows;        /* the batch dimension, or -1 */
     int64_t shape[M2_MAX_RANK], whole[M2_MAX_RANK], origin[M2_MAX_RANK];
-    uint32_t least; /* draws below this are dropped */
+    int64_t first, row; /* where all is one run: global index of element 0, and of one batch row more */
+    uint32_t least;     /* draws below this are dropped */
     float scale;
 };
 
 /* The global index of local element `at`. */
 __device__ __forceinline__ uint64_t global_index(const Dropout &j, int64_t at, int64_t row0)
 {
+    if (j.outer == 0) return (uint64_t)(at + j.first + row0 * j.row);
     uint64_t run = (uint64_t)(at / j.run), to = (uint64_t)(at % j.run), scale = 1;
 #pragma unroll
     for (int d = M2_MAX_RANK - 1; d >= 0; d--) {
@@ -44,15 +46,17 @@ __device__ __forceinline__ uint64_t global_index(const Dropout &j, int64_t at, i
 
 __global__ void __launch_bounds__(256) dropout(Dropout j)
 {
+    __shared__ m2_rng_key key;
+    if (threadIdx.x == 0) key = m2_rng_make_key(j.step->seed, (uint64_t)j.step->step, j.rng);
     int64_t at = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
     int n = (int)min(j.n - at, (int64_t)8);
-    if (n <= 0) return;
     Eight e = fetch(j.x, at, n);
-    m2_rng_key key = m2_rng_make_key(j.step->seed, (uint64_t)j.step->step, j.rng);
+    __syncthreads();
+    if (n <= 0) return;
     int64_t row0 = j.step->row0;
     uint32_t draw[8];
     uint64_t first = global_index(j, at, row0);
-    if (at % j.run + 8 <= j.run && first % 4 == 0) {
+    if ((j.outer == 0 || at % j.run + 8 <= j.run) && first % 4 == 0) {
         m2_rng_block a = m2_rng_draw(key, first >> 2), b = m2_rng_draw(key, (first >> 2) + 1);
 #pragma unroll
         for (int i = 0; i < 4; i++) draw[i] = a.v[i], draw[4 + i] = b.v[i];
@@ -89,6 +93,12 @@ void find_runs(Dropout *j, const m2_tensor &x, int64_t whole_b)
         j->run *= x.shape[d];
         j->outer = d;
         open = x.shape[d] == j->whole[d];
+    }
+    int64_t scale = 1;
+    for (int d = x.rank - 1; d >= 0; d--) {
+        j->first += j->origin[d] * scale;
+        if (d == j->rows) j->row = scale;
+        scale *= j->whole[d];
     }
 }
 

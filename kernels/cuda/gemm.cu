@@ -1,8 +1,7 @@
 /* gemm.cu - matrix products through cuBLASLt: bf16 in with f32 sums, tf32, or true f32.
  *
  * cuBLASLt thinks in columns: a matrix stored by rows is its transpose stored by columns. A result stored by rows is
- * computed as (AB)^T = B^T A^T; what is left are transposition flags, so nothing is ever transposed in memory. A bias runs
- * along the rows of cuBLASLt's result; where ours runs along its columns, the result is declared row-ordered instead.
+ * computed as (AB)^T = B^T A^T; what is left are transposition flags, so nothing is ever transposed in memory.
  *
  * The best kernel by cuBLASLt's heuristics is looked up once per shape and kept in a table of plans; making a plan touches
  * no GPU memory, so it may even happen during graph capture. cuBLASLt's kernels are deterministic on one stream. */
@@ -18,16 +17,15 @@ namespace
 
 /* Everything a plan depends on; compared as bytes. m, n, k and the layouts are cuBLASLt's. */
 struct Key {
-    int64_t m, n, k, lda, ldb, ldd, step_a, step_b, step_d, bias_step, workspace;
-    int type_ab, type_d, compute, trans_a, trans_b, row_order, epilogue, batch, align_a, align_b, align_d,
-        pad;
+    int64_t m, n, k, lda, ldb, ldc, ldd, step_a, step_b, step_c, step_d, bias_step, workspace;
+    int type_ab, type_d, compute, trans_a, trans_b, bias, batch, align_a, align_b, align_c, align_d, pad;
 };
 
 struct Plan {
     Key key;
     bool possible;
     cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatrixLayout_t a, b, c, d;
     cublasLtMatmulAlgo_t algo;
 };
 
@@ -37,11 +35,9 @@ struct Plans {
     int count, room;
 };
 
-enum { EPILOGUE_NONE, EPILOGUE_BIAS, EPILOGUE_SUMS };
-
 struct Job {
     Key key;
-    const void *a, *b;
+    const void *a, *b, *c;
     void *d;
 };
 
@@ -60,39 +56,35 @@ cudaDataType_t type_of(m2_dtype t)
 Job describe(const m2_call *call, const Product &p, int64_t workspace_bytes)
 {
     Matrix a = p.a, b = p.b, c = p.c;
-    bool row_order = c.by_columns && p.bias;
-    if (!c.by_columns || row_order) {
+    Matrix start = p.start.data ? p.start : p.c;
+    if (!c.by_columns) {
         Matrix t = transposed(a);
-        a = transposed(b), b = t, c = transposed(c);
+        a = transposed(b), b = t, c = transposed(c), start = transposed(start);
     }
     Job j;
     memset(&j, 0, sizeof j); /* keys are compared with their padding */
     Key &k = j.key;
     k.m = c.rows, k.n = c.cols, k.k = a.cols;
-    k.lda = a.ld, k.ldb = b.ld, k.ldd = c.ld;
-    k.step_a = a.step, k.step_b = b.step, k.step_d = c.step;
+    k.lda = a.ld, k.ldb = b.ld, k.ldc = start.ld, k.ldd = c.ld;
+    k.step_a = a.step, k.step_b = b.step, k.step_c = start.step, k.step_d = c.step;
     k.trans_a = !a.by_columns, k.trans_b = !b.by_columns;
-    k.row_order = row_order;
     k.batch = p.batch ? p.batch : 1;
     k.type_ab = type_of(a.dtype), k.type_d = type_of(c.dtype);
     k.compute = a.dtype == M2_F32 && call->device->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    k.epilogue = p.bias ? EPILOGUE_BIAS : p.sums ? EPILOGUE_SUMS : EPILOGUE_NONE;
+    k.bias = p.bias != nullptr;
     k.bias_step = p.bias ? p.bias_step : 0;
     k.workspace = workspace_bytes;
-    int64_t size = m2_dtype_size(a.dtype);
+    int64_t size = m2_dtype_size(a.dtype), size_d = m2_dtype_size(c.dtype);
     k.align_a = alignment(a.data, a.step, size), k.align_b = alignment(b.data, b.step, size);
-    k.align_d = alignment(c.data, c.step, m2_dtype_size(c.dtype));
-    j.a = a.data, j.b = b.data, j.d = c.data;
+    k.align_c = alignment(start.data, start.step, size_d), k.align_d = alignment(c.data, c.step, size_d);
+    j.a = a.data, j.b = b.data, j.c = start.data, j.d = c.data;
     return j;
 }
 
-cublasLtMatrixLayout_t layout(int type, int64_t rows, int64_t cols, int64_t ld, int64_t step, int batch,
-                              bool row_order)
+cublasLtMatrixLayout_t layout(int type, int64_t rows, int64_t cols, int64_t ld, int64_t step, int batch)
 {
     cublasLtMatrixLayout_t l = nullptr;
     cublasLtMatrixLayoutCreate(&l, (cudaDataType_t)type, (uint64_t)rows, (uint64_t)cols, ld);
-    cublasLtOrder_t order = CUBLASLT_ORDER_ROW;
-    if (row_order) cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, sizeof order);
     if (batch > 1) {
         cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch);
         cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step);
@@ -111,10 +103,9 @@ void describe_desc(const Key &k, cublasLtMatmulDesc_t *out)
     cublasOperation_t ta = k.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, tb = k.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     set(*out, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta);
     set(*out, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb);
-    if (k.epilogue == EPILOGUE_NONE) return;
-    bool bias = k.epilogue == EPILOGUE_BIAS;
-    cublasLtEpilogue_t epilogue = bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB;
-    cudaDataType_t type = bias ? (cudaDataType_t)k.type_d : CUDA_R_32F;
+    if (!k.bias) return;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    cudaDataType_t type = (cudaDataType_t)k.type_d;
     set(*out, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
     set(*out, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type);
     if (k.batch > 1) set(*out, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &k.bias_step, sizeof k.bias_step);
@@ -129,15 +120,15 @@ bool choose(Plans *plans, Plan *p)
         cublasLtMatmulPreferenceSetAttribute(pref, what, value, size);
     };
     uint64_t bytes = (uint64_t)k.workspace;
-    uint32_t align_a = (uint32_t)k.align_a, align_b = (uint32_t)k.align_b, align_d = (uint32_t)k.align_d;
+    uint32_t align[4] = {(uint32_t)k.align_a, (uint32_t)k.align_b, (uint32_t)k.align_c, (uint32_t)k.align_d};
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_a, sizeof align_a);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_b, sizeof align_b);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_d, sizeof align_d);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_d, sizeof align_d);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align[0], sizeof align[0]);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align[1], sizeof align[1]);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align[2], sizeof align[2]);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align[3], sizeof align[3]);
     cublasLtMatmulHeuristicResult_t best;
     int found = 0;
-    cublasStatus_t st = cublasLtMatmulAlgoGetHeuristic(plans->handle, p->desc, p->a, p->b, p->d, p->d, pref,
+    cublasStatus_t st = cublasLtMatmulAlgoGetHeuristic(plans->handle, p->desc, p->a, p->b, p->c, p->d, pref,
                                                        1, &best, &found);
     cublasLtMatmulPreferenceDestroy(pref);
     if (st != CUBLAS_STATUS_SUCCESS || !found || best.state != CUBLAS_STATUS_SUCCESS) return false;
@@ -149,9 +140,10 @@ void make_plan(Plans *plans, const Key &k, Plan *p)
 {
     p->key = k;
     describe_desc(k, &p->desc);
-    p->a = layout(k.type_ab, k.trans_a ? k.k : k.m, k.trans_a ? k.m : k.k, k.lda, k.step_a, k.batch, false);
-    p->b = layout(k.type_ab, k.trans_b ? k.n : k.k, k.trans_b ? k.k : k.n, k.ldb, k.step_b, k.batch, false);
-    p->d = layout(k.type_d, k.m, k.n, k.ldd, k.step_d, k.batch, k.row_order);
+    p->a = layout(k.type_ab, k.trans_a ? k.k : k.m, k.trans_a ? k.m : k.k, k.lda, k.step_a, k.batch);
+    p->b = layout(k.type_ab, k.trans_b ? k.n : k.k, k.trans_b ? k.k : k.n, k.ldb, k.step_b, k.batch);
+    p->c = layout(k.type_d, k.m, k.n, k.ldc, k.step_c, k.batch);
+    p->d = layout(k.type_d, k.m, k.n, k.ldd, k.step_d, k.batch);
     p->possible = choose(plans, p);
 }
 
@@ -160,6 +152,7 @@ void free_plan(Plan *p)
     cublasLtMatmulDescDestroy(p->desc);
     cublasLtMatrixLayoutDestroy(p->a);
     cublasLtMatrixLayoutDestroy(p->b);
+    cublasLtMatrixLayoutDestroy(p->c);
     cublasLtMatrixLayoutDestroy(p->d);
 }
 
@@ -207,12 +200,6 @@ int64_t product_workspace(int64_t m, int64_t n, int64_t k)
     return work > 1e9 ? 32 << 20 : 1 << 20; /* what cuBLAS recommends for Hopper; small products split less */
 }
 
-bool product_possible(const m2_call *call, const Product &p, int64_t workspace_bytes)
-{
-    const Plan *plan = find_plan(call, describe(call, p, workspace_bytes).key);
-    return plan && plan->possible;
-}
-
 m2_status product(const m2_call *call, const Product &p, void *workspace, int64_t workspace_bytes)
 {
     Job j = describe(call, p, workspace_bytes);
@@ -227,11 +214,10 @@ m2_status product(const m2_call *call, const Product &p, void *workspace, int64_
                        "%s: cuBLASLt has no kernel for the product of (%lld, %lld) and (%lld, %lld) in %s",
                        call->op->name, (long long)p.a.rows, (long long)p.a.cols, (long long)p.b.rows,
                        (long long)p.b.cols, m2_dtype_name(p.a.dtype));
-    const void *vector = p.bias ? p.bias : p.sums;
-    if (vector) set(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector, sizeof vector);
-    float alpha = 1, beta = p.acc ? 1.0f : 0.0f;
+    if (p.bias) set(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof p.bias);
+    float alpha = 1, beta = p.acc || p.start.data ? 1.0f : 0.0f;
     cublasStatus_t st = cublasLtMatmul(((Plans *)call->device->state)->handle, plan->desc, &alpha, j.a,
-                                       plan->a, j.b, plan->b, &beta, j.d, plan->d, j.d, plan->d, &plan->algo,
+                                       plan->a, j.b, plan->b, &beta, j.c, plan->c, j.d, plan->d, &plan->algo,
                                        workspace, (size_t)workspace_bytes, stream_of(call));
     if (st == CUBLAS_STATUS_SUCCESS) return M2_OK;
     return m2_fail(M2_BUG, "%s: cuBLASLt failed to multiply (%lld, %lld) by (%lld, %lld): %s", call->op->name,

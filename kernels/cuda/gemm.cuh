@@ -26,13 +26,14 @@ inline Matrix transposed(Matrix a)
     return a;
 }
 
-/* c = a b [+ bias], or c += a b. bias: one element of c's dtype per column of c; `bias_step` between batches.
- * column_sums of b^T: sums[j] = sum over k of b[k][j], f32, for products that accumulate over k anyway (NULL: none). */
+/* c = a b [+ bias], or c = a b + start, or c += a b. bias: one element of c's dtype per column of c, `bias_step` apart
+ * between batches; only where c is stored by rows. start: a matrix of c's sizes, dtype and order, in a batch the same for
+ * all if its step is 0. */
 struct Product {
     Matrix c, a, b;
     const void *bias;
     int64_t bias_step;
-    float *sums;
+    Matrix start; /* data NULL: none */
     bool acc;
     int batch; /* 0 means 1 */
 };
@@ -40,8 +41,6 @@ struct Product {
 /* Scratch the product of these sizes should be given. */
 int64_t product_workspace(int64_t m, int64_t n, int64_t k);
 
-/* Whether cuBLASLt has a kernel for it as it stands (epilogues are not available in every layout); plans it if so. */
-bool product_possible(const m2_call *call, const Product &p, int64_t workspace_bytes);
 m2_status product(const m2_call *call, const Product &p, void *workspace, int64_t workspace_bytes);
 
 m2_status products_open(m2_device *dev); /* fills dev->state */

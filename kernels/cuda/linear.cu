@@ -1,8 +1,9 @@
 /* linear.cu - y = x W^T + b and its gradient through cuBLASLt (gemm.cuh); the mathematics is kernels/ops/linear.c's.
  *
- * Storage order of the token matrices becomes transposition flags; the bias is cuBLASLt's epilogue. Where it has none for
- * the layout, y starts as the bias in every row and the product adds to it (one more write and read of y).
- * dW and db are f32 whatever the operands: dW is summed in f32 and added to with beta = 1; db by sums.cu. */
+ * Storage order of the token matrices becomes transposition flags. The bias is cuBLASLt's epilogue where y is stored by
+ * tokens; a channel-major y gets it as the start of the sum: a few rows of biases, small enough for the L2 cache, serve all
+ * rows as a batch with step 0. dW and db are f32 whatever the operands: dW is summed in f32 and added to with beta = 1; db
+ * by sums.cu. */
 #include "gemm.cuh"
 
 namespace m2cu
@@ -17,14 +18,50 @@ Matrix tokens(const m2_tensor &t, bool channel_major)
 }
 
 /* y (rows, n), by columns: y[., j] = b[j]. A thread fills 8 elements of one column. */
-__global__ void __launch_bounds__(256) fill_columns(Ref y, Ref b, int64_t rows, int64_t n)
+__global__ void __launch_bounds__(128) fill_columns(Ref y, Ref b, int64_t rows)
 {
-    int64_t at = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
-    if (at >= rows || blockIdx.y >= n) return;
+    int64_t at = ((int64_t)blockIdx.x * 128 + threadIdx.x) * 8;
+    if (at >= rows) return;
     float x[8], v = load_one(b, blockIdx.y);
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = v;
     store(y, blockIdx.y * rows + at, (int)min(rows - at, (int64_t)8), x);
+}
+
+/* Rows that share one matrix of biases: a divisor of all rows, a multiple of 8, at most 1024; or 0. */
+int64_t shared_rows(int64_t rows)
+{
+    for (int64_t r = 1024; r >= 128; r -= 8)
+        if (rows % r == 0) return r;
+    return 0;
+}
+
+/* y starts as the bias and the product adds to it. */
+m2_status forward_by_columns(const m2_call *c, Product p, int64_t bytes)
+{
+    Matrix y = p.c;
+    int64_t r = shared_rows(y.rows);
+    m2_tensor start = c->out[0];
+    if (r) start.data = (char *)c->workspace + bytes;
+    int64_t filled = r ? r : y.rows;
+    if (!y.rows || !y.cols) return M2_OK;
+    dim3 grid((unsigned)ceil_div(filled, 1024), (unsigned)y.cols);
+    fill_columns<<<grid, 128, 0, stream_of(c)>>>(ref(start, filled), ref(c->in[2]), filled);
+    p.bias = nullptr;
+    p.acc = !r;
+    if (r) {
+        p.batch = (int)(y.rows / r);
+        p.c.rows = p.a.rows = r;
+        p.c.step = r;
+        p.a.step = p.a.by_columns ? r : r * p.a.ld;
+        p.start = Matrix{start.data, y.dtype, r, y.cols, r, true, 0};
+    }
+    return product(c, p, c->workspace, bytes);
+}
+
+int64_t start_bytes(int64_t rows, int64_t n, m2_dtype t)
+{
+    return shared_rows(rows) * n * m2_dtype_size(t);
 }
 
 m2_status forward(const m2_call *c)
@@ -37,18 +74,9 @@ m2_status forward(const m2_call *c)
     p.c = y, p.a = x, p.b = transposed(matrix(w, w.shape[0], w.shape[1]));
     p.bias = c->in[2].data;
     int64_t bytes = product_workspace(x.rows, w.shape[0], w.shape[1]);
-    M2_TRY(check_workspace(c, bytes));
-    if (p.bias && y.by_columns && !product_possible(c, p, bytes)) {
-        m2_log_once(M2_LOG_DEBUG,
-                    "linear: cuBLASLt has no bias epilogue for channel-major results, y starts as the bias");
-        dim3 grid((unsigned)ceil_div(y.rows, 2048), (unsigned)y.cols);
-        if (y.rows && y.cols)
-            fill_columns<<<grid, 256, 0, stream_of(c)>>>(ref(c->out[0], y.rows), ref(c->in[2]), y.rows,
-                                                         y.cols);
-        p.bias = nullptr;
-        p.acc = true;
-    }
-    M2_TRY(product(c, p, c->workspace, bytes));
+    bool from_start = p.bias && y.by_columns;
+    M2_TRY(check_workspace(c, bytes + (from_start ? start_bytes(y.rows, y.cols, y.dtype) : 0)));
+    M2_TRY(from_start ? forward_by_columns(c, p, bytes) : product(c, p, c->workspace, bytes));
     return launched(c);
 }
 
@@ -95,16 +123,22 @@ extern "C" m2_status m2i_cuda_linear_grad(const m2_call *c)
     return m2cu::backward(c);
 }
 
-extern "C" int64_t m2i_cuda_linear_workspace(const m2_attrs *, const m2_desc *in, const m2_desc *)
+static int64_t products_workspace(const m2_desc *in)
 {
     int64_t n = in[1].shape[0], m = in[1].shape[1];
     return m2cu::product_workspace(m ? m2_desc_count(&in[0]) / m : 0, n, m);
 }
 
-extern "C" int64_t m2i_cuda_linear_grad_workspace(const m2_attrs *attrs, const m2_desc *in,
-                                                  const m2_desc *out)
+extern "C" int64_t m2i_cuda_linear_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *)
 {
-    int64_t products = m2i_cuda_linear_workspace(attrs, in, out), n = in[1].shape[0];
+    int64_t n = in[1].shape[0], m = in[1].shape[1], rows = m ? m2_desc_count(&in[0]) / m : 0;
+    bool from_start = attrs->i[M2_LINEAR_Y_CM] && in[2].rank >= 0;
+    return products_workspace(in) + (from_start ? m2cu::start_bytes(rows, n, in[0].dtype) : 0);
+}
+
+extern "C" int64_t m2i_cuda_linear_grad_workspace(const m2_attrs *, const m2_desc *in, const m2_desc *)
+{
+    int64_t products = products_workspace(in), n = in[1].shape[0];
     int64_t sums = n ? m2cu::column_partials(m2_desc_count(&in[2]) / n, n) * (int64_t)sizeof(float) : 0;
     return products > sums ? products : sums;
 }

@@ -4,8 +4,8 @@
  *   dq_lead = dg, dq_2 = dz q_other, dq_other = dz q_2;  dx[t] = sum_i w[i] dq[t+K-1-i],  dw[i] = sum dq[t] x[t-K+1+i],
  *   db = sum dq.  q is recomputed in the backward.
  *
- * Mapping: thirds of one channel lie n = d B L elements apart, so a thread takes 8 positions of a row of the first third and
- * the same of the others, with the 8 before (forward) and after them (backward) as halo, which comes from the L1 cache.
+ * Mapping: thirds of one channel lie n = d B L elements apart, so a thread takes 8 positions of a row of the first third
+ * and the same of the others, with a halo of HALO >= K - 1 before (and, backward, after) them from the L1 cache.
  * Backward, a block stays with one channel (of each third) and a fixed part of its rows; its sums for dw and db go to
  * scratch and are added in order. Bytes: x once, g and z once; backward x, dg, dz in, dx out. K up to 9. */
 #include "common.cuh"
@@ -16,13 +16,70 @@ namespace
 {
 
 struct Conv {
-    Ref x, g, z, dx; /* g, z: outputs forward, their gradients backward */
+    const void *x, *dg, *dz;
+    void *g, *z, *dx;
     const float *w, *b;
     int64_t n, items;                   /* elements of a third; groups of 8 positions in it */
     int K, B, L, parts, lead, channels; /* parts: 3 when gated, else 1; channels of a third */
     FastDiv groups, rows;               /* per row; rows per channel */
     float *partial;
     int splits;
+    bool acc, wide; /* dx +=; rows are multiples of 8 */
+};
+
+/* COUNT consecutive elements as raw bits, so that loads can be on their way together. */
+template <class T, int COUNT> struct Raw {
+    static constexpr int BYTES = COUNT * (int)sizeof(T), WORD = BYTES < 16 ? BYTES : 16;
+    alignas(WORD) T v[COUNT];
+    /* [at, at + n) of p, the rest zero */
+    __device__ __forceinline__ void read(const void *p, int64_t at, int n, bool wide)
+    {
+        const T *from = (const T *)p + at;
+        if (wide && n >= COUNT) {
+#pragma unroll
+            for (int i = 0; i < BYTES; i += WORD) copy((char *)v + i, (const char *)from + i);
+        } else {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) v[i] = i < n ? from[i] : T(0.0f);
+        }
+    }
+    __device__ __forceinline__ void floats(float *x) const
+    {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) x[i] = (float)v[i];
+    }
+    __device__ __forceinline__ void round(const float *x)
+    {
+#pragma unroll
+        for (int i = 0; i < COUNT; i += 2) {
+            if constexpr (sizeof(T) == 2) {
+                *(uint32_t *)&v[i] = pack_two(x[i], x[i + 1]);
+            } else {
+                v[i] = x[i];
+                v[i + 1] = x[i + 1];
+            }
+        }
+    }
+    __device__ __forceinline__ void write(void *p, int64_t at, int n, bool wide) const
+    {
+        T *to = (T *)p + at;
+        if (wide && n >= COUNT) {
+#pragma unroll
+            for (int i = 0; i < BYTES; i += WORD) copy((char *)to + i, (const char *)v + i);
+        } else {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++)
+                if (i < n) to[i] = v[i];
+        }
+    }
+
+  private:
+    static __device__ __forceinline__ void copy(char *to, const char *from)
+    {
+        if constexpr (WORD == 4) *(uint32_t *)to = *(const uint32_t *)from;
+        if constexpr (WORD == 8) *(uint2 *)to = *(const uint2 *)from;
+        if constexpr (WORD == 16) *(uint4 *)to = *(const uint4 *)from;
+    }
 };
 
 /* Which third is part i of a gated call: 0 the leading one (g), 1 and 2 the factors of z. */
@@ -31,162 +88,187 @@ __device__ __forceinline__ int third(const Conv &j, int i)
     return i == 0 ? j.lead : i == 1 ? 1 - j.lead : 2;
 }
 
-/* The taps of KMAX >= K, zeros first: x[t - KMAX + 1 + i] gets tap i. */
-template <int KMAX> struct Taps {
-    float w[KMAX], b;
+/* HALO + 1 >= K taps, zeros first: x[t - HALO + i] gets tap i. */
+template <int HALO> struct Taps {
+    float w[HALO + 1], b;
     __device__ __forceinline__ void read(const Conv &j, int channel)
     {
+        int zeros = HALO + 1 - j.K;
 #pragma unroll
-        for (int i = 0; i < KMAX; i++) w[i] = i >= KMAX - j.K ? j.w[channel * j.K + i - (KMAX - j.K)] : 0.0f;
+        for (int i = 0; i <= HALO; i++) w[i] = i >= zeros ? j.w[channel * j.K + i - zeros] : 0.0f;
         b = j.b[channel];
     }
-    /* q at x[at], x pointing into a window with KMAX - 1 elements before */
+    /* q at x[at], x pointing into a window with HALO elements before */
     __device__ __forceinline__ float apply(const float *x, int at) const
     {
         float q = b;
 #pragma unroll
-        for (int i = 0; i < KMAX; i++) q = fmaf(w[i], x[at - KMAX + 1 + i], q);
+        for (int i = 0; i <= HALO; i++) q = fmaf(w[i], x[at - HALO + i], q);
         return q;
     }
 };
 
-/* Where a thread's 8 positions are: row and offset in the third, and how many of them and after them exist. */
-struct Place {
+/* Where a thread's 8 positions are: offset in the third, channel, and how many of them exist, before and after. */
+template <int HALO> struct Place {
     int64_t at;
-    int channel, n, next;
-    bool before;
+    int channel, n, before, after;
+    __device__ __forceinline__ Place(const Conv &j, uint32_t item)
+    {
+        uint32_t row = j.groups.div(item), t = (item - row * j.groups.d) * 8;
+        at = (int64_t)row * j.L + t;
+        channel = (int)j.rows.div(row);
+        n = j.L - (int)t;
+        before = t ? HALO : 0;
+        after = n - 8;
+    }
 };
 
-__device__ __forceinline__ Place place(const Conv &j, uint32_t item)
-{
-    uint32_t row = j.groups.div(item), t = (item - row * j.groups.d) * 8;
-    int left = j.L - (int)t;
-    return Place{(int64_t)row * j.L + t, (int)j.rows.div(row), left, left - 8, t > 0};
-}
-
-template <int KMAX, int PARTS> __global__ void __launch_bounds__(256) shortconv(Conv j)
+/* ---- forward ------------------------------------------------------------------------------------------------------- */
+template <class T, int HALO, int PARTS> __global__ void __launch_bounds__(256) shortconv(Conv j)
 {
     int64_t item = (int64_t)blockIdx.x * 256 + threadIdx.x;
     if (item >= j.items) return;
-    Place p = place(j, (uint32_t)item);
-    Eight e[PARTS][2];
+    Place<HALO> p(j, (uint32_t)item);
+    Raw<T, HALO> before[PARTS];
+    Raw<T, 8> own[PARTS];
     float q[PARTS][8];
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
         int64_t at = third(j, i) * j.n + p.at;
-        e[i][0] = fetch(j.x, at - 8, p.before ? 8 : 0);
-        e[i][1] = fetch(j.x, at, p.n);
+        own[i].read(j.x, at, p.n, j.wide);
+        before[i].read(j.x, at - HALO, p.before, j.wide);
     }
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
-        float x[16];
-        Taps<KMAX> taps;
+        float x[HALO + 8];
+        Taps<HALO> taps;
         taps.read(j, third(j, i) * j.channels + p.channel);
-        unpack(j.x, e[i][0], p.before ? 8 : 0, x);
-        unpack(j.x, e[i][1], p.n, x + 8);
+        before[i].floats(x);
+        own[i].floats(x + HALO);
 #pragma unroll
-        for (int c = 0; c < 8; c++) q[i][c] = taps.apply(x, 8 + c);
+        for (int c = 0; c < 8; c++) q[i][c] = taps.apply(x, HALO + c);
     }
-    if constexpr (PARTS == 1) {
-        store(j.g, p.at, p.n, q[0]);
-    } else {
-        float z[8];
+    Raw<T, 8> out;
+    if (j.g) {
+        out.round(q[0]);
+        out.write(j.g, p.at, p.n, j.wide);
+    }
+    if constexpr (PARTS == 3) {
+        if (!j.z) return;
 #pragma unroll
-        for (int c = 0; c < 8; c++) z[c] = q[2][c] * q[1][c];
-        if (j.g.data) store(j.g, p.at, p.n, q[0]);
-        if (j.z.data) store(j.z, p.at, p.n, z);
+        for (int c = 0; c < 8; c++) q[2][c] *= q[1][c];
+        out.round(q[2]);
+        out.write(j.z, p.at, p.n, j.wide);
     }
 }
 
-/* From dq at the 8 positions and KMAX - 1 after them, and x at them and KMAX - 1 before: dx, and the sums for dw, db. */
-template <int KMAX>
-__device__ __forceinline__ void one_part(const Conv &j, const Place &p, int part, const Taps<KMAX> &taps,
-                                         const float *x, const float *dq, float (&sums)[KMAX + 1])
-{
-    float dx[8];
-#pragma unroll
-    for (int c = 0; c < 8; c++) {
-        dx[c] = 0;
-#pragma unroll
-        for (int i = 0; i < KMAX; i++) {
-            dx[c] = fmaf(taps.w[i], dq[c + KMAX - 1 - i], dx[c]);
-            sums[i] = fmaf(dq[c], x[8 + c - KMAX + 1 + i], sums[i]);
-        }
-        sums[KMAX] += dq[c];
-    }
-    if (j.dx.data) put(j.dx, part * j.n + p.at, p.n, dx);
-}
-
-/* x at the 8 positions, before and after: 24 floats, x[8] is the first position. */
-struct Window {
-    Eight e[3];
-    __device__ __forceinline__ void fetch_from(const Ref &t, int64_t at, const Place &p)
+/* ---- backward ------------------------------------------------------------------------------------------------------ */
+/* x before, at and after the 8 positions; x[HALO] is the first of them. */
+template <class T, int HALO> struct Window {
+    Raw<T, HALO> before, after;
+    Raw<T, 8> own;
+    __device__ __forceinline__ void read(const Conv &j, int part, const Place<HALO> &p)
     {
-        e[0] = fetch(t, at - 8, p.before ? 8 : 0);
-        e[1] = fetch(t, at, p.n);
-        e[2] = fetch(t, at + 8, p.next);
+        int64_t at = third(j, part) * j.n + p.at;
+        own.read(j.x, at, p.n, j.wide);
+        before.read(j.x, at - HALO, p.before, j.wide);
+        after.read(j.x, at + 8, p.after, j.wide);
     }
-    __device__ __forceinline__ void read(const Ref &t, const Place &p, float *x) const
+    __device__ __forceinline__ void floats(float *x) const
     {
-        unpack(t, e[0], p.before ? 8 : 0, x);
-        unpack(t, e[1], p.n, x + 8);
-        unpack(t, e[2], p.next, x + 16);
+        before.floats(x);
+        own.floats(x + HALO);
+        after.floats(x + HALO + 8);
     }
 };
 
-/* dy at the 8 positions and after: 16 floats. */
-__device__ __forceinline__ void read_ahead(const Ref &t, const Place &p, float *dy)
-{
-    bool there = t.data != nullptr;
-    Eight a = fetch(t, p.at, there ? p.n : 0), b = fetch(t, p.at + 8, there ? p.next : 0);
-    unpack(t, a, there ? p.n : 0, dy);
-    unpack(t, b, there ? p.next : 0, dy + 8);
-}
-
-template <int KMAX, int PARTS>
-__device__ __forceinline__ void backward_item(const Conv &j, const Place &p, const Taps<KMAX> (&taps)[PARTS],
-                                              float (&sums)[PARTS][KMAX + 1])
-{
-    float dq[8 + 8];
-    if constexpr (PARTS == 1) {
-        float x[24];
-        Window w;
-        w.fetch_from(j.x, p.at, p);
-        read_ahead(j.g, p, dq);
-        w.read(j.x, p, x);
-        one_part<KMAX>(j, p, 0, taps[0], x, dq, sums[0]);
-    } else {
-        Window w0, w1, w2;
-        w1.fetch_from(j.x, third(j, 1) * j.n + p.at, p);
-        w2.fetch_from(j.x, third(j, 2) * j.n + p.at, p);
-        w0.fetch_from(j.x, third(j, 0) * j.n + p.at, p);
-        float x1[24], x2[24], dz[16], dy[16];
-        read_ahead(j.z, p, dz);
-        read_ahead(j.g, p, dy);
-        w1.read(j.x, p, x1);
-        w2.read(j.x, p, x2);
-#pragma unroll
-        for (int c = 0; c < 8 + KMAX - 1; c++) dq[c] = dz[c] * taps[1].apply(x1, 8 + c);
-        one_part<KMAX>(j, p, 2, taps[2], x2, dq, sums[2]);
-#pragma unroll
-        for (int c = 0; c < 8 + KMAX - 1; c++) dq[c] = dz[c] * taps[2].apply(x2, 8 + c);
-        one_part<KMAX>(j, p, third(j, 1), taps[1], x1, dq, sums[1]);
-        w0.read(j.x, p, x1);
-        one_part<KMAX>(j, p, third(j, 0), taps[0], x1, dy, sums[0]);
+/* A gradient at the 8 positions and after them; absent: zero. */
+template <class T, int HALO> struct Ahead {
+    Raw<T, 8> own;
+    Raw<T, HALO> after;
+    __device__ __forceinline__ void read(const Conv &j, const void *dy, const Place<HALO> &p)
+    {
+        own.read(dy, p.at, dy ? p.n : 0, j.wide);
+        after.read(dy, p.at + 8, dy ? p.after : 0, j.wide);
     }
+    __device__ __forceinline__ void floats(float *x) const
+    {
+        own.floats(x);
+        after.floats(x + 8);
+    }
+};
+
+/* From dq at the 8 positions and HALO after them, and x at them and HALO before: dx, and the sums for dw, db. */
+template <class T, int HALO>
+__device__ __forceinline__ void one_part(const Conv &j, const Place<HALO> &p, int part,
+                                         const Taps<HALO> &taps, const float *x, const float *dq,
+                                         float (&sums)[HALO + 2])
+{
+    float dx[8] = {};
+    Raw<T, 8> out;
+    int64_t at = third(j, part) * j.n + p.at;
+    if (j.dx && j.acc) {
+        out.read(j.dx, at, p.n, j.wide);
+        out.floats(dx);
+    }
+#pragma unroll
+    for (int c = 0; c < 8; c++) {
+#pragma unroll
+        for (int i = 0; i <= HALO; i++) {
+            dx[c] = fmaf(taps.w[i], dq[c + HALO - i], dx[c]);
+            sums[i] = fmaf(dq[c], x[c + i], sums[i]);
+        }
+        sums[HALO + 1] += dq[c];
+    }
+    if (!j.dx) return;
+    out.round(dx);
+    out.write(j.dx, at, p.n, j.wide);
 }
 
-template <int KMAX, int PARTS> __global__ void __launch_bounds__(256) shortconv_grad(Conv j)
+template <class T, int HALO, int PARTS>
+__device__ __forceinline__ void backward_item(const Conv &j, const Place<HALO> &p,
+                                              const Taps<HALO> (&taps)[PARTS], float (&sums)[PARTS][HALO + 2])
+{
+    float x0[8 + 2 * HALO], dy[8 + HALO];
+    Window<T, HALO> w0;
+    Ahead<T, HALO> g;
+    w0.read(j, 0, p);
+    g.read(j, j.dg, p);
+    if constexpr (PARTS == 3) {
+        Window<T, HALO> w1, w2;
+        Ahead<T, HALO> z;
+        w1.read(j, 1, p);
+        w2.read(j, 2, p);
+        z.read(j, j.dz, p);
+        float x1[8 + 2 * HALO], x2[8 + 2 * HALO], dz[8 + HALO], dq[8 + HALO];
+        w1.floats(x1);
+        w2.floats(x2);
+        z.floats(dz);
+#pragma unroll
+        for (int c = 0; c < 8 + HALO; c++) dq[c] = dz[c] * taps[1].apply(x1, HALO + c);
+        one_part<T, HALO>(j, p, 2, taps[2], x2, dq, sums[2]);
+#pragma unroll
+        for (int c = 0; c < 8 + HALO; c++) dq[c] = dz[c] * taps[2].apply(x2, HALO + c);
+        one_part<T, HALO>(j, p, 1, taps[1], x1, dq, sums[1]);
+    }
+    w0.floats(x0);
+    g.floats(dy);
+    one_part<T, HALO>(j, p, 0, taps[0], x0, dy, sums[0]);
+}
+
+template <class T, int HALO, int PARTS>
+__global__ void __launch_bounds__(256, HALO == 2 ? 3 : 1) shortconv_grad(Conv j)
 {
     int channel = blockIdx.x;
     uint32_t per_channel = j.groups.d * j.rows.d, share = (per_channel + j.splits - 1) / j.splits;
     uint32_t first = channel * per_channel, from = blockIdx.y * share, to = min(from + share, per_channel);
-    Taps<KMAX> taps[PARTS];
-    float sums[PARTS][KMAX + 1] = {};
+    Taps<HALO> taps[PARTS];
+    float sums[PARTS][HALO + 2] = {};
 #pragma unroll
     for (int i = 0; i < PARTS; i++) taps[i].read(j, third(j, i) * j.channels + channel);
     for (uint32_t i = from + threadIdx.x; i < to; i += 256)
-        backward_item<KMAX, PARTS>(j, place(j, first + i), taps, sums);
+        backward_item<T, HALO, PARTS>(j, Place<HALO>(j, first + i), taps, sums);
+    int zeros = HALO + 1 - j.K;
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
         block_sum(sums[i]);
@@ -194,9 +276,9 @@ template <int KMAX, int PARTS> __global__ void __launch_bounds__(256) shortconv_
             j.partial + ((blockIdx.y * PARTS + third(j, i)) * (int64_t)j.channels + channel) * (j.K + 1);
         if (threadIdx.x) continue;
 #pragma unroll
-        for (int k = 0; k < KMAX; k++)
-            if (k >= KMAX - j.K) p[k - (KMAX - j.K)] = sums[i][k];
-        p[j.K] = sums[i][KMAX];
+        for (int k = 0; k <= HALO; k++)
+            if (k >= zeros) p[k - zeros] = sums[i][k];
+        p[j.K] = sums[i][HALO + 1];
     }
 }
 
@@ -218,23 +300,32 @@ __global__ void __launch_bounds__(256)
 /* ---- host ---------------------------------------------------------------------------------------------------------- */
 typedef void conv_kernel(Conv);
 
-/* Instances by taps, rows are {most taps, one part, three parts}. */
+/* The kernels for at most `taps` taps of one dtype. */
 struct Row {
-    int K;
+    m2_dtype dtype;
+    int taps;
     conv_kernel *single, *gated, *single_grad, *gated_grad;
 };
 
-template <int K> Row row()
+template <class T, int HALO> Row row(m2_dtype dtype)
 {
-    return Row{K, shortconv<K, 1>, shortconv<K, 3>, shortconv_grad<K, 1>, shortconv_grad<K, 3>};
+    return Row{dtype,
+               HALO + 1,
+               shortconv<T, HALO, 1>,
+               shortconv<T, HALO, 3>,
+               shortconv_grad<T, HALO, 1>,
+               shortconv_grad<T, HALO, 3>};
 }
 
-m2_status pick(const m2_call *c, int K, Row *out)
+m2_status pick(const m2_call *c, int taps, Row *out)
 {
-    const Row table[] = {row<3>(), row<5>(), row<9>()};
+    typedef __nv_bfloat16 bf16;
+    const Row table[] = {row<bf16, 2>(M2_BF16), row<bf16, 4>(M2_BF16), row<bf16, 8>(M2_BF16),
+                         row<float, 2>(M2_F32), row<float, 4>(M2_F32), row<float, 8>(M2_F32)};
     for (const Row &r : table)
-        if (K <= r.K) return *out = r, M2_OK;
-    return m2_fail(M2_USAGE, "%s on CUDA: %d taps, at most 9", c->op->name, K);
+        if (r.dtype == c->in[0].dtype && taps <= r.taps) return *out = r, M2_OK;
+    return m2_fail(M2_USAGE, "%s on CUDA: %d taps of %s, at most 9 of f32 or bf16", c->op->name, taps,
+                   m2_dtype_name(c->in[0].dtype));
 }
 
 /* Blocks per channel: enough to fill a large GPU with few channels. */
@@ -248,6 +339,10 @@ m2_status make_job(const m2_call *c, Conv *j)
 {
     M2_TRY(check(c));
     const m2_tensor &x = c->in[0], &w = c->in[1];
+    for (int i = 0; i < c->n_in; i++)
+        if (i != 1 && i != 2 && !m2_absent(&c->in[i]) && c->in[i].dtype != x.dtype)
+            return m2_fail(M2_USAGE, "%s on CUDA: %s is %s and x %s, they must agree", c->op->name,
+                           c->op->in_name[i], m2_dtype_name(c->in[i].dtype), m2_dtype_name(x.dtype));
     if (w.dtype != M2_F32 || c->in[2].dtype != M2_F32)
         return m2_fail(M2_USAGE, "%s on CUDA: w and b must be f32, not %s", c->op->name,
                        m2_dtype_name(w.dtype));
@@ -257,7 +352,10 @@ m2_status make_job(const m2_call *c, Conv *j)
     j->channels = (int)(x.shape[0] / j->parts);
     j->B = (int)x.shape[1], j->L = (int)x.shape[2], j->K = (int)w.shape[1];
     j->n = (int64_t)j->channels * j->B * j->L;
-    j->x = ref(x, j->L);
+    j->x = x.data;
+    j->wide = j->L % 8 == 0;
+    for (int i = 0; i < c->n_in; i++) j->wide = j->wide && (uintptr_t)c->in[i].data % 16 == 0;
+    for (int i = 0; i < c->n_out; i++) j->wide = j->wide && (uintptr_t)c->out[i].data % 16 == 0;
     j->w = (const float *)w.data, j->b = (const float *)c->in[2].data;
     int64_t groups = ceil_div(j->L, 8);
     j->items = (int64_t)j->channels * j->B * groups;
@@ -273,7 +371,7 @@ m2_status forward(const m2_call *c)
     Row r;
     M2_TRY(make_job(c, &j));
     M2_TRY(pick(c, j.K, &r));
-    j.g = ref(c->out[0], j.L), j.z = ref(c->out[1], j.L);
+    j.g = c->out[0].data, j.z = c->out[1].data;
     conv_kernel *kernel = j.parts == 1 ? r.single : r.gated;
     if (j.items) kernel<<<(unsigned)ceil_div(j.items, 256), 256, 0, stream_of(c)>>>(j);
     return launched(c);
@@ -291,7 +389,8 @@ m2_status backward(const m2_call *c)
     M2_TRY(make_job(c, &j));
     M2_TRY(pick(c, j.K, &r));
     M2_TRY(check_workspace(c, partial_bytes(j.channels, j.parts, j.B, j.L, j.K)));
-    j.g = ref(c->in[3], j.L), j.z = ref(c->in[4], j.L), j.dx = ref(c->out[0], j.L, c->acc & 1);
+    j.dg = c->in[3].data, j.dz = c->in[4].data, j.dx = c->out[0].data;
+    j.acc = c->acc & 1;
     j.partial = (float *)c->workspace;
     conv_kernel *kernel = j.parts == 1 ? r.single_grad : r.gated_grad;
     int C = j.channels * j.parts;

@@ -115,6 +115,23 @@ __device__ void sort_keys(uint64_t *key, int count) /* ascending, bitonic; count
         }
 }
 
+/* sum += the 8 columns from col on of COUNT listed rows, in order. */
+template <int COUNT>
+__device__ __forceinline__ void add_rows(const Ref &from, const uint64_t *key, int width, int col, int n,
+                                         float (&sum)[8])
+{
+    Eight e[COUNT];
+#pragma unroll
+    for (int k = 0; k < COUNT; k++) e[k] = fetch(from, (int64_t)(uint32_t)key[k] * width + col, n);
+#pragma unroll
+    for (int k = 0; k < COUNT; k++) {
+        float v[8];
+        unpack(from, e[k], n, v);
+#pragma unroll
+        for (int c = 0; c < 8; c++) sum[c] += v[c];
+    }
+}
+
 /* Adds the listed rows: keys (destination << 32 | source), any order. A warp takes the runs that start at its places. */
 __device__ void flush(uint64_t *key, int count, const Ref &from, const Ref &to, int width, int col)
 {
@@ -127,23 +144,11 @@ __device__ void flush(uint64_t *key, int count, const Ref &from, const Ref &to, 
         uint32_t row = (uint32_t)(key[i] >> 32);
         if (i && (uint32_t)(key[i - 1] >> 32) == row) continue;
         float sum[8] = {};
-        constexpr int BATCH = 8;
-        for (int j = i; j < count && (uint32_t)(key[j] >> 32) == row; j += BATCH) {
-            Eight e[BATCH];
-            int m[BATCH];
-#pragma unroll
-            for (int k = 0; k < BATCH; k++) {
-                m[k] = j + k < count && (uint32_t)(key[j + k] >> 32) == row ? n : 0;
-                e[k] = fetch(from, m[k] ? (int64_t)(uint32_t)key[j + k] * width + col : 0, m[k]);
-            }
-#pragma unroll
-            for (int k = 0; k < BATCH; k++) {
-                float v[8];
-                unpack(from, e[k], m[k], v);
-#pragma unroll
-                for (int c = 0; c < 8; c++) sum[c] += v[c];
-            }
-        }
+        constexpr int BATCH = 4;
+        int j = i, end = i + 1;
+        while (end < count && (uint32_t)(key[end] >> 32) == row) end++;
+        for (; j + BATCH <= end; j += BATCH) add_rows<BATCH>(from, &key[j], width, col, n, sum);
+        for (; j < end; j++) add_rows<1>(from, &key[j], width, col, n, sum);
         if (n > 0) put(to, (int64_t)row * width + col, n, sum);
     }
     __syncthreads();

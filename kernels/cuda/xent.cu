@@ -13,7 +13,7 @@ namespace m2cu
 namespace
 {
 
-constexpr int THREADS = 512, BATCH = 4;
+constexpr int THREADS = 256, BATCH = 2;
 #define LOG2E 1.4426950408889634f
 
 struct Xent {
@@ -31,7 +31,7 @@ struct Xent {
 __device__ __forceinline__ void merge(float &m, float &s, float m2, float s2)
 {
     float top = fmaxf(m, m2);
-    s = s * exp2f((m - top) * LOG2E) + s2 * exp2f((m2 - top) * LOG2E);
+    s = s * power_of_two((m - top) * LOG2E) + s2 * power_of_two((m2 - top) * LOG2E);
     m = top;
 }
 
@@ -81,13 +81,13 @@ __global__ void __launch_bounds__(THREADS) xent_rows(Xent j)
                 top = fmaxf(top, x[i]);
             }
             if (top > m) {
-                s *= exp2f((m - top) * LOG2E);
+                s *= power_of_two((m - top) * LOG2E);
                 m = top;
                 place = at + k * step;
             }
             float shift = m * LOG2E;
 #pragma unroll
-            for (int i = 0; i < 8; i++) s += exp2f(fmaf(x[i], LOG2E, -shift));
+            for (int i = 0; i < 8; i++) s += power_of_two(fmaf(x[i], LOG2E, -shift));
         }
     }
     float mine = m;
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(THREADS) xent_grad_rows(Xent j)
             unpack(j.x, e[k], valid ? n : 0, x);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                float p = exp2f(fmaf(x[i], LOG2E, -shift)) * scale;
+                float p = power_of_two(fmaf(x[i], LOG2E, -shift)) * scale;
                 x[i] = valid ? p - (at + k * step + i == target ? scale : 0.0f) : 0.0f;
             }
             put(j.dx, base + at + k * step, n, x);
