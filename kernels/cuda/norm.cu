@@ -15,7 +15,7 @@ namespace m2cu
 namespace
 {
 
-constexpr int THREADS_IN_ALL = 132 * 1024, MOST_THREADS = 512; /* of a large GPU; per block */
+constexpr int THREADS_IN_ALL = 132 * 768, MOST_THREADS = 512; /* that a large GPU holds at once; of a block */
 
 struct Norm {
     Ref x, delta, sum, y;        /* forward */
@@ -110,40 +110,30 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
     }
 }
 
-/* What a thread reads of one row. */
-template <int K> struct Row {
-    Eight s[K], dy[K], dsum[K];
-    float mean, r;
-    __device__ __forceinline__ void read(const Norm &j, int64_t row)
-    {
-        mean = j.stats[2 * row];
-        r = j.stats[2 * row + 1];
-#pragma unroll
-        for (int k = 0; k < K; k++) {
-            int n = j.width - column<K>(k);
-            int64_t at = row * j.width + column<K>(k);
-            s[k] = fetch(j.s, at, n);
-            dy[k] = fetch(j.dy, at, j.dy.data ? n : 0);
-            dsum[k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
-        }
-    }
-};
-
 /* One row; its part of dgamma and dbeta is added to dg and db. */
 template <int K>
-__device__ __forceinline__ void backward_row(const Norm &j, int64_t row, const Row<K> &in,
+__device__ __forceinline__ void backward_row(const Norm &j, int64_t row,
                                              const float (&g)[K][8], float (&dg)[K][8], float (&db)[K][8])
 {
-    float sums[2] = {};
+    Eight s[K], dy[K], dsum[K];
+    float sums[2] = {}, mean = j.stats[2 * row], r = j.stats[2 * row + 1];
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int n = j.width - column<K>(k);
+        int64_t at = row * j.width + column<K>(k);
+        s[k] = fetch(j.s, at, n);
+        dy[k] = fetch(j.dy, at, j.dy.data ? n : 0);
+        dsum[k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
+    }
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int n = j.width - column<K>(k);
         float x[8], y[8];
-        unpack(j.s, in.s[k], n, x);
-        unpack(j.dy, in.dy[k], j.dy.data ? n : 0, y);
+        unpack(j.s, s[k], n, x);
+        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
 #pragma unroll
         for (int c = 0; c < 8; c++) { /* beyond the width, y and g are zero */
-            float norm = (x[c] - in.mean) * in.r;
+            float norm = (x[c] - mean) * r;
             dg[k][c] += y[c] * norm;
             db[k][c] += y[c];
             sums[0] += y[c] * g[k][c];
@@ -157,11 +147,11 @@ __device__ __forceinline__ void backward_row(const Norm &j, int64_t row, const R
         int n = j.width - column<K>(k);
         int64_t at = row * j.width + column<K>(k);
         float x[8], y[8], v[8], w[8];
-        unpack(j.s, in.s[k], n, x);
-        unpack(j.dy, in.dy[k], j.dy.data ? n : 0, y);
-        unpack(j.dsum, in.dsum[k], j.dsum.data ? n : 0, v);
+        unpack(j.s, s[k], n, x);
+        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
+        unpack(j.dsum, dsum[k], j.dsum.data ? n : 0, v);
 #pragma unroll
-        for (int c = 0; c < 8; c++) w[c] = v[c] += in.r * (y[c] * g[k][c] - a - (x[c] - in.mean) * in.r * b);
+        for (int c = 0; c < 8; c++) w[c] = v[c] += r * (y[c] * g[k][c] - a - (x[c] - mean) * r * b);
         if (n > 0 && j.dx.data) put(j.dx, at, n, v);
         if (n > 0 && j.ddelta.data) put(j.ddelta, at, n, w);
     }
@@ -169,22 +159,11 @@ __device__ __forceinline__ void backward_row(const Norm &j, int64_t row, const R
 
 template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_backward(Norm j)
 {
-    constexpr bool AHEAD = K == 1; /* the next row is on its way while this one is worked on */
     int64_t row = blockIdx.x * j.strip, end = min(row + j.strip, j.rows);
     float g[K][8], dg[K][8] = {}, db[K][8] = {};
 #pragma unroll
     for (int k = 0; k < K; k++) load(vector(j.gamma, j.s), column<K>(k), j.width - column<K>(k), g[k]);
-    Row<K> next;
-    if (AHEAD && row < end) next.read(j, row);
-    for (; row < end; row++) {
-        Row<K> now;
-        if (AHEAD)
-            now = next;
-        else
-            now.read(j, row);
-        if (AHEAD && row + 1 < end) next.read(j, row + 1);
-        backward_row<K>(j, row, now, g, dg, db);
-    }
+    for (; row < end; row++) backward_row<K>(j, row, g, dg, db);
     float *to = j.partial + (int64_t)blockIdx.x * 2 * j.width;
 #pragma unroll
     for (int k = 0; k < K; k++)
@@ -232,7 +211,7 @@ m2_status forward(const m2_call *c, bool add)
     return launched(c);
 }
 
-/* Rows of one block: as many blocks as a large GPU holds, whatever the GPU. */
+/* Rows of one block: as many blocks as a large GPU holds at once (one wave), whatever the GPU. */
 int64_t strip_rows(int64_t rows, int64_t width)
 {
     return ceil_div(rows, THREADS_IN_ALL / threads_for(width, MOST_THREADS));

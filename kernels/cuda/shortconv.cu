@@ -256,11 +256,10 @@ __device__ __forceinline__ void backward_item(const Conv &j, const Place<HALO> &
     one_part<T, HALO>(j, p, 0, taps[0], x0, dy, sums[0]);
 }
 
-template <class T, int HALO, int PARTS>
-__global__ void __launch_bounds__(256, HALO == 2 ? 3 : 1) shortconv_grad(Conv j)
+template <class T, int HALO, int PARTS> __global__ void __launch_bounds__(256) shortconv_grad(Conv j)
 {
     int channel = blockIdx.x;
-    uint32_t per_channel = j.groups.d * j.rows.d, share = (per_channel + j.splits - 1) / j.splits;
+    uint32_t per_channel = j.groups.d * j.B, share = (per_channel + j.splits - 1) / j.splits;
     uint32_t first = channel * per_channel, from = blockIdx.y * share, to = min(from + share, per_channel);
     Taps<HALO> taps[PARTS];
     float sums[PARTS][HALO + 2] = {};

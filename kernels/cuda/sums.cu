@@ -4,8 +4,8 @@
  *   The strips' sums go to scratch, `fold` adds them in order. Moves x once plus 4 bytes per strip and column.
  * Rows (row_sums): a block per row.
  * Scatter: a block owns the destination rows r with r % CLASSES == its index, for 256 columns. It collects their sources
- *   from the index list, sorts them by (row, position), and a warp per destination row adds them up. A row is written by
- *   one warp at a time, in order of position. Moves `from` once, touched rows of `to` twice, the list CLASSES times (from
+ *   from the index list, sorts them by (row, position), and a warp per destination row adds them up; rows with many
+ *   sources take the whole block. Moves `from` once, touched rows of `to` twice, the list CLASSES times (from
  *   the L2 cache). */
 #include "common.cuh"
 
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(256) row_totals(Ref x, int64_t n, float *out, 
 }
 
 /* ---- scatter ------------------------------------------------------------------------------------------------------- */
-constexpr int CLASSES = 128, LIST = 4096, SCAN = 2048;
+constexpr int CLASSES = 88, LIST = 4096, SCAN = 2048, LONG = 64; /* 6 tiles of 256 columns: 4 blocks per SM */
 
 __device__ void sort_keys(uint64_t *key, int count) /* ascending, bitonic; count a power of two */
 {
@@ -132,53 +132,123 @@ __device__ __forceinline__ void add_rows(const Ref &from, const uint64_t *key, i
     }
 }
 
-/* Adds the listed rows: keys (destination << 32 | source), any order. A warp takes the runs that start at its places. */
-__device__ void flush(uint64_t *key, int count, const Ref &from, const Ref &to, int width, int col)
+struct Scatter {
+    const int32_t *idx;
+    int64_t n, skip, rows;
+    Ref from, to;
+    int width;
+    bool acc;
+};
+
+/* What a block holds: its list of keys (destination << 32 | source), and where the long runs of it start. */
+struct List {
+    uint64_t key[LIST];
+    float part[8][TILE];
+    int count, longs, start[LIST / LONG];
+};
+
+__device__ __forceinline__ int run_end(const List &l, int i, int count)
 {
-    int full = 2, n = width - col;
-    while (full < count) full *= 2;
-    for (int i = count + threadIdx.x; i < full; i += blockDim.x) key[i] = ~0ull;
+    uint32_t row = (uint32_t)(l.key[i] >> 32);
+    int end = i + 1;
+    while (end < count && (uint32_t)(l.key[end] >> 32) == row) end++;
+    return end;
+}
+
+__device__ __forceinline__ void add_run(const Scatter &j, const uint64_t *key, int count, int col, int n,
+                                        float (&sum)[8])
+{
+    constexpr int BATCH = 4;
+    int i = 0;
+    for (; i + BATCH <= count; i += BATCH) add_rows<BATCH>(j.from, key + i, j.width, col, n, sum);
+    for (; i < count; i++) add_rows<1>(j.from, key + i, j.width, col, n, sum);
+}
+
+/* to[row] += sum, or = where nothing was added to it before. */
+__device__ __forceinline__ void finish(const Scatter &j, uint32_t row, int col, int n, bool fresh,
+                                       float (&sum)[8])
+{
+    if (n <= 0) return;
+    if (fresh)
+        store(j.to, (int64_t)row * j.width + col, n, sum);
+    else
+        put(j.to, (int64_t)row * j.width + col, n, sum);
+}
+
+/* A run of many sources: each warp sums a part of it, the parts are added in order. */
+__device__ void add_long_run(const Scatter &j, List &l, int i, int count, int col, bool fresh)
+{
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = j.width - col, end = run_end(l, i, count);
+    int share = (end - i + 7) / 8, from = min(i + warp * share, end), to = min(from + share, end);
+    float sum[8] = {};
+    add_run(j, l.key + from, to - from, col, n, sum);
+#pragma unroll
+    for (int c = 0; c < 8; c++) l.part[warp][lane * 8 + c] = sum[c];
     __syncthreads();
-    sort_keys(key, full);
-    for (int i = threadIdx.x / 32; i < count; i += blockDim.x / 32) {
-        uint32_t row = (uint32_t)(key[i] >> 32);
-        if (i && (uint32_t)(key[i - 1] >> 32) == row) continue;
-        float sum[8] = {};
-        constexpr int BATCH = 4;
-        int j = i, end = i + 1;
-        while (end < count && (uint32_t)(key[end] >> 32) == row) end++;
-        for (; j + BATCH <= end; j += BATCH) add_rows<BATCH>(from, &key[j], width, col, n, sum);
-        for (; j < end; j++) add_rows<1>(from, &key[j], width, col, n, sum);
-        if (n > 0) put(to, (int64_t)row * width + col, n, sum);
+    if (warp == 0) {
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+            sum[c] = 0;
+            for (int w = 0; w < 8; w++) sum[c] += l.part[w][lane * 8 + c];
+        }
+        finish(j, (uint32_t)(l.key[i] >> 32), col, n, fresh, sum);
     }
     __syncthreads();
 }
 
-__global__ void __launch_bounds__(256)
-    scatter(const int32_t *idx, int64_t n, int64_t skip, int64_t rows, Ref from, Ref to, int width)
+/* Adds the listed rows. A warp takes the runs that start at its places. */
+__device__ void flush(const Scatter &j, List &l, int count, int col, bool fresh)
 {
-    __shared__ uint64_t key[LIST];
-    __shared__ int count;
-    int col = blockIdx.y * TILE + threadIdx.x % 32 * 8;
-    if (threadIdx.x == 0) count = 0;
+    int full = 2, n = j.width - col;
+    while (full < count) full *= 2;
+    for (int i = count + threadIdx.x; i < full; i += blockDim.x) l.key[i] = ~0ull;
+    if (threadIdx.x == 0) l.longs = 0;
     __syncthreads();
-    for (int64_t base = 0; base < n; base += SCAN) {
+    sort_keys(l.key, full);
+    for (int i = threadIdx.x / 32; i < count; i += blockDim.x / 32) {
+        uint32_t row = (uint32_t)(l.key[i] >> 32);
+        if (i && (uint32_t)(l.key[i - 1] >> 32) == row) continue;
+        if (i + LONG <= count && (uint32_t)(l.key[i + LONG - 1] >> 32) == row) {
+            if (threadIdx.x % 32 == 0) l.start[atomicAdd(&l.longs, 1)] = i;
+            continue;
+        }
+        float sum[8] = {};
+        add_run(j, l.key + i, run_end(l, i, count) - i, col, n, sum);
+        finish(j, row, col, n, fresh, sum);
+    }
+    __syncthreads();
+    for (int k = 0; k < l.longs; k++) add_long_run(j, l, l.start[k], count, col, fresh);
+}
+
+__global__ void __launch_bounds__(256) scatter(Scatter j)
+{
+    __shared__ List l;
+    int col = blockIdx.y * TILE + threadIdx.x % 32 * 8;
+    bool fresh = !j.acc;
+    if (threadIdx.x == 0) l.count = 0;
+    __syncthreads();
+    for (int64_t base = 0; base < j.n; base += SCAN) {
+        int32_t r[SCAN / 256];
 #pragma unroll
         for (int k = 0; k < SCAN / 256; k++) {
             int64_t i = base + k * 256 + threadIdx.x;
-            int32_t r = i < n ? idx[i] : -1;
-            if (r >= 0 && r % CLASSES == (int)blockIdx.x && r < rows && r != skip)
-                key[atomicAdd(&count, 1)] = (uint64_t)r << 32 | (uint32_t)i;
+            r[k] = i < j.n ? j.idx[i] : -1;
         }
+#pragma unroll
+        for (int k = 0; k < SCAN / 256; k++)
+            if (r[k] >= 0 && r[k] % CLASSES == (int)blockIdx.x && r[k] < j.rows && r[k] != j.skip)
+                l.key[atomicAdd(&l.count, 1)] =
+                    (uint64_t)r[k] << 32 | (uint32_t)(base + k * 256 + threadIdx.x);
         __syncthreads();
-        int held = count;
+        int held = l.count;
         __syncthreads();
         if (held <= LIST - SCAN) continue;
-        flush(key, held, from, to, width, col);
-        if (threadIdx.x == 0) count = 0;
+        flush(j, l, held, col, fresh);
+        fresh = false;
+        if (threadIdx.x == 0) l.count = 0;
         __syncthreads();
     }
-    if (count) flush(key, count, from, to, width, col);
+    if (l.count) flush(j, l, l.count, col, fresh);
 }
 
 } // namespace
@@ -219,7 +289,8 @@ void scatter_rows(const int32_t *idx, int64_t n, int64_t skip, const m2_tensor &
     if (!acc) cudaMemsetAsync(to.data, 0, (size_t)m2_tensor_bytes(&to), s);
     if (n <= 0 || rows <= 0) return;
     dim3 grid(CLASSES, (unsigned)ceil_div(width, TILE));
-    scatter<<<grid, 256, 0, s>>>(idx, n, skip, rows, ref(from, width), ref(to, width, 1), (int)width);
+    scatter<<<grid, 256, 0, s>>>(
+        Scatter{idx, n, skip, rows, ref(from, width), ref(to, width, 1), (int)width, acc});
 }
 
 } // namespace m2cu
