@@ -72,7 +72,7 @@ static hid_t access_properties(void)
 
 static m2_status create_locked(const char *path, m2_store **out)
 {
-    m2_store *s;
+    m2_store *s = NULL;
     M2_TRY(make_handle(path, &s));
     if (asprintf(&s->temporary, "%s.tmp-%ld", path, (long)getpid()) < 0) {
         s->temporary = NULL;
@@ -113,7 +113,7 @@ static m2_status open_locked(const char *path, m2_store **out)
         H5Eclear2(H5E_DEFAULT);
         return m2_fail(M2_DATA, "%s is not an HDF5 file, or its beginning is damaged", path);
     }
-    m2_store *s;
+    m2_store *s = NULL;
     M2_TRY(make_handle(path, &s));
     hid_t p = access_properties();
     int bad = m2i_h5_failed(s->file = H5Fopen(path, H5F_ACC_RDONLY, p));

@@ -10,9 +10,10 @@
 
 typedef struct m2_tokenizer m2_tokenizer;
 
-typedef struct m2_token_buffer { /* grows by realloc; caller frees ids with m2_token_buffer_free */
+typedef struct m2_token_buffer { /* zeroed is empty; grows; m2_token_buffer_free ends it */
     uint32_t *ids;
     int64_t count, capacity;
+    void *scratch; /* the tokenizer's: words already met. NULL at first */
 } m2_token_buffer;
 M2_API void m2_token_buffer_free(m2_token_buffer *b);
 
