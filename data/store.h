@@ -25,10 +25,9 @@ typedef struct m2_array_options {
 
 M2_API m2_status m2_store_create(const char *path, m2_store **out) M2_MUST_USE; /* under a temporary name */
 M2_API m2_status m2_store_open(const char *path, m2_store **out) M2_MUST_USE;   /* read-only */
-M2_API m2_status m2_store_commit(m2_store **s)
-    M2_MUST_USE; /* flush, close, fsync file and folder, rename; nulls */
-M2_API void
-m2_store_close(m2_store **s); /* a created store that was not committed is deleted; accepts NULL; nulls */
+/* Flush, close, fsync file and folder, rename; nulls. Closing instead deletes what was created. */
+M2_API m2_status m2_store_commit(m2_store **s) M2_MUST_USE;
+M2_API void m2_store_close(m2_store **s); /* accepts NULL; nulls */
 M2_API const char *m2_store_path(const m2_store *s);
 
 /* bf16 is stored as u16 with attribute m2_dtype = "bf16". Parent groups in `name` are made. shape[0] may be 0 and grow. */
