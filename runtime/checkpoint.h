@@ -42,7 +42,7 @@ typedef struct m2_manifest {
     char *tokenizer;      /* serialized; "" = none */
     int n_tensors, n_slabs, room_tensors, room_slabs;
     m2_saved_tensor *tensors; /* param/..., m/..., v/..., each in the order of the model */
-    m2_slab *slabs;           /* in the order of ranks */
+    m2_slab *slabs;           /* in the order of tensors, and of elements within each */
 } m2_manifest;
 
 /* Finds the newest committed checkpoint at `path`: a run folder, its checkpoints folder, or one checkpoint. M2_DATA when
@@ -93,7 +93,8 @@ M2_API m2_status m2_checkpoint_sweep(const char *folder) M2_MUST_USE;
  * checkpoint: M2_DATA naming the first tensor that differs with both shapes. f32 and f64 convert into each other. */
 M2_API m2_status m2_checkpoint_load(const m2_manifest *mf, const m2_state *state) M2_MUST_USE;
 
-/* Calls visit for each slab of the tensors with wanted[i] != 0 (NULL = all). When the slab cannot be read or fails its
+/* Calls visit for each slab of the tensors with wanted[i] != 0 (NULL = all), file by file; those of one tensor in the order of
+ * its elements. When the slab cannot be read or fails its
  * hash, data is NULL and `bad` tells why (m2_message). visit's failure ends the walk. */
 typedef m2_status (*m2_slab_visit)(void *ctx, const m2_slab *slab, const void *data, m2_status bad);
 M2_API m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_visit visit, void *ctx) M2_MUST_USE;

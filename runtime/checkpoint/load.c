@@ -47,27 +47,31 @@ static int64_t largest_slab(const m2_manifest *mf, const char *wanted)
     return most;
 }
 
-m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_visit visit, void *ctx)
+static m2_status visit_file(const m2_manifest *mf, int rank, const char *wanted, void *buf,
+                            m2_slab_visit visit, void *ctx)
 {
-    void *buf = malloc((size_t)largest_slab(mf, wanted) + 1);
-    if (!buf) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
     m2_store *file = NULL;
-    m2_status st = M2_OK, opened = M2_OK;
     m2_error why = {.code = M2_OK};
-    for (int i = 0, open_rank = -1; i < mf->n_slabs && st == M2_OK; i++) {
+    m2_status st = M2_OK, opened = open_file(mf, rank, &file);
+    if (opened != M2_OK) m2_error_take(&why, opened);
+    for (int i = 0; i < mf->n_slabs && st == M2_OK; i++) {
         const m2_slab *slab = &mf->slabs[i];
-        if (wanted && !wanted[slab->tensor]) continue;
-        if (slab->rank != open_rank) {
-            m2_store_close(&file);
-            opened = open_file(mf, slab->rank, &file);
-            if (opened != M2_OK) m2_error_take(&why, opened);
-            open_rank = slab->rank;
-        }
+        if (slab->rank != rank || (wanted && !wanted[slab->tensor])) continue;
         m2_status bad = opened == M2_OK ? read_slab(mf, slab, file, buf) : m2_error_put(&why);
         bad = m2_context(bad, "tensor %s", mf->tensors[slab->tensor].name);
         st = visit(ctx, slab, bad == M2_OK ? buf : NULL, bad);
     }
     m2_store_close(&file);
+    return st;
+}
+
+m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_visit visit, void *ctx)
+{
+    void *buf = malloc((size_t)largest_slab(mf, wanted) + 1);
+    if (!buf) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
+    m2_status st = M2_OK;
+    for (int rank = 0; rank < mf->ranks && st == M2_OK; rank++)
+        st = visit_file(mf, rank, wanted, buf, visit, ctx);
     free(buf);
     return st;
 }

@@ -183,6 +183,16 @@ static m2_status read_table(m2_manifest *mf, int rank)
     return st;
 }
 
+/* The order of the table: that of the tensors, and of the elements within each. */
+static int by_place(const void *a, const void *b)
+{
+    const m2_slab *x = a, *y = b;
+    if (x->tensor != y->tensor) return x->tensor < y->tensor ? -1 : 1;
+    for (int d = 0; d < M2_STORE_RANK; d++)
+        if (x->offset[d] != y->offset[d]) return x->offset[d] < y->offset[d] ? -1 : 1;
+    return 0;
+}
+
 /* Rank 0: the manifest from every rank's table, then the rename that makes it a checkpoint. */
 static m2_status publish(m2_save *s)
 {
@@ -191,13 +201,13 @@ static m2_status publish(m2_save *s)
     snprintf(mf.folder, sizeof mf.folder, "%s", s->temporary);
     mf.config = (char *)s->spec.config;
     mf.tokenizer = (char *)s->spec.tokenizer;
-    /* in the order of the model, whatever the order of the slabs */
     mf.n_tensors = mf.room_tensors = s->mine.n_tensors;
     mf.tensors = malloc(((size_t)mf.n_tensors + 1) * sizeof *mf.tensors);
     m2_status st = mf.tensors ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for a manifest");
     if (mf.tensors) memcpy(mf.tensors, s->mine.tensors, (size_t)mf.n_tensors * sizeof *mf.tensors);
     for (int r = 0; r < s->ranks && st == M2_OK; r++) st = read_table(&mf, r);
     if (st == M2_OK) st = m2i_manifest_check(&mf);
+    if (st == M2_OK) qsort(mf.slabs, (size_t)mf.n_slabs, sizeof *mf.slabs, by_place);
     if (st == M2_OK) st = m2i_manifest_write(&mf);
     if (st == M2_OK) st = m2i_sync_folder(s->temporary);
     if (st == M2_OK && rename(s->temporary, s->folder))

@@ -216,6 +216,7 @@ static void test_any_ranks(void)
         CU_ASSERT_STRING_EQUAL(mf.tokenizer, "bytes");
         CU_ASSERT_STRING_EQUAL(mf.tensors[0].name, "param/embed.weight");
         CU_ASSERT_STRING_EQUAL(mf.tensors[15].name, "v/block.1.odd");
+        for (int i = 1; i < mf.n_slabs; i++) CU_ASSERT(mf.slabs[i - 1].tensor <= mf.slabs[i].tensor);
         m2_manifest_free(&mf);
     }
     free(m);
