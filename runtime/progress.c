@@ -40,10 +40,17 @@ static void put_number(char *buf, size_t n, const char *fmt, double x)
         snprintf(buf, n, "%s", isnan(x) ? "-" : "inf");
 }
 
+/* Recent rows count more, none decides alone. */
+static double pace(const m2_progress *p, int64_t step, double now)
+{
+    double recent = (now - p->since) / (double)(step - p->since_step);
+    return p->pace > 0 ? 0.75 * p->pace + 0.25 * recent : recent;
+}
+
 static void put_row(const m2_progress *p, const m2_record *r, double now)
 {
     char step[48], loss[24], val[24], norm[24], rate[32], left[32];
-    double seconds = now - p->since, steps = (double)(r->step - p->since_step);
+    double seconds = now - p->since;
     snprintf(step, sizeof step, "%" PRId64 "/%" PRId64, r->step, p->steps);
     if (isnan(r->loss))
         snprintf(loss, sizeof loss, "nan");
@@ -52,7 +59,7 @@ static void put_row(const m2_progress *p, const m2_record *r, double now)
     put_number(val, sizeof val, "%.4f", p->val);
     put_number(norm, sizeof norm, r->grad_norm < 1000 ? "%.2f" : "%.1e", r->grad_norm);
     m2_human_count(rate, seconds > 0 ? (double)(r->tokens - p->since_tokens) / seconds : 0);
-    m2_human_time(left, steps > 0 ? seconds / steps * (double)(p->steps - r->step) : 0);
+    m2_human_time(left, pace(p, r->step, now) * (double)(p->steps - r->step));
     printf("%15s %8s %8s %10.2e %8s %9s %8s", step, loss, val, r->lr, norm, rate, left);
 }
 
@@ -77,7 +84,7 @@ void m2_progress_step(m2_progress *p, const m2_record *r)
     p->open = !stays;
     if (stays) {
         putchar('\n');
-        p->rows++;
+        p->pace = pace(p, r->step, now);
         p->since = now;
         p->since_step = r->step;
         p->since_tokens = r->tokens;

@@ -15,11 +15,11 @@ typedef struct m2_progress {
     int show;        /* rank 0 */
     int live;        /* a terminal */
     int open;        /* an unfinished row stands on the terminal */
-    int rows;        /* that stayed */
     double val;      /* latest validation loss, NaN before the first */
     double shown_at; /* time of the last update in place */
     double since;    /* the last row that stayed: when, which step, how many tokens */
     int64_t since_step, since_tokens;
+    double pace;     /* seconds per step, smoothed over the rows; 0 before the first */
 } m2_progress;
 
 M2_API void m2_progress_start(m2_progress *p, int64_t steps, int64_t log_every, int64_t step, int64_t tokens, int show);

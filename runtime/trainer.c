@@ -184,8 +184,8 @@ static m2_status run_steps(trainer *t)
     if (t->saved != t->step) M2_TRY(save(t));
     const char *name = stop == SIGTERM ? "SIGTERM" : stop == SIGINT ? "SIGINT" : "SIGUSR1";
     m2_progress_note(&t->progress,
-                     "interrupted by %s: checkpoint of step %" PRId64 " is written, the same command goes on",
-                     name, t->step);
+                     "stopped by %s at step %" PRId64 ", checkpoint written: the same command goes on", name,
+                     t->step);
     return m2_fail(M2_REQUEUE, "interrupted by %s at step %" PRId64, name, t->step);
 }
 
@@ -294,22 +294,23 @@ static void describe(trainer *t)
         snprintf(where, sizeof where, "%s", dev->name);
     else
         snprintf(where, sizeof where, "CPU, %d thread%s each", dev->threads, dev->threads == 1 ? "" : "s");
-    m2_log(M2_LOG_INFO, "%s, %s parameters, %s; ranks: %d (%s, %s)", t->cfg.model_family,
+    m2_log(M2_LOG_INFO, "%s, %s parameters, %s, on %d rank%s (%s; %s)", t->cfg.model_family,
            m2_human_count(params, (double)m2_program_param_count(t->training.program)),
-           t->cfg.train_precision, b->ranks, t->ranks.comm->api->kind, where);
+           t->cfg.train_precision, b->ranks, b->ranks == 1 ? "" : "s", t->ranks.comm->api->kind, where);
     m2_log(M2_LOG_INFO,
-           "step: %" PRId64 " sequences of %" PRId64 " tokens = %d ranks x %d microbatches x %" PRId64
+           "step: %" PRId64 " x %" PRId64 " tokens = %d rank%s x %d microbatch%s x %" PRId64
            "; %s per rank%s",
-           b->global, t->cfg.model_length, b->ranks, b->micros, b->micro,
+           b->global, t->cfg.model_length, b->ranks, b->ranks == 1 ? "" : "s", b->micros,
+           b->micros == 1 ? "" : "es", b->micro,
            m2_human_bytes(bytes, m.params + m.grads + m.optimizer + m.activations + m.workspace + m.io),
-           t->training.recompute ? ", recomputing blocks" : "");
-    m2_log(M2_LOG_INFO, "data: %s, %s tokens, %.2f epochs in %" PRId64 " steps", t->cfg.data_train,
-           m2_human_count(tokens, (double)t->data.info.tokens),
-           (double)(t->cfg.train_steps * b->global) / (double)t->data.sequences, t->cfg.train_steps);
+           t->training.recompute ? ", blocks recomputed" : "");
+    m2_log(M2_LOG_INFO, "data: %s, %s tokens; %" PRId64 " steps are %.2f epochs", t->cfg.data_train,
+           m2_human_count(tokens, (double)t->data.info.tokens), t->cfg.train_steps,
+           (double)(t->cfg.train_steps * b->global) / (double)t->data.sequences);
     if (t->step)
-        m2_log(M2_LOG_INFO, "run folder: %s, resuming after step %" PRId64, t->dir.path, t->step);
+        m2_log(M2_LOG_INFO, "run: %s, resuming after step %" PRId64, t->dir.path, t->step);
     else
-        m2_log(M2_LOG_INFO, "run folder: %s", t->dir.path);
+        m2_log(M2_LOG_INFO, "run: %s, from the beginning", t->dir.path);
 }
 
 /* Each phase ends with agreement: a failure on one rank ends it on all. *done: there is nothing left to do. */
