@@ -1,0 +1,10 @@
+/* inspect.h - the subjects of `m2 inspect`: argv[0] is the subject, the rest what follows it on the command line. */
+#ifndef M2_TOOLS_INSPECT_H
+#define M2_TOOLS_INSPECT_H
+
+#include "kernels/base/status.h"
+
+m2_status inspect_checkpoint(int argc, char **argv);
+extern const char inspect_checkpoint_usage[];
+
+#endif
