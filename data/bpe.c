@@ -251,7 +251,7 @@ static m2_status encode_word(const m2_tokenizer *t, words *w, const unsigned cha
 
 static m2_status encode(const m2_tokenizer *t, const char *text, size_t bytes, m2_token_buffer *out)
 {
-    words *w;
+    words *w = NULL;
     M2_TRY(words_of(t, out, &w));
     const unsigned char *p = (const unsigned char *)text, *end = p + bytes;
     for (size_t n; p < end; p += n) {

@@ -154,7 +154,7 @@ static m2_status count_pairs(trainer *t, uint32_t w, int sign, int64_t only)
 {
     const uint32_t *s = t->symbols + t->words[w].start;
     for (uint32_t i = 0; i + 1 < t->words[w].size; i++) {
-        pair *p;
+        pair *p = NULL;
         M2_TRY(find_pair(t, (uint64_t)s[i] << 32 | s[i + 1], &p));
         p->count += sign * t->words[w].count;
         int fresh = sign > 0 && (only < 0 || s[i] == only || s[i + 1] == only);

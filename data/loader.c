@@ -1,0 +1,237 @@
+#include "data/loader.h"
+#include "data/sampler.h"
+#include "kernels/base/log.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+/* Batch i lives in slot i % depth. A worker takes the next batch number, waits until its slot is free, fills it; the
+ * consumer waits for its next number. All of the state is behind one mutex, held for a few instructions per batch. */
+typedef struct slot {
+    int32_t *tokens, *targets;
+    int64_t batch; /* the one it is free for, or holds */
+    int ready;
+    m2_error error; /* code != M2_OK: reading the batch failed */
+} slot;
+
+struct m2_loader {
+    m2_loader_spec spec;
+    m2_loader_at at;
+    void *at_ctx;
+    m2_store *store;
+    m2_array_info array;
+    int64_t sequences;
+    slot *slots;
+    pthread_t *threads;
+    int threads_started;
+    pthread_mutex_t lock;
+    pthread_cond_t filled, freed;
+    int64_t next_batch; /* for a worker to take */
+    int64_t consumed;   /* the batch that m2_loader_next hands out next */
+    int stop;
+    m2_loader_stats stats;
+};
+
+/* ---- reading a batch --------------------------------------------------------------------------------------------- */
+typedef struct row {
+    int64_t sequence, place; /* place: row of the batch */
+} row;
+
+static int by_sequence(const void *a, const void *b)
+{
+    const row *x = a, *y = b;
+    return (x->sequence > y->sequence) - (x->sequence < y->sequence);
+}
+
+typedef struct
+    reader { /* a worker's scratch: rows of a batch, and the tokens of all of them in the store's type */
+    row *rows;
+    void *raw;
+} reader;
+
+static void widen(const m2_loader *l, const void *raw, int64_t from, int32_t *to)
+{
+    for (int64_t i = 0; i < l->spec.length; i++)
+        to[i] = l->array.dtype == M2_U16 ? ((const uint16_t *)raw)[from + i]
+                                         : (int32_t)((const uint32_t *)raw)[from + i];
+}
+
+/* Rows that follow one another in the store are read at once. */
+static m2_status read_batch(const m2_loader *l, const reader *r, int64_t batch, slot *s)
+{
+    int64_t first = l->at(l->at_ctx, batch), n = l->spec.rows, length = l->spec.length;
+    for (int64_t i = 0; i < n; i++)
+        r->rows[i] = (row){m2_sampler_item(first + i, l->sequences, l->spec.seed, l->spec.shuffle), i};
+    qsort(r->rows, (size_t)n, sizeof *r->rows, by_sequence);
+    for (int64_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && r->rows[end].sequence <= r->rows[end - 1].sequence + 1; end++) continue;
+        int64_t offset = r->rows[i].sequence * length;
+        int64_t count = (r->rows[end - 1].sequence - r->rows[i].sequence + 1) * length + 1;
+        M2_TRY(m2_store_read(l->store, "/tokens", &offset, &count, r->raw));
+        for (int64_t k = i; k < end; k++) {
+            int64_t from = r->rows[k].sequence * length - offset;
+            widen(l, r->raw, from, s->tokens + r->rows[k].place * length);
+            widen(l, r->raw, from + 1, s->targets + r->rows[k].place * length);
+        }
+    }
+    return M2_OK;
+}
+
+/* ---- workers ----------------------------------------------------------------------------------------------------- */
+/* The slot of the next batch, or NULL to end. */
+static slot *take(m2_loader *l, int64_t *batch)
+{
+    pthread_mutex_lock(&l->lock);
+    *batch = l->next_batch++;
+    slot *s = &l->slots[*batch % l->spec.depth];
+    while (!l->stop && s->batch != *batch) pthread_cond_wait(&l->freed, &l->lock);
+    int stop = l->stop;
+    pthread_mutex_unlock(&l->lock);
+    return stop ? NULL : s;
+}
+
+static void *work(void *arg)
+{
+    m2_loader *l = arg;
+    int64_t batch, size = m2_dtype_size(l->array.dtype);
+    reader r = {malloc((size_t)l->spec.rows * sizeof *r.rows),
+                malloc((size_t)((l->spec.rows * l->spec.length + 1) * size))};
+    for (slot *s; (s = take(l, &batch));) {
+        m2_status st = r.rows && r.raw ? read_batch(l, &r, batch, s)
+                                       : m2_fail(M2_TRANSIENT, "out of memory for reading batches");
+        pthread_mutex_lock(&l->lock);
+        m2_error_take(&s->error, st);
+        s->ready = 1;
+        pthread_cond_broadcast(&l->filled);
+        pthread_mutex_unlock(&l->lock);
+    }
+    free(r.rows);
+    free(r.raw);
+    return NULL;
+}
+
+m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets)
+{
+    slot *s = &l->slots[l->consumed % l->spec.depth];
+    double start = m2_now();
+    pthread_mutex_lock(&l->lock);
+    int waits = !s->ready;
+    while (!s->ready) pthread_cond_wait(&l->filled, &l->lock);
+    if (waits) l->stats.seconds_waited += m2_now() - start;
+    pthread_mutex_unlock(&l->lock);
+    if (s->error.code != M2_OK) return m2_error_put(&s->error); /* stays there: the next call fails alike */
+    size_t bytes = (size_t)(l->spec.rows * l->spec.length) * sizeof *tokens;
+    memcpy(tokens, s->tokens, bytes);
+    memcpy(targets, s->targets, bytes);
+    pthread_mutex_lock(&l->lock);
+    s->ready = 0;
+    s->batch += l->spec.depth;
+    l->consumed++;
+    l->stats.batches++;
+    pthread_cond_broadcast(&l->freed);
+    pthread_mutex_unlock(&l->lock);
+    return M2_OK;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+static m2_status check_spec(const m2_loader_spec *spec, const m2_token_store_info *info)
+{
+    if (spec->length < 1 || spec->rows < 1 || spec->workers < 1 || spec->depth < 0)
+        return m2_fail(M2_BUG, "a loader needs length, rows and workers >= 1");
+    if (info->tokens <= spec->length)
+        return m2_fail(M2_DATA,
+                       "%s holds %" PRId64 " tokens, too few for one sequence of %" PRId64
+                       " and its last target",
+                       spec->path, info->tokens, spec->length);
+    return M2_OK;
+}
+
+static m2_status make_slots(m2_loader *l, int64_t first_batch)
+{
+    int depth = l->spec.depth;
+    size_t elements = (size_t)(l->spec.rows * l->spec.length);
+    l->slots = calloc((size_t)depth, sizeof *l->slots);
+    l->threads = calloc((size_t)l->spec.workers, sizeof *l->threads);
+    int ok = l->slots && l->threads;
+    for (int i = 0; i < depth && ok; i++) {
+        slot *s = &l->slots[(first_batch + i) % depth];
+        s->batch = first_batch + i;
+        s->tokens = malloc(elements * sizeof *s->tokens);
+        s->targets = malloc(elements * sizeof *s->targets);
+        ok = s->tokens && s->targets;
+    }
+    return ok ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for %d batches of %zu tokens", depth, elements);
+}
+
+static m2_status start_threads(m2_loader *l)
+{
+    for (; l->threads_started < l->spec.workers; l->threads_started++)
+        if (pthread_create(&l->threads[l->threads_started], NULL, work, l))
+            return m2_fail(M2_TRANSIENT, "cannot start a loader thread: the system allows no more");
+    return M2_OK;
+}
+
+static m2_status open_into(m2_loader *l, int64_t first_batch)
+{
+    m2_token_store_info info;
+    M2_TRY(m2_token_store_info_read(l->spec.path, &info));
+    M2_TRY(check_spec(&l->spec, &info));
+    if (!l->spec.depth) l->spec.depth = 2 * l->spec.workers + 2;
+    l->sequences = (info.tokens - 1) / l->spec.length;
+    l->next_batch = l->consumed = first_batch;
+    M2_TRY(m2_store_open(l->spec.path, &l->store));
+    M2_TRY(m2_store_info(l->store, "/tokens", &l->array));
+    M2_TRY(make_slots(l, first_batch));
+    return start_threads(l);
+}
+
+m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx, int64_t first_batch,
+                         m2_loader **out)
+{
+    m2_loader *l = *out = calloc(1, sizeof *l);
+    if (!l) return m2_fail(M2_TRANSIENT, "out of memory for a loader");
+    l->spec = *spec;
+    l->at = at;
+    l->at_ctx = ctx;
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->filled, NULL);
+    pthread_cond_init(&l->freed, NULL);
+    m2_status st = open_into(l, first_batch);
+    l->spec.path = NULL; /* the caller's text may go */
+    if (st != M2_OK) m2_loader_close(out);
+    return st;
+}
+
+m2_loader_stats m2_loader_statistics(const m2_loader *l)
+{
+    return l->stats;
+}
+
+int64_t m2_loader_sequences(const m2_loader *l)
+{
+    return l->sequences;
+}
+
+void m2_loader_close(m2_loader **lp)
+{
+    m2_loader *l = *lp;
+    *lp = NULL;
+    if (!l) return;
+    pthread_mutex_lock(&l->lock);
+    l->stop = 1;
+    pthread_cond_broadcast(&l->freed);
+    pthread_mutex_unlock(&l->lock);
+    for (int i = 0; i < l->threads_started; i++) pthread_join(l->threads[i], NULL);
+    for (int i = 0; l->slots && i < l->spec.depth; i++) {
+        free(l->slots[i].tokens);
+        free(l->slots[i].targets);
+    }
+    free(l->slots);
+    free(l->threads);
+    m2_store_close(&l->store);
+    pthread_cond_destroy(&l->freed);
+    pthread_cond_destroy(&l->filled);
+    pthread_mutex_destroy(&l->lock);
+    free(l);
+}

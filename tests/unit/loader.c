@@ -1,0 +1,165 @@
+/* The loader: every row where the sampler says, whatever the workers; failures of workers come out; no row is lost when the
+ * number of ranks changes. Run under TSan too. */
+#include "data/loader.h"
+#include "data/sampler.h"
+#include "data/token_store.h"
+
+#include <CUnit/Basic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define OK(call) CU_ASSERT_EQUAL_FATAL((call), M2_OK)
+enum { LENGTH = 37, DOCUMENT = 100, DOCUMENTS = 700 };
+
+static char path[] = "/tmp/m2-loader-XXXXXX";
+
+static uint32_t token_at(int64_t i) /* documents of 100 tokens and a separator */
+{
+    return i % (DOCUMENT + 1) == DOCUMENT ? 256 : (uint32_t)((i * 2654435761u >> 7) & 255);
+}
+
+static void write_store(void)
+{
+    m2_tokenizer *t;
+    m2_token_writer *w;
+    OK(m2_tokenizer_open("bytes", &t));
+    OK(m2_token_writer_create(path, t, &w));
+    for (int64_t d = 0, i = 0; d < DOCUMENTS; d++, i++) {
+        uint32_t ids[DOCUMENT];
+        for (int k = 0; k < DOCUMENT; k++) ids[k] = token_at(i++);
+        OK(m2_token_writer_add(w, ids, 60, 60));
+        OK(m2_token_writer_add(w, ids + 60, DOCUMENT - 60, DOCUMENT - 60));
+        OK(m2_token_writer_end_document(w));
+    }
+    OK(m2_token_writer_commit(&w));
+    m2_tokenizer_close(&t);
+}
+
+static void test_info(void)
+{
+    m2_token_store_info info;
+    char *text;
+    m2_tokenizer *t;
+    OK(m2_token_store_info_read(path, &info));
+    CU_ASSERT(info.tokens == DOCUMENTS * (DOCUMENT + 1) && info.documents == DOCUMENTS && info.vocab == 257);
+    CU_ASSERT(info.bytes == DOCUMENTS * DOCUMENT && info.separator == 256);
+    OK(m2_token_store_tokenizer(path, &text));
+    OK(m2_tokenizer_parse(text, &t));
+    char hash[33];
+    m2_tokenizer_hash(t, hash);
+    CU_ASSERT_STRING_EQUAL(hash, info.tokenizer_hash);
+    m2_tokenizer_close(&t);
+    free(text);
+}
+
+typedef struct share { /* rank `rank` of `ranks`, rows each, from row `start` on */
+    int64_t start, rows, rank, ranks;
+} share;
+
+static int64_t first_row(void *ctx, int64_t batch)
+{
+    const share *s = ctx;
+    return s->start + (batch * s->ranks + s->rank) * s->rows;
+}
+
+static void check_rows(const m2_loader_spec *spec, share *s, int64_t first_batch, int batches)
+{
+    m2_loader *l;
+    int32_t *tokens = malloc((size_t)(spec->rows * spec->length) * 4),
+            *targets = malloc((size_t)(spec->rows * spec->length) * 4);
+    OK(m2_loader_open(spec, first_row, s, first_batch, &l));
+    int64_t n = m2_loader_sequences(l);
+    CU_ASSERT_EQUAL(n, (DOCUMENTS * (DOCUMENT + 1) - 1) / spec->length);
+    for (int64_t b = first_batch; b < first_batch + batches; b++) {
+        OK(m2_loader_next(l, tokens, targets));
+        for (int64_t r = 0; r < spec->rows; r++) {
+            int64_t at = m2_sampler_item(first_row(s, b) + r, n, spec->seed, spec->shuffle) * spec->length,
+                    bad = 0;
+            for (int64_t i = 0; i < spec->length; i++)
+                bad += tokens[r * spec->length + i] != (int32_t)token_at(at + i) ||
+                       targets[r * spec->length + i] != (int32_t)token_at(at + i + 1);
+            CU_ASSERT_EQUAL_FATAL(bad, 0);
+        }
+    }
+    CU_ASSERT_EQUAL(m2_loader_statistics(l).batches, batches);
+    m2_loader_close(&l);
+    free(tokens);
+    free(targets);
+}
+
+static void test_rows(void)
+{
+    for (int shuffle = 0; shuffle < 2; shuffle++)
+        for (int workers = 1; workers <= 4; workers++) {
+            m2_loader_spec spec = {path, LENGTH, 7, shuffle, 1 + 3 * workers, workers, workers == 3 ? 1 : 0};
+            share s = {0, spec.rows, 0, 1};
+            check_rows(&spec, &s, 0, 300); /* more than an epoch */
+            check_rows(&spec, &s, 55, 10);
+        }
+    m2_loader_spec all = {path, LENGTH, 7, 0, 4000, 2, 0}; /* a batch of two epochs: rows repeat in it */
+    share s = {0, 4000, 0, 1};
+    check_rows(&all, &s, 0, 3);
+}
+
+/* 1, 2, 8 ranks see together what one sees; a change of their number at row p repeats and skips nothing. */
+static void test_ranks(void)
+{
+    for (int64_t ranks = 1; ranks <= 8; ranks *= 2)
+        for (int64_t rank = 0; rank < ranks; rank++) {
+            m2_loader_spec spec = {path, LENGTH, 3, 1, 4, 1, 0};
+            share s = {ranks * 1000, 4, rank, ranks};
+            check_rows(&spec, &s, 0, 20);
+        }
+}
+
+static void test_failures(void)
+{
+    m2_loader *l = NULL;
+    share s = {0, 4, 0, 1};
+    m2_loader_spec spec = {"/tmp/m2-no-such-store.h5", LENGTH, 3, 1, 4, 1, 0};
+    CU_ASSERT_EQUAL(m2_loader_open(&spec, first_row, &s, 0, &l), M2_IO);
+    CU_ASSERT_PTR_NULL(l);
+    spec.path = path;
+    spec.length = DOCUMENTS * (DOCUMENT + 1);
+    CU_ASSERT_EQUAL(m2_loader_open(&spec, first_row, &s, 0, &l), M2_DATA);
+    CU_ASSERT_PTR_NOT_NULL(strstr(m2_message(), "too few"));
+    spec.length = LENGTH; /* a flipped byte: the batch that needs it fails, with the file's name */
+    FILE *f = fopen(path, "r+b");
+    fseek(f, 0, SEEK_END);
+    long size = ftell(f);
+    for (long at = size / 4; at < size; at += size / 16) {
+        fseek(f, at, SEEK_SET);
+        int c = fgetc(f);
+        fseek(f, at, SEEK_SET);
+        fputc(c ^ 1, f);
+    }
+    fclose(f);
+    static int32_t tokens[400 * LENGTH], targets[400 * LENGTH];
+    m2_status st = m2_loader_open(&spec, first_row, &s, 0, &l);
+    for (int i = 0; i < 400 && st == M2_OK; i++) st = m2_loader_next(l, tokens, targets);
+    CU_ASSERT_EQUAL(st, M2_DATA);
+    CU_ASSERT_PTR_NOT_NULL(strstr(m2_message(), path));
+    m2_loader_close(&l);
+    m2_loader_close(&l);
+}
+
+int main(void)
+{
+    int fd = mkstemp(path);
+    if (fd < 0) return 1;
+    close(fd);
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite("loader", NULL, NULL);
+    CU_ADD_TEST(suite, write_store);
+    CU_ADD_TEST(suite, test_info);
+    CU_ADD_TEST(suite, test_rows);
+    CU_ADD_TEST(suite, test_ranks);
+    CU_ADD_TEST(suite, test_failures);
+    CU_basic_run_tests();
+    int failed = CU_get_number_of_failures() != 0;
+    CU_cleanup_registry();
+    remove(path);
+    return failed;
+}

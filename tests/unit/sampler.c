@@ -1,0 +1,104 @@
+/* The sampler: a permutation for every size, another one in every epoch, and mixtures that keep their weights. */
+#include "data/sampler.h"
+
+#include <CUnit/Basic.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void check_bijection(int64_t n, uint64_t key)
+{
+    unsigned char *seen = calloc((size_t)n, 1);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t x = m2_sampler_permute(i, n, key);
+        CU_ASSERT_FATAL(x >= 0 && x < n && !seen[x]);
+        seen[x] = 1;
+    }
+    free(seen);
+}
+
+static void test_bijection(void)
+{
+    for (int64_t n = 1; n <= 300; n++)
+        for (uint64_t key = 0; key < 5; key++) check_bijection(n, key);
+    check_bijection(65536, 9);
+    check_bijection(65537, 9);
+    check_bijection(1000003, 1);
+    for (int64_t i = 0; i < 1000; i++) { /* sizes that no test can walk through */
+        int64_t n = (int64_t)1 << 50, x = m2_sampler_permute(i, n + 1, 3);
+        CU_ASSERT(x >= 0 && x <= n);
+    }
+}
+
+/* It mixes: no bias of where items go (chi square over 16 x 16 cells), epochs and seeds differ. */
+static void test_mixing(void)
+{
+    enum { N = 16 * 1024, CELLS = 16 };
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        double cells[CELLS][CELLS] = {{0}}, chi = 0, expected = (double)N / (CELLS * CELLS);
+        int64_t same = 0, stays = 0;
+        for (int64_t p = 0; p < N; p++) {
+            int64_t a = m2_sampler_item(p, N, seed, 1), b = m2_sampler_item(p + N, N, seed, 1);
+            int64_t c = m2_sampler_item(p, N, seed + 1, 1);
+            cells[p * CELLS / N][a * CELLS / N]++;
+            same += (a == b) + (a == c);
+            stays += a == p;
+        }
+        for (int i = 0; i < CELLS; i++)
+            for (int j = 0; j < CELLS; j++)
+                chi += (cells[i][j] - expected) * (cells[i][j] - expected) / expected;
+        CU_ASSERT(chi > 130 && chi < 350); /* 225 degrees of freedom: 5 sigma around 225 */
+        CU_ASSERT(same < 20 && stays < 12);
+    }
+    for (int64_t p = 0; p < 50; p++) CU_ASSERT_EQUAL(m2_sampler_item(p, 7, 1, 0), p % 7);
+}
+
+static void test_mixture(void)
+{
+    static const int64_t items[3] = {1000, 333, 77777};
+    static const double weights[3] = {0.25, 0.15, 1.6};
+    enum { N = 40 * M2_MIXTURE_BLOCK };
+    m2_mixture m;
+    CU_ASSERT_EQUAL_FATAL(m2_mixture_make(3, items, weights, 5, 1, &m), M2_OK);
+    int64_t drawn[3] = {0}, most[3] = {0}, least[3];
+    int *visits[3];
+    for (int s = 0; s < 3; s++) visits[s] = calloc((size_t)items[s], sizeof(int));
+    for (int64_t p = 0; p < N; p++) {
+        int s;
+        int64_t sequence;
+        m2_mixture_item(&m, p, &s, &sequence);
+        CU_ASSERT_FATAL(s >= 0 && s < 3 && sequence >= 0 && sequence < items[s]);
+        visits[s][sequence]++;
+        drawn[s]++;
+        if (p > 1000 && p % 1000 == 0)
+            for (int k = 0; k < 3; k++) CU_ASSERT(fabs((double)drawn[k] / (double)p - weights[k] / 2) < 0.05);
+    }
+    for (int s = 0; s < 3;
+         s++) { /* weights hold, and a store's epochs are whole: visits differ by 1 at most */
+        CU_ASSERT(fabs((double)drawn[s] / N - weights[s] / 2) < 0.005 * weights[s] / 2);
+        least[s] = visits[s][0];
+        for (int64_t i = 0; i < items[s]; i++) {
+            most[s] = visits[s][i] > most[s] ? visits[s][i] : most[s];
+            least[s] = visits[s][i] < least[s] ? visits[s][i] : least[s];
+        }
+        CU_ASSERT(most[s] - least[s] <= 1 && most[s] == (drawn[s] + items[s] - 1) / items[s]);
+        free(visits[s]);
+    }
+    CU_ASSERT_EQUAL(m2_mixture_make(2, items, (double[]){1, 0}, 0, 1, &m), M2_USAGE);
+    CU_ASSERT_EQUAL(m2_mixture_make(2, (int64_t[]){1, 0}, weights, 0, 1, &m), M2_DATA);
+    CU_ASSERT_EQUAL_FATAL(m2_mixture_make(2, items, (double[]){1, 1e-9}, 0, 1, &m), M2_OK);
+    CU_ASSERT_EQUAL(m.first[1], M2_MIXTURE_BLOCK - 1); /* even the smallest is heard */
+}
+
+int main(void)
+{
+    CU_initialize_registry();
+    CU_pSuite suite = CU_add_suite("sampler", NULL, NULL);
+    CU_ADD_TEST(suite, test_bijection);
+    CU_ADD_TEST(suite, test_mixing);
+    CU_ADD_TEST(suite, test_mixture);
+    CU_basic_run_tests();
+    int failed = CU_get_number_of_failures() != 0;
+    CU_cleanup_registry();
+    return failed;
+}
