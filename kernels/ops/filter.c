@@ -110,6 +110,20 @@ static void NAME(decay)(void *ctx, int64_t begin, int64_t end, int thread)
 }
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
+static void NAME(sine_grad_row)(const REAL *x, const REAL *a, const REAL *dy, int64_t width, REAL *dx, int acc, REAL *da)
+{
+    enum { BLOCK = 512 };
+    REAL g[BLOCK];
+    for (int64_t at = 0; at < width; at += BLOCK) {
+        int64_t n = width - at < BLOCK ? width - at : BLOCK;
+        SIMD
+        for (int64_t i = 0; i < n; i++) g[i] = dy[at + i] * FN(cos)(a[at + i] * x[at + i]);
+        SIMD
+        for (int64_t i = 0; i < n; i++) da[at + i] += g[i] * x[at + i];
+        if (dx) STORE_EACH(i, n, dx + at, acc, g[i] * a[at + i]);
+    }
+}
+
 /* Chunk k of the rows adds its share of da to partial sum k. */
 static void NAME(sine_grad)(void *ctx, int64_t begin, int64_t end, int thread)
 {
@@ -117,19 +131,13 @@ static void NAME(sine_grad)(void *ctx, int64_t begin, int64_t end, int thread)
     const m2_call *c = ctx;
     int64_t width = m2i_tensor_last(&c->in[0]), rows = m2_tensor_count(&c->in[0]) / (width ? width : 1);
     int64_t step = m2i_chunk_rows(rows);
-    const REAL *a = c->in[1].data;
     for (int64_t k = begin; k < end; k++) {
         REAL *da = (REAL *)c->workspace + k * width;
         memset(da, 0, (size_t)width * sizeof *da);
         for (int64_t row = k * step; row < (k + 1) * step && row < rows; row++) {
             const REAL *x = (const REAL *)c->in[0].data + row * width, *dy = (const REAL *)c->in[2].data + row * width;
             REAL *dx = c->out[0].data ? (REAL *)c->out[0].data + row * width : NULL;
-            SIMD
-            for (int64_t i = 0; i < width; i++) {
-                REAL g = dy[i] * FN(cos)(a[i] * x[i]);
-                da[i] += g * x[i];
-                if (dx) dx[i] = g * a[i] + (c->acc & 1 ? dx[i] : 0);
-            }
+            NAME(sine_grad_row)(x, c->in[1].data, dy, width, dx, c->acc & 1, da);
         }
     }
 }

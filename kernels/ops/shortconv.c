@@ -4,11 +4,12 @@
  *   g = q0, z = q2 q1 (first) or g = q1, z = q2 q0 (second).
  *   dq of the third in g is dg, of the other two dz times the other's q, which is computed again;
  *   dx[t] = sum_i w[i] dq[t+K-1-i],  dw[i] = sum over rows and t of dq[t] x[t-K+1+i],  db = sum dq.
- * A row goes through blocks that stay in the first cache: memory is read and written once. */
+ * A row goes through blocks that stay in the first cache: memory is read and written once. Taps are taken in groups of up
+ * to GROUP, each its own loop with everything in registers. */
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-enum { TAPS = 64, BLOCK = 1024 }; /* most taps; positions at a time */
+enum { TAPS = 64, GROUP = 4, BLOCK = 1024 }; /* most taps; taps and positions at a time */
 
 /* ---- shape rule -------------------------------------------------------------------------------------------------- */
 static m2_status shortconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
@@ -57,6 +58,7 @@ static job describe(const m2_call *c)
     return j;
 }
 
+#define INLINE static inline __attribute__((always_inline))
 #define SELF "kernels/ops/shortconv.c"
 #include "kernels/ops/twice.h"
 
@@ -85,18 +87,41 @@ static int64_t NAME(row)(const job *j, int part, int64_t channel, int64_t batch)
     return ((part * j->width + channel) * j->batch + batch) * j->length;
 }
 
+/* x[at - K + 1 .. at + n) of a row, in `room` where it begins before the row, with zeros there. */
+static const REAL *NAME(window)(const job *j, const REAL *x, int64_t at, int64_t n, REAL *room)
+{
+    int64_t before = j->taps - 1;
+    if (at >= before) return x + at - before;
+    memset(room, 0, (size_t)(before - at) * sizeof *room);
+    memcpy(room + before - at, x, (size_t)(at + n) * sizeof *room);
+    return room;
+}
+
+/* q[i] = start + sum_k w[k] x[i + k] for k < g; q[i] in place of start unless `first`. */
+INLINE void NAME(add_taps)(int g, const REAL *w, const REAL *x, int64_t n, int first, REAL start, REAL *q)
+{
+    SIMD
+    for (int64_t i = 0; i < n; i++) {
+        REAL s = (first ? start : q[i]) + w[0] * x[i];
+        if (g > 1) s += w[1] * x[i + 1];
+        if (g > 2) s += w[2] * x[i + 2];
+        if (g > 3) s += w[3] * x[i + 3];
+        q[i] = s;
+    }
+}
+
 /* q[0:n] = q of positions [at, at + n) of the row x. */
 static void NAME(taps)(const job *j, int64_t channel, const REAL *x, int64_t at, int64_t n, REAL *q)
 {
     const REAL *w = (const REAL *)j->call->in[1].data + channel * j->taps;
-    REAL b = ((const REAL *)j->call->in[2].data)[channel];
-    SIMD
-    for (int64_t i = 0; i < n; i++) q[i] = b;
-    for (int64_t k = 0; k < j->taps; k++) {
-        int64_t shift = at - j->taps + 1 + k, from = shift < 0 ? -shift : 0;
-        REAL v = w[k];
-        SIMD
-        for (int64_t i = from; i < n; i++) q[i] += v * x[shift + i];
+    REAL room[BLOCK + 2 * TAPS], b = ((const REAL *)j->call->in[2].data)[channel];
+    x = NAME(window)(j, x, at, n, room);
+    for (int64_t k = 0; k < j->taps; k += GROUP) {
+        int64_t g = j->taps - k;
+        if (g >= 4) NAME(add_taps)(4, w + k, x + k, n, k == 0, b, q);
+        else if (g == 3) NAME(add_taps)(3, w + k, x + k, n, k == 0, b, q);
+        else if (g == 2) NAME(add_taps)(2, w + k, x + k, n, k == 0, b, q);
+        else NAME(add_taps)(1, w + k, x + k, n, k == 0, b, q);
     }
 }
 
@@ -128,17 +153,27 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
 }
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
-static double NAME(dot)(const REAL *a, const REAL *b, int64_t n) /* b NULL: ones */
+/* For taps k < g: dx[i] += w[k] dq[i - k] (= unless acc), sum[k] += dq0[i] x[i + k], and sum[GROUP] += dq0[i]. */
+INLINE void NAME(back_taps)(int g, const REAL *w, const REAL *dq, const REAL *dq0, const REAL *x, int64_t n, int acc,
+                            REAL *dx, double *sum)
 {
-    REAL s = 0;
-    if (b) {
-        SIMD_SUM(s)
-        for (int64_t i = 0; i < n; i++) s += a[i] * b[i];
-    } else {
-        SIMD_SUM(s)
-        for (int64_t i = 0; i < n; i++) s += a[i];
+    REAL w1 = g > 1 ? w[1] : 0, w2 = g > 2 ? w[2] : 0, w3 = g > 3 ? w[3] : 0;
+    if (g == 1) STORE_EACH(i, n, dx, acc, w[0] * dq[i]);
+    if (g == 2) STORE_EACH(i, n, dx, acc, w[0] * dq[i] + w1 * dq[i - 1]);
+    if (g == 3) STORE_EACH(i, n, dx, acc, w[0] * dq[i] + w1 * dq[i - 1] + w2 * dq[i - 2]);
+    if (g == 4) STORE_EACH(i, n, dx, acc, w[0] * dq[i] + w1 * dq[i - 1] + w2 * dq[i - 2] + w3 * dq[i - 3]);
+    REAL s0 = 0, s1 = 0, s2 = 0, s3 = 0, all = 0;
+    _Pragma("omp simd reduction(+ : s0, s1, s2, s3, all)")
+    for (int64_t i = 0; i < n; i++) {
+        REAL q = dq0[i];
+        all += q;
+        s0 += q * x[i];
+        if (g > 1) s1 += q * x[i + 1];
+        if (g > 2) s2 += q * x[i + 2];
+        if (g > 3) s3 += q * x[i + 3];
     }
-    return (double)s;
+    const REAL s[GROUP + 1] = {s0, s1, s2, s3, all};
+    for (int k = 0; k < GROUP + 1; k++) sum[k] += (double)s[k];
 }
 
 /* dq[0:n] of part `part` from position `at` on; zero if its output has no gradient. */
@@ -160,14 +195,20 @@ static void NAME(upstream)(const job *j, int part, int64_t c, int64_t batch, int
     }
 }
 
-/* dx of [at, at + n) from dq of [at, at + n + K - 1), zero beyond the row. */
-static void NAME(input_gradient)(const job *j, int64_t channel, const REAL *dq, int64_t n, REAL *dx, int acc)
+/* dx of [at, at + n), dw and db of those positions, from dq of [at, at + n + K - 1), zero beyond the row. */
+static void NAME(block_gradients)(const job *j, int64_t channel, const REAL *x, const REAL *dq, int64_t n, REAL *dx, int acc,
+                                  double *dw, double *db)
 {
-    const REAL *w = (const REAL *)j->call->in[1].data + channel * j->taps;
-    for (int64_t k = 0; k < j->taps; k++) {
-        const REAL *from = dq + j->taps - 1 - k;
-        REAL v = w[k];
-        STORE_EACH(i, n, dx, acc || k > 0, v * from[i]);
+    const REAL *w = (const REAL *)j->call->in[1].data + channel * j->taps, *last = dq + j->taps - 1;
+    for (int64_t k = 0; k < j->taps; k += GROUP) {
+        int64_t g = j->taps - k;
+        double sum[GROUP + 1] = {0};
+        if (g >= 4) NAME(back_taps)(4, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        else if (g == 3) NAME(back_taps)(3, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        else if (g == 2) NAME(back_taps)(2, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        else NAME(back_taps)(1, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        for (int64_t i = 0; i < GROUP && i < g; i++) dw[k + i] += sum[i];
+        if (k == 0) *db += sum[GROUP];
     }
 }
 
@@ -177,7 +218,7 @@ static void NAME(backward_channel)(const job *j, int part, int64_t c)
     const m2_call *call = j->call;
     int64_t channel = part * j->width + c, taps = j->taps;
     double dw[TAPS] = {0}, db = 0;
-    REAL dq[BLOCK + TAPS];
+    REAL dq[BLOCK + TAPS], room[BLOCK + 2 * TAPS], unwanted[BLOCK];
     for (int64_t batch = 0; batch < j->batch; batch++) {
         int64_t row = NAME(row)(j, part, c, batch);
         const REAL *x = (const REAL *)call->in[0].data + row;
@@ -187,12 +228,8 @@ static void NAME(backward_channel)(const job *j, int part, int64_t c)
             int64_t with_halo = left < n + taps - 1 ? left : n + taps - 1;
             NAME(upstream)(j, part, c, batch, at, with_halo, dq);
             for (int64_t i = with_halo; i < n + taps - 1; i++) dq[i] = 0;
-            if (dx) NAME(input_gradient)(j, channel, dq, n, dx + at, call->acc & 1);
-            db += NAME(dot)(dq, NULL, n);
-            for (int64_t k = 0; call->out[1].data && k < taps; k++) {
-                int64_t shift = at - taps + 1 + k, from = shift < 0 ? -shift : 0;
-                if (from < n) dw[k] += NAME(dot)(dq + from, x + shift + from, n - from);
-            }
+            NAME(block_gradients)(j, channel, NAME(window)(j, x, at, n, room), dq, n, dx ? dx + at : unwanted,
+                                  dx && (call->acc & 1), dw, &db);
         }
     }
     REAL *out_w = call->out[1].data, *out_b = call->out[2].data;
