@@ -147,27 +147,53 @@ double m2i_fft_flops(int64_t points, m2_dtype dtype)
 #define VEC   NAME(m2i_vec)
 #define LANES ((int)(M2I_VECTOR / sizeof(REAL)))
 
-/* Exchanges bit `bit` of the lane's number with bit `of` of the vector's, for four vectors. */
-INLINE VEC NAME(merge)(VEC a, VEC b, int step, int upper)
-{
-#ifdef __clang__ /* sees that these moves are one shuffle; GCC wants to be told */
-    VEC r;
-    UNROLL for (int i = 0; i < LANES; i++) r[i] = i & step ? b[i - !upper * step] : a[i + upper * step];
-    return r;
+/* One shuffle: lane i comes from lane at(i) of a, or from lane at(i) - LANES of b. */
+#ifdef __clang__ /* sees by itself that these moves are one shuffle; GCC wants to be told */
+#define SHUFFLE(a, b, at)                                                                                       \
+    VEC shuffled;                                                                                               \
+    UNROLL for (int i = 0; i < LANES; i++) shuffled[i] = (at) < LANES ? (a)[(at) % LANES] : (b)[(at) % LANES];  \
+    return shuffled
 #else
-    __typeof__(a < b) from;
-    UNROLL for (int i = 0; i < LANES; i++) from[i] = i & step ? LANES + i - !upper * step : i + upper * step;
-    return __builtin_shuffle(a, b, from);
+#define SHUFFLE(a, b, at)                                                                                       \
+    __typeof__((a) < (b)) from;                                                                                 \
+    UNROLL for (int i = 0; i < LANES; i++) from[i] = (at);                                                      \
+    return __builtin_shuffle(a, b, from)
 #endif
+
+/* Every second block of BLOCK lanes, from the first or the second on: those of a, then those of b. */
+#define BLOCK (LANES >= 4 ? LANES / 4 : 1)
+#define HALF  (LANES / 2)
+INLINE VEC NAME(pick)(VEC a, VEC b, int second)
+{
+    SHUFFLE(a, b, (i < HALF ? 0 : LANES) + (i % HALF / BLOCK * 2 + second) * BLOCK + i % BLOCK);
 }
 
-INLINE void NAME(exchange)(VEC *x, VEC *y, int of, int bit)
+/* The lower or upper halves of every block, `unit` lanes of a and of b in turn. */
+INLINE VEC NAME(zip)(VEC a, VEC b, int block, int unit, int upper)
 {
-    UNROLL for (int i = 0; i < 2; i++) {
-        int j = of ? i : 2 * i, k = of ? i + 2 : 2 * i + 1;
-        VEC a = x[j], b = y[j];
-        x[j] = NAME(merge)(a, x[k], 1 << bit, 0), y[j] = NAME(merge)(b, y[k], 1 << bit, 0);
-        x[k] = NAME(merge)(a, x[k], 1 << bit, 1), y[k] = NAME(merge)(b, y[k], 1 << bit, 1);
+    SHUFFLE(a, b, i / unit % 2 * LANES + i / block * block + upper * block / 2 + i % block / (2 * unit) * unit + i % unit);
+}
+
+/* Four vectors of four blocks: blocks and vectors change places. */
+INLINE void NAME(transpose_blocks)(VEC *r)
+{
+    VEC a = NAME(pick)(r[0], r[1], 0), b = NAME(pick)(r[0], r[1], 1);
+    VEC c = NAME(pick)(r[2], r[3], 0), d = NAME(pick)(r[2], r[3], 1);
+    r[0] = NAME(pick)(a, c, 0), r[1] = NAME(pick)(b, d, 0);
+    r[2] = NAME(pick)(a, c, 1), r[3] = NAME(pick)(b, d, 1);
+}
+
+/* In every block of four lanes, lanes and vectors change places; in blocks of two, of vectors 0 and 1, 2 and 3. */
+INLINE void NAME(transpose_lanes)(VEC *r)
+{
+    int block = LANES == 16 ? 4 : 2;
+    VEC a = NAME(zip)(r[0], r[1], block, 1, 0), b = NAME(zip)(r[0], r[1], block, 1, 1);
+    VEC c = NAME(zip)(r[2], r[3], block, 1, 0), d = NAME(zip)(r[2], r[3], block, 1, 1);
+    if (block == 4) {
+        r[0] = NAME(zip)(a, c, 4, 2, 0), r[1] = NAME(zip)(a, c, 4, 2, 1);
+        r[2] = NAME(zip)(b, d, 4, 2, 0), r[3] = NAME(zip)(b, d, 4, 2, 1);
+    } else {
+        r[0] = a, r[1] = b, r[2] = c, r[3] = d;
     }
 }
 
@@ -260,42 +286,41 @@ INLINE void NAME(stage)(int r, int inverse, REAL *z, int64_t rows, int64_t m, co
     }
 }
 
-/* The last stage, four vectors at a time. Its factor V is an order-2 Monarch product again, V = 4 (V/4): the upper bits of
- * the lane change places with the vector's number, a block of 4, twiddles w, the lower bits the same. */
+/* The last stage, four vectors at a time. Its factor V is an order-2 Monarch product again, V = 4 (V/4): blocks of lanes
+ * change places with vectors, a block product of 4, twiddles w, then the lanes of a block the same. */
 INLINE void NAME(upper)(int inverse, VEC *x, VEC *y, const VEC *w)
 {
-    enum { BITS = LANES == 16 ? 4 : LANES == 8 ? 3 : 2 };
-    if (LANES < 4) return;
     UNROLL for (int k = 1; inverse && LANES > 4 && k < 4; k++) NAME(times)(&x[k], &y[k], w[2 * k - 2], w[2 * k - 1]);
     if (inverse) NAME(dft4)(x, y, 1);
-    NAME(exchange)(x, y, 1, BITS - 1);
-    NAME(exchange)(x, y, 0, BITS - 2);
+    NAME(transpose_blocks)(x);
+    NAME(transpose_blocks)(y);
     if (!inverse) NAME(dft4)(x, y, 1);
     UNROLL for (int k = 1; !inverse && LANES > 4 && k < 4; k++) NAME(times)(&x[k], &y[k], w[2 * k - 2], w[2 * k - 1]);
 }
 
+INLINE void NAME(lower_block)(VEC *x, VEC *y)
+{
+    if (LANES == 16) NAME(dft4)(x, y, 1);
+    else NAME(dft2)(x, y), NAME(dft2)(x + 2, y + 2);
+}
+
 INLINE void NAME(lower)(int inverse, VEC *x, VEC *y)
 {
-    if (LANES == 16) {
-        if (inverse) NAME(dft4)(x, y, 1);
-        NAME(exchange)(x, y, 1, 1);
-        NAME(exchange)(x, y, 0, 0);
-        if (!inverse) NAME(dft4)(x, y, 1);
-    } else if (LANES != 4) {
-        if (inverse) NAME(dft2)(x, y), NAME(dft2)(x + 2, y + 2);
-        NAME(exchange)(x, y, 0, 0);
-        if (!inverse) NAME(dft2)(x, y), NAME(dft2)(x + 2, y + 2);
-    }
+    if (inverse) NAME(lower_block)(x, y);
+    NAME(transpose_lanes)(x);
+    NAME(transpose_lanes)(y);
+    if (!inverse) NAME(lower_block)(x, y);
 }
 
 INLINE void NAME(last)(int inverse, REAL *z, int64_t points, const REAL *w)
 {
+    VEC t[6], x[4], y[4];
+    UNROLL for (int i = 0; i < 6; i++) t[i] = ((const VEC *)w)[i];
     for (VEC *p = (VEC *)z, *end = (VEC *)(z + 2 * points); p < end; p += 8) {
-        VEC x[4], y[4];
         UNROLL for (int i = 0; i < 4; i++) x[i] = p[2 * i + inverse], y[i] = p[2 * i + !inverse];
-        if (inverse) NAME(lower)(1, x, y);
-        NAME(upper)(inverse, x, y, (const VEC *)w);
-        if (!inverse) NAME(lower)(0, x, y);
+        if (inverse && LANES != 4) NAME(lower)(1, x, y);
+        if (LANES >= 4) NAME(upper)(inverse, x, y, t);
+        if (!inverse && LANES != 4) NAME(lower)(0, x, y);
         UNROLL for (int i = 0; i < 4; i++) p[2 * i + inverse] = x[i], p[2 * i + !inverse] = y[i];
     }
 }

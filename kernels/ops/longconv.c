@@ -192,19 +192,26 @@ static inline void NAME(twist)(const m2i_fft *f, int64_t c, VEC *re, VEC *im)
     *im = low[0] * high[1] + low[1] * high[0];
 }
 
+/* Vector c of z = scale t a gate; `left` elements of a from c V on exist. */
+static inline void NAME(enter_vector)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t c, int64_t left, REAL scale,
+                                      REAL *z)
+{
+    VEC re, im, v = scale * NAME(get)(a + c * LANES, left);
+    if (gate) v *= NAME(get)(gate + c * LANES, left);
+    NAME(twist)(f, c, &re, &im);
+    ((VEC *)z)[2 * c] = v * re, ((VEC *)z)[2 * c + 1] = v * im;
+}
+
 /* z = scale t a gate, a of `length` elements (gate NULL: 1) and zeros behind. Asks for the next row on the way: it
  * arrives while this one is transformed. */
 static void NAME(enter)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t length, REAL scale, REAL *z)
 {
-    VEC re, im;
     int64_t c = 0;
-    for (; c * LANES < length; c++) {
+    for (; c < length / LANES; c++) {
         __builtin_prefetch(a + length + c * LANES, 0, 2);
-        VEC v = scale * NAME(get)(a + c * LANES, length - c * LANES);
-        if (gate) v *= NAME(get)(gate + c * LANES, length - c * LANES);
-        NAME(twist)(f, c, &re, &im);
-        ((VEC *)z)[2 * c] = v * re, ((VEC *)z)[2 * c + 1] = v * im;
+        NAME(enter_vector)(f, a, gate, c, LANES, scale, z);
     }
+    if (length % LANES) NAME(enter_vector)(f, a, gate, c, length % LANES, scale, z), c++;
     memset(z + 2 * c * LANES, 0, (size_t)(2 * (f->plan.n - c * LANES)) * sizeof *z);
 }
 
