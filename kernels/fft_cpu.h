@@ -28,10 +28,12 @@ typedef double m2i_vec_any_f64 __attribute__((vector_size(M2I_VECTOR), may_alias
 typedef struct m2i_fft {
     m2_fft plan;
     m2_dtype dtype;
-    int lanes;                       /* V */
-    int64_t rows, points;            /* of a bundle; points = rows * n */
-    void *twiddle[M2_FFT_MAX_ORDER]; /* stage s: [vector of columns][k0 >= 1][re, im][V]; last: see fft_cpu.c */
-    void *quarter;                   /* t[j] = low[j % V] high[j / V]: low re[V], im[V], then (re, im) of each high */
+    int lanes;            /* V */
+    int64_t rows, points; /* of a bundle; points = rows * n */
+    /* Stage s: [vector of columns][k0 >= 1][re, im][V]; the last stage: see fft_cpu.c. */
+    void *twiddle[M2_FFT_MAX_ORDER];
+    /* t[j] = low[j % V] high[j / V]: low re[V], im[V], then (re, im) of each high. */
+    void *quarter;
     struct m2i_fft *next;
 } m2i_fft;
 

@@ -29,20 +29,21 @@ enum { MAX_LENGTHS = 32 };
 
 typedef struct options {
     const char *device;
-    int threads, gates, two_sided, fftw, json, help;
-    int64_t tokens, channels, filters, length[MAX_LENGTHS];
+    int gates, two_sided, fftw, json, help;
+    int64_t threads, tokens, channels, filters, length[MAX_LENGTHS];
     int lengths;
-    m2_dtype dtype;
+    m2_dtype dtype; /* M2_DTYPE_COUNT: what the device is usually used in */
     double seconds;
 } options;
 
-/* ---- options ----------------------------------------------------------------------------------------------------- */
+/* ---- options ------------------------------------------------------------------------------------------- */
 static m2_status number(const char *name, const char *text, double least, double most, double *out)
 {
     char *end;
     *out = strtod(text, &end);
     if (end == text || *end || !(*out >= least && *out <= most))
-        return m2_fail(M2_USAGE, "m2 bench conv: %s %s: expected a number from %g to %g", name, text, least, most);
+        return m2_fail(M2_USAGE, "m2 bench conv: %s %s: expected a number from %.15g to %.15g", name, text,
+                       least, most);
     return M2_OK;
 }
 
@@ -63,36 +64,66 @@ static m2_status lengths(const char *text, options *o)
     return M2_OK;
 }
 
+/* Options with a value: 1 if `name` is one of them. */
+static m2_status with_value(options *o, const char *name, const char *value, int *known)
+{
+    const struct {
+        const char *name;
+        int64_t *to;
+        double least, most;
+    } numbers[] = {
+        {"--threads", &o->threads, 0, 4096},
+        {"--tokens", &o->tokens, 1, 1e12},
+        {"--channels", &o->channels, 1, 1e6},
+        {"--filters", &o->filters, 1, 1e6},
+    };
+    *known = 1;
+    if (!strcmp(name, "--device")) return o->device = value, M2_OK;
+    if (!strcmp(name, "--lengths")) return lengths(value, o);
+    if (!strcmp(name, "--dtype")) return m2_dtype_parse(value, &o->dtype);
+    if (!strcmp(name, "--seconds")) return number(name, value, 0, 3600, &o->seconds);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!strcmp(name, numbers[i].name)) {
+            double v;
+            M2_TRY(number(name, value, numbers[i].least, numbers[i].most, &v));
+            *numbers[i].to = (int64_t)v;
+            return M2_OK;
+        }
+    *known = 0;
+    return M2_OK;
+}
+
+static int flag(options *o, const char *name)
+{
+    const struct {
+        const char *name;
+        int *to, value;
+    } flags[] = {
+        {"--gates", &o->gates, 1}, {"--two-sided", &o->two_sided, 1}, {"--no-fftw", &o->fftw, 0},
+        {"--json", &o->json, 1},   {"--help", &o->help, 1},           {"-h", &o->help, 1},
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (!strcmp(name, flags[i].name)) return *flags[i].to = flags[i].value, 1;
+    return 0;
+}
+
 static m2_status parse(int argc, char **argv, options *o)
 {
     *o = (options){.device = "auto", .fftw = 1, .tokens = 65536, .dtype = M2_DTYPE_COUNT, .seconds = 0.3};
     for (int64_t l = 1024; l <= 65536; l *= 2) o->length[o->lengths++] = l;
-    double v = 0;
     for (int i = 0; i < argc; i++) {
-        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
-        int used = 1;
-        if (!strcmp(name, "--device")) o->device = value;
-        else if (!strcmp(name, "--threads")) { M2_TRY(number(name, value, 0, 4096, &v)); o->threads = (int)v; }
-        else if (!strcmp(name, "--lengths")) M2_TRY(lengths(value, o));
-        else if (!strcmp(name, "--tokens")) { M2_TRY(number(name, value, 1, 1e12, &v)); o->tokens = (int64_t)v; }
-        else if (!strcmp(name, "--channels")) { M2_TRY(number(name, value, 1, 1e6, &v)); o->channels = (int64_t)v; }
-        else if (!strcmp(name, "--filters")) { M2_TRY(number(name, value, 1, 1e6, &v)); o->filters = (int64_t)v; }
-        else if (!strcmp(name, "--dtype")) M2_TRY(m2_dtype_parse(value, &o->dtype));
-        else if (!strcmp(name, "--seconds")) M2_TRY(number(name, value, 0, 3600, &o->seconds));
-        else used = 0;
-        i += used;
-        if (used) continue;
-        if (!strcmp(name, "--gates")) o->gates = 1;
-        else if (!strcmp(name, "--two-sided")) o->two_sided = 1;
-        else if (!strcmp(name, "--no-fftw")) o->fftw = 0;
-        else if (!strcmp(name, "--json")) o->json = 1;
-        else if (!strcmp(name, "--help") || !strcmp(name, "-h")) o->help = 1;
-        else return m2_fail(M2_USAGE, "m2 bench conv: unknown option %s; m2 bench conv --help lists them", name);
+        int known;
+        if (flag(o, argv[i])) continue;
+        M2_TRY(with_value(o, argv[i], i + 1 < argc ? argv[i + 1] : "", &known));
+        if (!known)
+            return m2_fail(M2_USAGE, "m2 bench conv: unknown option %s; m2 bench conv --help lists them",
+                           argv[i]);
+        i++;
     }
     return M2_OK;
 }
 
-/* ---- one op on one device ---------------------------------------------------------------------------------------- */
+/* ---- one op on one device ------------------------------------------------------------------------------ */
 typedef struct subject {
     m2_call call;
     m2_run_fn run;
@@ -117,9 +148,12 @@ static m2_status fill(m2_device *dev, const m2_desc *d, uint64_t stream, m2_tens
     m2_rng_key key = m2_rng_make_key(1, 0, stream);
     for (int64_t i = 0; i < count; i++) {
         double v = m2_rng_normal(key, (uint64_t)i & 0xffff);
-        if (d->dtype == M2_F64) ((double *)host)[i] = v;
-        else if (d->dtype == M2_F32) ((float *)host)[i] = (float)v;
-        else ((uint16_t *)host)[i] = m2_bf16_from_f32((float)v);
+        if (d->dtype == M2_F64)
+            ((double *)host)[i] = v;
+        else if (d->dtype == M2_F32)
+            ((float *)host)[i] = (float)v;
+        else
+            ((uint16_t *)host)[i] = m2_bf16_from_f32((float)v);
     }
     m2_status st = dev->api->copy(dev, data, host, bytes, NULL);
     if (st == M2_OK) st = dev->api->stream_sync(dev, NULL);
@@ -140,8 +174,10 @@ static m2_status prepare(m2_device *dev, const options *o, int64_t length, int g
     if (!s->run) return m2_fail(M2_USAGE, "m2 bench conv: %s has no kernel for %s", dev->name, op->name);
     for (int i = 0; i < M2_MAX_IN; i++) {
         int there = i < op->n_in && (i != 2 || o->two_sided) && (i < 4 || i > 5 || o->gates);
-        if (!there) in[i] = m2_desc_none();
-        else M2_TRY(fill(dev, &in[i], (uint64_t)i, &s->call.in[i]));
+        if (!there)
+            in[i] = m2_desc_none();
+        else
+            M2_TRY(fill(dev, &in[i], (uint64_t)i, &s->call.in[i]));
         if (i < M2_MAX_OUT && (gradient ? !there : i > 0)) out[i] = m2_desc_none();
     }
     for (int j = 0; j < op->n_out; j++) {
@@ -177,7 +213,8 @@ done:
     return st;
 }
 
-static m2_status time_op(m2_device *dev, const options *o, int64_t length, int gradient, double *best, m2_cost *cost)
+static m2_status time_op(m2_device *dev, const options *o, int64_t length, int gradient, double *best,
+                         m2_cost *cost)
 {
     subject s;
     m2_status st = prepare(dev, o, length, gradient, &s);
@@ -187,7 +224,7 @@ static m2_status time_op(m2_device *dev, const options *o, int64_t length, int g
     return st;
 }
 
-/* ---- the memory's speed, if the device does not know it ---------------------------------------------------------- */
+/* ---- the memory's speed, if the device does not know it ------------------------------------------------ */
 enum { COPY_BYTES = 128 << 20 };
 
 static void copy_piece(void *ctx, int64_t begin, int64_t end, int thread)
@@ -213,7 +250,7 @@ static double bandwidth(const m2_device *dev)
     return 2.0 * COPY_BYTES / best;
 }
 
-/* ---- FFTW: r2c, product, c2r with zeros to 2L, one row at a time, channels over the same threads ----------------- */
+/* ---- FFTW: r2c, product, c2r with zeros to 2L, one row at a time, channels over the same threads ------- */
 typedef float pair[2];
 typedef struct fftw {
     void *library;
@@ -229,11 +266,12 @@ typedef struct fftw {
 
 static int load_fftw(fftw *w)
 {
-    static const char *const names[] = {"fftwf_malloc", "fftwf_free", "fftwf_plan_dft_r2c_1d", "fftwf_plan_dft_c2r_1d",
-                                        "fftwf_execute_dft_r2c", "fftwf_execute_dft_c2r", "fftwf_destroy_plan",
-                                        "fftwf_cleanup"};
+    static const char *const names[] = {"fftwf_malloc",          "fftwf_free",
+                                        "fftwf_plan_dft_r2c_1d", "fftwf_plan_dft_c2r_1d",
+                                        "fftwf_execute_dft_r2c", "fftwf_execute_dft_c2r",
+                                        "fftwf_destroy_plan",    "fftwf_cleanup"};
     void *const into[] = {&w->allocate, &w->release, &w->plan_forward, &w->plan_inverse,
-                          &w->forward, &w->inverse, &w->destroy, &w->cleanup};
+                          &w->forward,  &w->inverse, &w->destroy,      &w->cleanup};
     w->library = dlopen("libfftw3f.so.3", RTLD_NOW | RTLD_LOCAL);
     for (size_t i = 0; w->library && i < sizeof names / sizeof *names; i++) {
         void *symbol = dlsym(w->library, names[i]);
@@ -261,7 +299,8 @@ static void rival_channels(void *ctx, int64_t begin, int64_t end, int thread)
     for (int64_t c = begin; c < end; c++) {
         if (c == begin || c % r->share == 0) {
             float *f = (float *)k;
-            for (int64_t i = 0; i < n; i++) f[i] = i < r->length ? scale * r->k[c / r->share * r->length + i] : 0;
+            for (int64_t i = 0; i < n; i++)
+                f[i] = i < r->length ? scale * r->k[c / r->share * r->length + i] : 0;
             r->w->forward(r->forward, f, k);
         }
         for (int64_t row = c * r->rows; row < (c + 1) * r->rows; row++) {
@@ -280,7 +319,8 @@ static void rival_channels(void *ctx, int64_t begin, int64_t end, int thread)
 }
 
 /* Best time of the same convolution (no gates, no negative lags) through FFTW. */
-static m2_status time_fftw(const fftw *w, const m2_device *dev, const options *o, int64_t length, double *best)
+static m2_status time_fftw(const fftw *w, const m2_device *dev, const options *o, int64_t length,
+                           double *best)
 {
     int64_t rows = o->tokens / length > 0 ? o->tokens / length : 1, count = o->channels * rows * length;
     int n = (int)(2 * length), buffers = 2 * dev->threads;
@@ -289,7 +329,8 @@ static m2_status time_fftw(const fftw *w, const m2_device *dev, const options *o
     r.u = u, r.k = k, r.y = calloc((size_t)count, sizeof *u);
     r.spectrum = calloc((size_t)buffers, sizeof *r.spectrum);
     m2_status st = M2_OK;
-    for (int i = 0; r.spectrum && i < buffers; i++) r.spectrum[i] = w->allocate((size_t)(length + 1) * sizeof(pair));
+    for (int i = 0; r.spectrum && i < buffers; i++)
+        r.spectrum[i] = w->allocate((size_t)(length + 1) * sizeof(pair));
     if (!u || !k || !r.y || !r.spectrum || !r.spectrum[buffers - 1]) {
         st = m2_fail(M2_TRANSIENT, "m2 bench conv: out of memory for FFTW's turn");
     } else {
@@ -315,28 +356,35 @@ static m2_status time_fftw(const fftw *w, const m2_device *dev, const options *o
     return st;
 }
 
-/* ---- the report -------------------------------------------------------------------------------------------------- */
+/* ---- the report ---------------------------------------------------------------------------------------- */
 typedef struct line {
     int64_t length, rows;
-    double forward, both, floor_forward, floor_both, flops, bytes, fftw; /* seconds; FLOP/s, bytes/s of both */
+    double forward, both, floor_forward, floor_both, flops, bytes,
+        fftw; /* seconds; FLOP/s, bytes/s of both */
 } line;
 
 static void print_json(const options *o, const m2_device *dev, const line *r, int first)
 {
-    printf("%s\n  {\"device\": \"%s\", \"dtype\": \"%s\", \"length\": %lld, \"rows\": %lld, \"channels\": %lld, "
-           "\"filters\": %lld, \"gates\": %s, \"two_sided\": %s, \"forward_ms\": %.6g, \"forward_backward_ms\": %.6g, "
-           "\"floor_forward_ms\": %.6g, \"floor_forward_backward_ms\": %.6g, \"gflops\": %.6g, \"gbytes_per_s\": %.6g",
-           first ? "[" : ",", dev->name, m2_dtype_name(o->dtype), (long long)r->length, (long long)r->rows,
-           (long long)o->channels, (long long)o->filters, o->gates ? "true" : "false", o->two_sided ? "true" : "false",
-           r->forward * 1e3, r->both * 1e3, r->floor_forward * 1e3, r->floor_both * 1e3, r->flops / 1e9, r->bytes / 1e9);
-    if (r->fftw > 0) printf(", \"fftw_forward_ms\": %.6g, \"times_fftw\": %.4g", r->fftw * 1e3, r->fftw / r->forward);
+    printf(
+        "%s\n  {\"device\": \"%s\", \"dtype\": \"%s\", \"length\": %lld, \"rows\": %lld, \"channels\": %lld, "
+        "\"filters\": %lld, \"gates\": %s, \"two_sided\": %s, \"forward_ms\": %.6g, \"forward_backward_ms\": "
+        "%.6g, "
+        "\"floor_forward_ms\": %.6g, \"floor_forward_backward_ms\": %.6g, \"gflops\": %.6g, "
+        "\"gbytes_per_s\": %.6g",
+        first ? "[" : ",", dev->name, m2_dtype_name(o->dtype), (long long)r->length, (long long)r->rows,
+        (long long)o->channels, (long long)o->filters, o->gates ? "true" : "false",
+        o->two_sided ? "true" : "false", r->forward * 1e3, r->both * 1e3, r->floor_forward * 1e3,
+        r->floor_both * 1e3, r->flops / 1e9, r->bytes / 1e9);
+    if (r->fftw > 0)
+        printf(", \"fftw_forward_ms\": %.6g, \"times_fftw\": %.4g", r->fftw * 1e3, r->fftw / r->forward);
     printf("}");
 }
 
 static void print_line(const line *r)
 {
-    printf("%8lld %7lld %10.3f %10.3f %9.3f %9.3f %9.1f %8.1f", (long long)r->length, (long long)r->rows, r->forward * 1e3,
-           r->both * 1e3, r->floor_forward * 1e3, r->floor_both * 1e3, r->flops / 1e9, r->bytes / 1e9);
+    printf("%8lld %7lld %10.3f %10.3f %9.3f %9.3f %9.1f %8.1f", (long long)r->length, (long long)r->rows,
+           r->forward * 1e3, r->both * 1e3, r->floor_forward * 1e3, r->floor_both * 1e3, r->flops / 1e9,
+           r->bytes / 1e9);
     if (r->fftw > 0) printf(" %9.3f %6.2fx", r->fftw * 1e3, r->fftw / r->forward);
     printf("\n");
     fflush(stdout);
@@ -348,15 +396,16 @@ static m2_status bench(m2_device *dev, const options *o)
     int cpu = !strcmp(dev->api->kind, "cpu"), with_fftw = o->fftw && cpu && o->dtype == M2_F32;
     if (with_fftw && !load_fftw(&w)) {
         with_fftw = 0;
-        m2_log(M2_LOG_WARN, "no comparison with FFTW: libfftw3f.so.3 could not be loaded (Debian: libfftw3-single3)");
+        m2_log(M2_LOG_WARN,
+               "no comparison with FFTW: libfftw3f.so.3 could not be loaded (Debian: libfftw3-single3)");
     }
     double speed = bandwidth(dev);
     if (!o->json) {
-        printf("%s, memory %.1f GB/s; %s, %lld channels, %lld filters%s%s; milliseconds, best run\n", dev->name, speed / 1e9,
-               m2_dtype_name(o->dtype), (long long)o->channels, (long long)o->filters, o->gates ? ", gated" : "",
-               o->two_sided ? ", two-sided" : "");
-        printf("%8s %7s %10s %10s %9s %9s %9s %8s%s\n", "L", "rows", "forward", "+backward", "floor", "+backward",
-               "GFLOP/s", "GB/s", with_fftw ? "  FFTW fwd  ratio" : "");
+        printf("%s, memory %.1f GB/s; %s, %lld channels, %lld filters%s%s; milliseconds, best run\n",
+               dev->name, speed / 1e9, m2_dtype_name(o->dtype), (long long)o->channels, (long long)o->filters,
+               o->gates ? ", gated" : "", o->two_sided ? ", two-sided" : "");
+        printf("%8s %7s %10s %10s %9s %9s %9s %8s%s\n", "L", "rows", "forward", "+backward", "floor",
+               "+backward", "GFLOP/s", "GB/s", with_fftw ? "  FFTW fwd  ratio" : "");
     }
     for (int i = 0; i < o->lengths; i++) {
         int64_t l = o->length[i];
@@ -371,8 +420,10 @@ static m2_status bench(m2_device *dev, const options *o)
         r.floor_both = (forward.bytes + backward.bytes) / speed;
         r.flops = (forward.flops + backward.flops) / r.both;
         r.bytes = (forward.bytes + backward.bytes) / r.both;
-        if (o->json) print_json(o, dev, &r, i == 0);
-        else print_line(&r);
+        if (o->json)
+            print_json(o, dev, &r, i == 0);
+        else
+            print_line(&r);
     }
     if (o->json) printf("\n]\n");
     if (with_fftw) w.cleanup();
@@ -389,7 +440,7 @@ m2_status m2_bench_conv(int argc, char **argv)
         return M2_OK;
     }
     m2_device *dev;
-    M2_TRY(m2_device_open(o.device, o.threads, &dev));
+    M2_TRY(m2_device_open(o.device, (int)o.threads, &dev));
     int cpu = !strcmp(dev->api->kind, "cpu");
     if (!o.channels) o.channels = cpu ? 64 : 1024;
     if (!o.filters) o.filters = o.channels;

@@ -5,7 +5,7 @@
 #ifndef REAL
 #include "kernels/ops/common.h"
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status sine_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     (void)attrs;
@@ -25,7 +25,7 @@ static m2_status decay_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 enum { SINE_FLOPS = 20, EXP_FLOPS = 16 }; /* of the polynomials in vmath.h, reduction included */
 
 static void sine_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
@@ -68,7 +68,8 @@ static m2_status sine_grad_run(const m2_call *c)
     int64_t width = m2i_tensor_last(&c->in[0]), rows = m2_tensor_count(&c->in[0]) / (width ? width : 1);
     int64_t chunks = m2i_chunk_count(rows);
     m2i_spread(c, real, M2I_PAIR(sine_grad), chunks, m2i_chunk_rows(rows) * width, (void *)(uintptr_t)c);
-    if (c->out[1].data) m2i_fold(c, real, c->workspace, chunks, width, width, c->out[1].data, c->acc >> 1 & 1);
+    if (c->out[1].data)
+        m2i_fold(c, real, c->workspace, chunks, width, width, c->out[1].data, c->acc >> 1 & 1);
     return M2_OK;
 }
 
@@ -78,7 +79,7 @@ static m2_status decay_run(const m2_call *c)
 }
 
 #else
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(sine)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -109,8 +110,9 @@ static void NAME(decay)(void *ctx, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
-static void NAME(sine_grad_row)(const REAL *x, const REAL *a, const REAL *dy, int64_t width, REAL *dx, int acc, REAL *da)
+/* ---- backward ------------------------------------------------------------------------------------------ */
+static void NAME(sine_grad_row)(const REAL *x, const REAL *a, const REAL *dy, int64_t width, REAL *dx,
+                                int acc, REAL *da)
 {
     enum { BLOCK = 512 };
     REAL g[BLOCK];
@@ -135,7 +137,8 @@ static void NAME(sine_grad)(void *ctx, int64_t begin, int64_t end, int thread)
         REAL *da = (REAL *)c->workspace + k * width;
         memset(da, 0, (size_t)width * sizeof *da);
         for (int64_t row = k * step; row < (k + 1) * step && row < rows; row++) {
-            const REAL *x = (const REAL *)c->in[0].data + row * width, *dy = (const REAL *)c->in[2].data + row * width;
+            const REAL *x = (const REAL *)c->in[0].data + row * width,
+                       *dy = (const REAL *)c->in[2].data + row * width;
             REAL *dx = c->out[0].data ? (REAL *)c->out[0].data + row * width : NULL;
             NAME(sine_grad_row)(x, c->in[1].data, dy, width, dx, c->acc & 1, da);
         }
@@ -144,7 +147,7 @@ static void NAME(sine_grad)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_sine = {
     .name = "sine",
     .id = M2_OP_sine,

@@ -13,11 +13,11 @@
 #include "kernels/fft_cpu.h"
 #include "kernels/ops/common.h"
 
-enum { U, K, KR, D, PRE, POST, DY, N_IN };                  /* inputs; DY of the gradient */
-enum { DU, DK, DKR, DD, DPRE, DPOST };                      /* outputs of the gradient */
-enum { UNITS = 64, BUNDLES = 4 };                           /* filters are cut until there are UNITS, of >= BUNDLES each */
+enum { U, K, KR, D, PRE, POST, DY, N_IN }; /* inputs; DY of the gradient */
+enum { DU, DK, DKR, DD, DPRE, DPOST };     /* outputs of the gradient */
+enum { UNITS = 64, BUNDLES = 4 };          /* filters are cut until there are UNITS, of >= BUNDLES each */
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static int longconv_fits(const m2_desc *in)
 {
     const m2_desc *u = &in[U], *k = &in[K];
@@ -34,15 +34,17 @@ static m2_status longconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_des
 {
     (void)attrs;
     if (!longconv_fits(in))
-        return m2i_bad_shape(&m2_op_longconv, in,
-                             "u (C, B, L), k (F, Lk) with F dividing C and Lk <= L, kr like k, D (F), pre and post like u, "
-                             "k, kr and D in f32 (f64 if u is)");
+        return m2i_bad_shape(
+            &m2_op_longconv, in,
+            "u (C, B, L), k (F, Lk) with F dividing C and Lk <= L, kr like k, D (F), pre and post like u, "
+            "k, kr and D in f32 (f64 if u is)");
     out[0] = in[U];
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
-static void cost_of(const m2_desc *in, const m2_desc *out, int transforms, int filter_transforms, m2_cost *cost)
+/* ---- cost ---------------------------------------------------------------------------------------------- */
+static void cost_of(const m2_desc *in, const m2_desc *out, int transforms, int filter_transforms,
+                    m2_cost *cost)
 {
     m2_op_cost_bytes(NULL, in, out, cost);
     m2_dtype real = m2i_precise(in[U].dtype);
@@ -63,15 +65,15 @@ static void longconv_grad_cost(const m2_attrs *attrs, const m2_desc *in, const m
     cost_of(in, out, in[POST].rank >= 0 ? 4 : 3, 2, cost);
 }
 
-/* ---- how the work is cut ----------------------------------------------------------------------------------------- */
+/* ---- how the work is cut ------------------------------------------------------------------------------- */
 enum { SPECTRA = 4 }; /* bundles a thread works in: K, A, G, sum of G conj(A); forward needs K and A */
 
 typedef struct job {
     const m2_call *call;
     const m2i_fft *fft;
     int64_t batch, length, filters, sharing, taps; /* `sharing` channels have one filter */
-    int64_t rows, bundles, parts;                  /* of one filter: rows, bundles of rows, units they are cut into */
-    char *partial[3];                              /* dk, dkr, dD of each part; NULL: straight to the output */
+    int64_t rows, bundles, parts; /* of one filter: rows, bundles of rows, units they are cut into */
+    char *partial[3];             /* dk, dkr, dD of each part; NULL: straight to the output */
 } job;
 
 static m2_status plan(job *j, const m2_desc *u, const m2_desc *k)
@@ -104,7 +106,8 @@ static int64_t longconv_workspace(const m2_attrs *attrs, const m2_desc *in, cons
     return plan(&j, &in[U], &in[K]) == M2_OK ? threads * 2 * scratch_bytes(&j) : 0;
 }
 
-static int64_t longconv_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
+static int64_t longconv_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
+                                       int threads)
 {
     (void)attrs, (void)out;
     job j;
@@ -155,8 +158,8 @@ static m2_status longconv_grad_run(const m2_call *c)
     m2i_spread(c, real, M2I_PAIR(backward), j.filters * j.parts, j.length * j.rows, &j);
     for (int i = 0; i < 3 && j.parts > 1; i++)
         if (c->out[DK + i].data)
-            m2i_fold(c, real, j.partial[i], j.parts, partial_width(&j, i), partial_width(&j, i), c->out[DK + i].data,
-                     c->acc >> (DK + i) & 1);
+            m2i_fold(c, real, j.partial[i], j.parts, partial_width(&j, i), partial_width(&j, i),
+                     c->out[DK + i].data, c->acc >> (DK + i) & 1);
     return M2_OK;
 }
 
@@ -165,7 +168,7 @@ static m2_status longconv_grad_run(const m2_call *c)
 #define VEC_ANY NAME(m2i_vec_any)
 #define LANES   ((int)(M2I_VECTOR / sizeof(REAL)))
 
-/* ---- between rows and transforms --------------------------------------------------------------------------------- */
+/* ---- between rows and transforms ----------------------------------------------------------------------- */
 /* LANES elements of which `left` exist; the others are zero, and are not written. */
 static inline VEC NAME(get)(const REAL *p, int64_t left)
 {
@@ -178,7 +181,8 @@ static inline VEC NAME(get)(const REAL *p, int64_t left)
 static inline void NAME(put)(REAL *p, int64_t left, VEC v, int acc)
 {
     if (acc) v += NAME(get)(p, left);
-    if (left >= LANES) *(VEC_ANY *)p = v;
+    if (left >= LANES)
+        *(VEC_ANY *)p = v;
     else
         for (int i = 0; i < left; i++) p[i] = v[i];
 }
@@ -193,8 +197,8 @@ static inline void NAME(twist)(const m2i_fft *f, int64_t c, VEC *re, VEC *im)
 }
 
 /* Vector c of z = scale t a gate; `left` elements of a from c V on exist. */
-static inline void NAME(enter_vector)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t c, int64_t left, REAL scale,
-                                      REAL *z)
+static inline void NAME(enter_vector)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t c,
+                                      int64_t left, REAL scale, REAL *z)
 {
     VEC re, im, v = scale * NAME(get)(a + c * LANES, left);
     if (gate) v *= NAME(get)(gate + c * LANES, left);
@@ -204,7 +208,8 @@ static inline void NAME(enter_vector)(const m2i_fft *f, const REAL *a, const REA
 
 /* z = scale t a gate, a of `length` elements (gate NULL: 1) and zeros behind. Asks for the next row on the way: it
  * arrives while this one is transformed. */
-static void NAME(enter)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t length, REAL scale, REAL *z)
+static void NAME(enter)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t length, REAL scale,
+                        REAL *z)
 {
     int64_t c = 0;
     for (; c < length / LANES; c++) {
@@ -223,17 +228,20 @@ static inline VEC NAME(leave)(const m2i_fft *f, const REAL *z, int64_t c)
     return re * ((const VEC *)z)[2 * c] + im * ((const VEC *)z)[2 * c + 1];
 }
 
-static void NAME(enter_bundle)(const job *j, int64_t filter, int64_t bundle, const REAL *a, const REAL *gate, REAL *z)
+static void NAME(enter_bundle)(const job *j, int64_t filter, int64_t bundle, const REAL *a, const REAL *gate,
+                               REAL *z)
 {
     int64_t n = j->fft->plan.n;
     for (int64_t g = 0; g < j->fft->rows; g++) {
         int64_t q = bundle * j->fft->rows + g, at = row_at(j, filter, q);
-        if (q < j->rows) NAME(enter)(j->fft, a + at, gate ? gate + at : NULL, j->length, 1, z + 2 * n * g);
-        else memset(z + 2 * n * g, 0, (size_t)(2 * n) * sizeof *z);
+        if (q < j->rows)
+            NAME(enter)(j->fft, a + at, gate ? gate + at : NULL, j->length, 1, z + 2 * n * g);
+        else
+            memset(z + 2 * n * g, 0, (size_t)(2 * n) * sizeof *z);
     }
 }
 
-/* ---- products of spectra, a piece at a time ---------------------------------------------------------------------- */
+/* ---- products of spectra, a piece at a time ------------------------------------------------------------ */
 static void NAME(times_k)(void *ctx, void *piece, int64_t first, int64_t count)
 {
     VEC *z = piece;
@@ -262,7 +270,7 @@ static void NAME(adjoint)(void *ctx, void *piece, int64_t first, int64_t count)
     }
 }
 
-/* ---- the filter and its gradient --------------------------------------------------------------------------------- */
+/* ---- the filter and its gradient ----------------------------------------------------------------------- */
 static int64_t NAME(reverse_taps)(const job *j) /* lag -L touches nothing */
 {
     return j->taps < j->length ? j->taps : j->length - 1;
@@ -295,8 +303,10 @@ static REAL *NAME(target)(const job *j, int output, int64_t filter, int64_t part
     REAL *base = (REAL *)j->partial[output];
     *acc = base ? 0 : j->call->acc >> (DK + output) & 1;
     if (!j->call->out[DK + output].data) return NULL;
-    if (base) base += part * partial_width(j, output);
-    else base = j->call->out[DK + output].data;
+    if (base)
+        base += part * partial_width(j, output);
+    else
+        base = j->call->out[DK + output].data;
     return base + filter * (output == 2 ? 1 : j->taps);
 }
 
@@ -324,7 +334,7 @@ static void NAME(filter_gradient)(const job *j, int64_t filter, int64_t part, RE
     }
 }
 
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     const job *j = ctx;
@@ -351,7 +361,7 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 /* du, dpre, dpost of a row from da and s (both before `leave`); reads before it writes, so that any may be in place. */
 static void NAME(row_gradients)(const job *j, int64_t at, const REAL *da, const REAL *s)
 {
@@ -380,7 +390,8 @@ static void NAME(backward)(void *ctx, int64_t begin, int64_t end, int thread)
     char *scratch = (char *)call->workspace + thread * SPECTRA * bytes;
     NAME(spectra) s = {(REAL *)scratch, (REAL *)(scratch + bytes), (REAL *)(scratch + 2 * bytes), NULL};
     int want_a = call->out[DU].data || call->out[DPRE].data, want_s = call->out[DPOST].data != NULL;
-    if (call->out[DK].data || call->out[DKR].data || call->out[DD].data) s.sum = (REAL *)(scratch + 3 * bytes);
+    if (call->out[DK].data || call->out[DKR].data || call->out[DD].data)
+        s.sum = (REAL *)(scratch + 3 * bytes);
     for (int64_t unit = begin; unit < end; unit++) {
         int64_t filter = unit / j->parts, part = unit % j->parts;
         NAME(filter)(j, filter, s.k);
@@ -403,7 +414,7 @@ static void NAME(backward)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_longconv = {
     .name = "longconv",
     .id = M2_OP_longconv,

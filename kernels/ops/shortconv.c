@@ -11,7 +11,7 @@
 
 enum { TAPS = 64, GROUP = 4, BLOCK = 1024 }; /* most taps; taps and positions at a time */
 
-/* ---- shape rule -------------------------------------------------------------------------------------------------- */
+/* ---- shape rule ---------------------------------------------------------------------------------------- */
 static m2_status shortconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     int64_t parts = attrs->i[M2_SHORTCONV_GATE] == M2_GATE_NONE ? 1 : 3;
@@ -27,7 +27,7 @@ static m2_status shortconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_de
     return M2_OK;
 }
 
-/* ---- cost -------------------------------------------------------------------------------------------------------- */
+/* ---- cost ---------------------------------------------------------------------------------------------- */
 static void shortconv_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     m2_op_cost_bytes(attrs, in, out, cost);
@@ -41,7 +41,7 @@ static void shortconv_grad_cost(const m2_attrs *attrs, const m2_desc *in, const 
     cost->flops = (double)m2_desc_count(&in[0]) * ((4 + 2 * again) * (double)in[1].shape[1] + 1 + again);
 }
 
-/* ---- what both ops are to the kernels ---------------------------------------------------------------------------- */
+/* ---- what both ops are to the kernels ------------------------------------------------------------------ */
 typedef struct job {
     const m2_call *call;
     int64_t width, batch, length, taps; /* width: channels of an output */
@@ -59,7 +59,7 @@ static job describe(const m2_call *c)
 }
 
 #define INLINE static inline __attribute__((always_inline))
-#define SELF "kernels/ops/shortconv.c"
+#define SELF   "kernels/ops/shortconv.c"
 #include "kernels/ops/twice.h"
 
 static m2_status shortconv_run(const m2_call *c)
@@ -81,7 +81,7 @@ static m2_status shortconv_grad_run(const m2_call *c)
 }
 
 #else
-/* ---- pieces of a row --------------------------------------------------------------------------------------------- */
+/* ---- pieces of a row ----------------------------------------------------------------------------------- */
 static int64_t NAME(row)(const job *j, int part, int64_t channel, int64_t batch)
 {
     return ((part * j->width + channel) * j->batch + batch) * j->length;
@@ -118,10 +118,14 @@ static void NAME(taps)(const job *j, int64_t channel, const REAL *x, int64_t at,
     x = NAME(window)(j, x, at, n, room);
     for (int64_t k = 0; k < j->taps; k += GROUP) {
         int64_t g = j->taps - k;
-        if (g >= 4) NAME(add_taps)(4, w + k, x + k, n, k == 0, b, q);
-        else if (g == 3) NAME(add_taps)(3, w + k, x + k, n, k == 0, b, q);
-        else if (g == 2) NAME(add_taps)(2, w + k, x + k, n, k == 0, b, q);
-        else NAME(add_taps)(1, w + k, x + k, n, k == 0, b, q);
+        if (g >= 4)
+            NAME(add_taps)(4, w + k, x + k, n, k == 0, b, q);
+        else if (g == 3)
+            NAME(add_taps)(3, w + k, x + k, n, k == 0, b, q);
+        else if (g == 2)
+            NAME(add_taps)(2, w + k, x + k, n, k == 0, b, q);
+        else
+            NAME(add_taps)(1, w + k, x + k, n, k == 0, b, q);
     }
 }
 
@@ -131,7 +135,7 @@ static void NAME(product)(const REAL *a, const REAL *b, int64_t n, REAL *y)
     for (int64_t i = 0; i < n; i++) y[i] = a[i] * b[i];
 }
 
-/* ---- forward ----------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------------- */
 static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
@@ -143,7 +147,9 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
         int64_t c = row / j->batch, batch = row % j->batch, to = row * j->length;
         for (int64_t at = 0; at < j->length; at += BLOCK) {
             int64_t n = j->length - at < BLOCK ? j->length - at : BLOCK;
-            if (g) NAME(taps)(j, j->direct * j->width + c, x + NAME(row)(j, j->direct, c, batch), at, n, g + to + at);
+            if (g)
+                NAME(taps)
+                (j, j->direct * j->width + c, x + NAME(row)(j, j->direct, c, batch), at, n, g + to + at);
             if (!z) continue;
             NAME(taps)(j, j->factor * j->width + c, x + NAME(row)(j, j->factor, c, batch), at, n, a);
             NAME(taps)(j, 2 * j->width + c, x + NAME(row)(j, 2, c, batch), at, n, b);
@@ -152,10 +158,10 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------------------------- */
+/* ---- backward ------------------------------------------------------------------------------------------ */
 /* For taps k < g: dx[i] += w[k] dq[i - k] (= unless acc), sum[k] += dq0[i] x[i + k], and sum[GROUP] += dq0[i]. */
-INLINE void NAME(back_taps)(int g, const REAL *w, const REAL *dq, const REAL *dq0, const REAL *x, int64_t n, int acc,
-                            REAL *dx, double *sum)
+INLINE void NAME(back_taps)(int g, const REAL *w, const REAL *dq, const REAL *dq0, const REAL *x, int64_t n,
+                            int acc, REAL *dx, double *sum)
 {
     REAL w1 = g > 1 ? w[1] : 0, w2 = g > 2 ? w[2] : 0, w3 = g > 3 ? w[3] : 0;
     if (g == 1) STORE_EACH(i, n, dx, acc, w[0] * dq[i]);
@@ -163,8 +169,8 @@ INLINE void NAME(back_taps)(int g, const REAL *w, const REAL *dq, const REAL *dq
     if (g == 3) STORE_EACH(i, n, dx, acc, w[0] * dq[i] + w1 * dq[i - 1] + w2 * dq[i - 2]);
     if (g == 4) STORE_EACH(i, n, dx, acc, w[0] * dq[i] + w1 * dq[i - 1] + w2 * dq[i - 2] + w3 * dq[i - 3]);
     REAL s0 = 0, s1 = 0, s2 = 0, s3 = 0, all = 0;
-    _Pragma("omp simd reduction(+ : s0, s1, s2, s3, all)")
-    for (int64_t i = 0; i < n; i++) {
+    _Pragma("omp simd reduction(+ : s0, s1, s2, s3, all)") for (int64_t i = 0; i < n; i++)
+    {
         REAL q = dq0[i];
         all += q;
         s0 += q * x[i];
@@ -196,17 +202,21 @@ static void NAME(upstream)(const job *j, int part, int64_t c, int64_t batch, int
 }
 
 /* dx of [at, at + n), dw and db of those positions, from dq of [at, at + n + K - 1), zero beyond the row. */
-static void NAME(block_gradients)(const job *j, int64_t channel, const REAL *x, const REAL *dq, int64_t n, REAL *dx, int acc,
-                                  double *dw, double *db)
+static void NAME(block_gradients)(const job *j, int64_t channel, const REAL *x, const REAL *dq, int64_t n,
+                                  REAL *dx, int acc, double *dw, double *db)
 {
     const REAL *w = (const REAL *)j->call->in[1].data + channel * j->taps, *last = dq + j->taps - 1;
     for (int64_t k = 0; k < j->taps; k += GROUP) {
         int64_t g = j->taps - k;
         double sum[GROUP + 1] = {0};
-        if (g >= 4) NAME(back_taps)(4, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
-        else if (g == 3) NAME(back_taps)(3, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
-        else if (g == 2) NAME(back_taps)(2, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
-        else NAME(back_taps)(1, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        if (g >= 4)
+            NAME(back_taps)(4, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        else if (g == 3)
+            NAME(back_taps)(3, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        else if (g == 2)
+            NAME(back_taps)(2, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
+        else
+            NAME(back_taps)(1, w + k, last - k, dq, x + k, n, acc || k, dx, sum);
         for (int64_t i = 0; i < GROUP && i < g; i++) dw[k + i] += sum[i];
         if (k == 0) *db += sum[GROUP];
     }
@@ -228,8 +238,9 @@ static void NAME(backward_channel)(const job *j, int part, int64_t c)
             int64_t with_halo = left < n + taps - 1 ? left : n + taps - 1;
             NAME(upstream)(j, part, c, batch, at, with_halo, dq);
             for (int64_t i = with_halo; i < n + taps - 1; i++) dq[i] = 0;
-            NAME(block_gradients)(j, channel, NAME(window)(j, x, at, n, room), dq, n, dx ? dx + at : unwanted,
-                                  dx && (call->acc & 1), dw, &db);
+            NAME(block_gradients)
+            (j, channel, NAME(window)(j, x, at, n, room), dq, n, dx ? dx + at : unwanted,
+             dx && (call->acc & 1), dw, &db);
         }
     }
     REAL *out_w = call->out[1].data, *out_b = call->out[2].data;
@@ -248,7 +259,7 @@ static void NAME(backward)(void *ctx, int64_t begin, int64_t end, int thread)
 #endif
 
 #ifndef REAL
-/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+/* ---- descriptors --------------------------------------------------------------------------------------- */
 const m2_op m2_op_shortconv = {
     .name = "shortconv",
     .id = M2_OP_shortconv,

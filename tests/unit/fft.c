@@ -56,7 +56,8 @@ static void dft_by_stages(const m2_fft *f, cplx *x)
 {
     for (int s = 0; s < f->order; s++) {
         int64_t b = f->factor[s], m = m2_fft_columns(f, s);
-        cplx *block = malloc(sizeof(cplx) * (size_t)(b * b)), *twiddle = malloc(sizeof(cplx) * (size_t)(b * m));
+        cplx *block = malloc(sizeof(cplx) * (size_t)(b * b)),
+             *twiddle = malloc(sizeof(cplx) * (size_t)(b * m));
         cplx *y = malloc(sizeof(cplx) * (size_t)(b * m));
         m2_fft_block((int)b, (double *)block);
         m2_fft_twiddle(f, s, 0, m, (double *)twiddle);
@@ -85,7 +86,8 @@ static void to_natural_order(const m2_fft *f, const cplx *spectrum, cplx *out)
 static void dft_by_library(int64_t n, cplx *x, cplx *out)
 {
 #ifdef M2_FFTW
-    fftw_plan p = fftw_plan_dft_1d((int)n, (fftw_complex *)x, (fftw_complex *)out, FFTW_FORWARD, FFTW_ESTIMATE);
+    fftw_plan p =
+        fftw_plan_dft_1d((int)n, (fftw_complex *)x, (fftw_complex *)out, FFTW_FORWARD, FFTW_ESTIMATE);
     fftw_execute(p);
     fftw_destroy_plan(p);
 #else
@@ -96,10 +98,23 @@ static void dft_by_library(int64_t n, cplx *x, cplx *out)
 static const struct {
     int order, factor[4];
 } plans[] = {
-    {1, {1}},         {1, {8}},          {1, {13}},          {1, {128}},         {2, {16, 16}},
-    {2, {16, 32}},    {2, {64, 16}},     {2, {3, 16}},       {2, {128, 128}},    {3, {16, 16, 16}},
-    {3, {32, 16, 8}}, {3, {5, 8, 16}},   {3, {64, 32, 32}},  {4, {16, 16, 8, 8}}, {4, {4, 4, 4, 4}},
-    {4, {7, 3, 8, 16}}, {4, {16, 16, 16, 16}},
+    {1, {1}},
+    {1, {8}},
+    {1, {13}},
+    {1, {128}},
+    {2, {16, 16}},
+    {2, {16, 32}},
+    {2, {64, 16}},
+    {2, {3, 16}},
+    {2, {128, 128}},
+    {3, {16, 16, 16}},
+    {3, {32, 16, 8}},
+    {3, {5, 8, 16}},
+    {3, {64, 32, 32}},
+    {4, {16, 16, 8, 8}},
+    {4, {4, 4, 4, 4}},
+    {4, {7, 3, 8, 16}},
+    {4, {16, 16, 16, 16}},
 };
 
 static void transforms(void)
@@ -108,7 +123,8 @@ static void transforms(void)
         m2_fft f;
         CU_ASSERT_FATAL(m2_fft_make(plans[i].order, plans[i].factor, &f) == M2_OK);
         int64_t n = f.n;
-        cplx *x = random_row(n), *y = malloc(sizeof(cplx) * (size_t)n), *want = malloc(sizeof(cplx) * (size_t)n);
+        cplx *x = random_row(n), *y = malloc(sizeof(cplx) * (size_t)n),
+             *want = malloc(sizeof(cplx) * (size_t)n);
         memcpy(want, x, sizeof(cplx) * (size_t)n);
         dft_by_stages(&f, want);
         to_natural_order(&f, want, y);
@@ -136,8 +152,10 @@ static cplx get(const m2i_fft *f, const void *z, int64_t p)
 static void put(const m2i_fft *f, void *z, int64_t p, cplx x)
 {
     int64_t v = f->lanes, i = 2 * (p - p % v) + p % v;
-    if (f->dtype == M2_F64) ((double *)z)[i] = creal(x), ((double *)z)[i + v] = cimag(x);
-    else ((float *)z)[i] = (float)creal(x), ((float *)z)[i + v] = (float)cimag(x);
+    if (f->dtype == M2_F64)
+        ((double *)z)[i] = creal(x), ((double *)z)[i + v] = cimag(x);
+    else
+        ((float *)z)[i] = (float)creal(x), ((float *)z)[i + v] = (float)cimag(x);
 }
 
 /* Every row of a bundle against FFTW or the sum, and back. The transform of an impulse at 1 is w^k: it tells the frequency k at
@@ -150,14 +168,16 @@ static void check_cpu(const m2_fft *plan, m2_dtype dtype)
     size_t bytes = (size_t)(2 * f->points * m2_dtype_size(dtype));
     void *z = aligned_alloc(64, (bytes + 63) / 64 * 64);
     char *seen = calloc((size_t)n, 1);
-    cplx *x = random_row(f->points), *want = malloc(sizeof(cplx) * (size_t)n), *y = malloc(sizeof(cplx) * (size_t)n);
+    cplx *x = random_row(f->points), *want = malloc(sizeof(cplx) * (size_t)n),
+         *y = malloc(sizeof(cplx) * (size_t)n);
     for (int64_t p = 0; p < f->points; p++) put(f, z, p, p % n == 1 || n == 1);
     m2i_fft_run(f, z, 1, NULL, NULL, 0);
     for (int64_t p = 0; p < f->points; p++) {
         frequency[p] = ((int64_t)llround(-carg(get(f, z, p)) / two_pi * (double)n) + n) % n;
         CU_ASSERT(seen[frequency[p]]++ < f->rows);
     }
-    for (int64_t row = 0; row < f->rows; row++) { /* a row alone in its bundle: the other rows' places hold zeros */
+    for (int64_t row = 0; row < f->rows;
+         row++) { /* a row alone in its bundle: the other rows' places hold zeros */
         for (int64_t p = 0; p < f->points; p++) put(f, z, p, p / n == row ? x[p] : 0);
         m2i_fft_run(f, z, 1, NULL, NULL, 0);
         memset(y, 0, sizeof(cplx) * (size_t)n);
@@ -185,8 +205,8 @@ static void check_cpu(const m2_fft *plan, m2_dtype dtype)
 static void cpu_stages(void)
 {
     static const int outer[][5] = {
-        {0}, {2}, {3}, {8}, {2, 2}, {8, 4}, {5, 4}, {7, 8}, {4, 8, 8}, {3, 8, 8}, {8, 8, 8, 2}, {4, 8, 7, 5},
-        {2, 4, 8, 8, 8}, {8, 8, 8, 7, 3},
+        {0},    {2},       {3},       {8},          {2, 2},       {8, 4},          {5, 4},
+        {7, 8}, {4, 8, 8}, {3, 8, 8}, {8, 8, 8, 2}, {4, 8, 7, 5}, {2, 4, 8, 8, 8}, {8, 8, 8, 7, 3},
     };
     for (m2_dtype t = M2_F32; t <= M2_F64; t++)
         for (size_t i = 0; i < sizeof outer / sizeof *outer; i++) {
@@ -204,6 +224,7 @@ static void cpu_stages(void)
     CU_ASSERT(m2i_fft_get_plan(&f, M2_F32, &unused) == M2_USAGE);
     CU_ASSERT(m2_fft_make(1, (const int[1]){6}, &f) == M2_OK);
     CU_ASSERT(m2i_fft_get_plan(&f, M2_F32, &unused) == M2_USAGE);
+    CU_ASSERT(m2i_fft_get(100, M2_BF16, &unused) == M2_USAGE);
     for (int64_t points = 1; points < 300000; points = points * 5 / 4 + 1)
         for (m2_dtype t = M2_F32; t <= M2_F64; t++) {
             const m2i_fft *g;
@@ -255,9 +276,11 @@ static void positions(void)
 
 static void choices(void)
 {
-    static const m2_fft_menu tiles = {
-        .last = 16, .multiple = 256, .fixed = 1, .count = 6,
-        .block = {{16, 4}, {32, 6}, {64, 10}, {128, 18}, {3, 2}, {2, 2}}};
+    static const m2_fft_menu tiles = {.last = 16,
+                                      .multiple = 256,
+                                      .fixed = 1,
+                                      .count = 6,
+                                      .block = {{16, 4}, {32, 6}, {64, 10}, {128, 18}, {3, 2}, {2, 2}}};
     for (int64_t points = 1; points < 5000000; points = points * 9 / 8 + 1) {
         m2_fft f, g;
         CU_ASSERT_FATAL(m2_fft_choose(points, &tiles, &f) == M2_OK);
@@ -321,7 +344,8 @@ int main(void)
     CU_cleanup_registry();
 #ifndef M2_FFTW
     if (!bad) {
-        puts("everything but the comparison with FFTW passed: fftw3 was not found by pkg-config when this was built");
+        puts("everything but the comparison with FFTW passed: fftw3 was not found by pkg-config when this "
+             "was built");
         return 77;
     }
 #endif

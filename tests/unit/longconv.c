@@ -22,12 +22,12 @@ static double noise(uint64_t i) /* in (-1, 1) */
     return (double)(int64_t)(i ^ (i >> 29)) / 9223372036854775808.0;
 }
 
-/* ---- one problem: arrays in double, run in either type ----------------------------------------------------------- */
+/* ---- one problem: arrays in double, run in either type ------------------------------------------------- */
 typedef struct problem {
     m2_dtype dtype;
     int64_t c, b, l, f, lk;
     int share;
-    unsigned present;     /* mask of U .. DY */
+    unsigned present; /* mask of U .. DY */
     double *in[7], *y, *out[6];
 } problem;
 
@@ -36,7 +36,8 @@ static int64_t count_of(const problem *p, int slot)
     return slot == D ? p->f : slot == K || slot == KR ? p->f * p->lk : p->c * p->b * p->l;
 }
 
-static problem make(m2_dtype dtype, int64_t c, int64_t b, int64_t l, int64_t f, int64_t lk, int share, unsigned present)
+static problem make(m2_dtype dtype, int64_t c, int64_t b, int64_t l, int64_t f, int64_t lk, int share,
+                    unsigned present)
 {
     problem p = {dtype, c, b, l, f, lk, share, present | 1 << U | 1 << K | 1 << DY, {0}, NULL, {0}};
     for (int i = 0; i < 7; i++) {
@@ -61,13 +62,15 @@ static void destroy(problem *p)
 
 static m2_tensor tensor_of(const problem *p, int slot, const double *from)
 {
-    m2_desc d = slot == D                  ? m2_desc_make(p->dtype, "C", p->f)
+    m2_desc d = slot == D                 ? m2_desc_make(p->dtype, "C", p->f)
                 : slot == K || slot == KR ? m2_desc_make(p->dtype, "CL", p->f, p->lk)
                                           : m2_desc_make(p->dtype, "CBL", p->c, p->b, p->l);
     void *data = malloc((size_t)m2_desc_bytes(&d) + 1);
     for (int64_t i = 0; from && i < count_of(p, slot); i++) {
-        if (p->dtype == M2_F64) ((double *)data)[i] = from[i];
-        else ((float *)data)[i] = (float)from[i];
+        if (p->dtype == M2_F64)
+            ((double *)data)[i] = from[i];
+        else
+            ((float *)data)[i] = (float)from[i];
     }
     return m2_tensor_make(&d, data);
 }
@@ -95,7 +98,8 @@ static void run(problem *p, int gradient)
     for (int i = 0; i < op->n_out; i++)
         if (!gradient || p->present >> i & 1) c.out[i] = tensor_of(p, i, NULL);
     m2_desc shape[M2_MAX_OUT];
-    if (!gradient) CU_ASSERT(op->shape(&c.attrs, in, shape) == M2_OK && m2_desc_same_shape(&shape[0], &in[U]));
+    if (!gradient)
+        CU_ASSERT(op->shape(&c.attrs, in, shape) == M2_OK && m2_desc_same_shape(&shape[0], &in[U]));
     c.workspace_bytes = op->workspace(&c.attrs, in, out, device->threads);
     CU_ASSERT_FATAL(device->api->alloc(device, M2_MEM_DEVICE, c.workspace_bytes, &c.workspace) == M2_OK);
     memset(c.workspace, 0xff, (size_t)c.workspace_bytes); /* NaN */
@@ -109,7 +113,7 @@ static void run(problem *p, int gradient)
         if (c.out[i].data) read_back(p, i, &c.out[i], gradient ? p->out[i] : p->y);
 }
 
-/* ---- the definition: sums over j, nothing shared with the library ------------------------------------------------ */
+/* ---- the definition: sums over j, nothing shared with the library -------------------------------------- */
 static double tap(const problem *p, int slot, int64_t f, int64_t lag)
 {
     return (p->present >> slot & 1) && lag < p->lk ? p->in[slot][f * p->lk + lag] : 0;
@@ -137,7 +141,8 @@ static void by_sums(const problem *p, double *y)
         for (int64_t t = 0; t < p->l; t++) {
             double s = 0;
             for (int64_t j = 0; j < p->l; j++)
-                s += weight(p, filter_of(p, row / p->b), t, j) * p->in[U][row * p->l + j] * gate(p, PRE, row * p->l + j);
+                s += weight(p, filter_of(p, row / p->b), t, j) * p->in[U][row * p->l + j] *
+                     gate(p, PRE, row * p->l + j);
             y[row * p->l + t] = s * gate(p, POST, row * p->l + t);
         }
 }
@@ -201,7 +206,8 @@ static void equals_sums(void)
                 int64_t l = lengths[i], lk = part ? (l + 2) / 3 : l;
                 if (l >= 1000 && k != 3 && k != 2) continue;
                 for (m2_dtype t = M2_F32; t <= M2_F64; t++) {
-                    problem p = make(t, cases[k].c, cases[k].b, l, cases[k].f, lk, cases[k].share, cases[k].present);
+                    problem p =
+                        make(t, cases[k].c, cases[k].b, l, cases[k].f, lk, cases[k].share, cases[k].present);
                     double *want[6], *y = malloc(sizeof(double) * (size_t)(p.c * p.b * l));
                     for (int s = 0; s < 6; s++) want[s] = malloc(sizeof(double) * (size_t)count_of(&p, s));
                     by_sums(&p, y);
@@ -212,8 +218,8 @@ static void equals_sums(void)
                     for (int s = 0; s < 6; s++) {
                         double e = p.present >> s & 1 ? distance(count_of(&p, s), p.out[s], want[s]) : 0;
                         if (!(e < 4 * limit(t)))
-                            printf("  L %d, case %d, Lk %d, %s: gradient %d off by %g\n", (int)l, (int)k, (int)lk,
-                                   m2_dtype_name(t), s, e);
+                            printf("  L %d, case %d, Lk %d, %s: gradient %d off by %g\n", (int)l, (int)k,
+                                   (int)lk, m2_dtype_name(t), s, e);
                         CU_ASSERT(e < 4 * limit(t));
                         free(want[s]);
                     }
@@ -223,12 +229,13 @@ static void equals_sums(void)
             }
 }
 
-/* ---- long rows: the same through FFTW in double ------------------------------------------------------------------ */
+/* ---- long rows: the same through FFTW in double -------------------------------------------------------- */
 #ifdef M2_FFTW
 static void by_fftw(const problem *p, double *y) /* one row of one filter, no gates */
 {
     int64_t n = 2 * p->l;
-    double *x = fftw_malloc(sizeof(double) * (size_t)(n + 2)), *k = fftw_malloc(sizeof(double) * (size_t)(n + 2));
+    double *x = fftw_malloc(sizeof(double) * (size_t)(n + 2)),
+           *k = fftw_malloc(sizeof(double) * (size_t)(n + 2));
     fftw_complex *cx = (fftw_complex *)x, *ck = (fftw_complex *)k;
     fftw_plan forward = fftw_plan_dft_r2c_1d((int)n, x, cx, FFTW_ESTIMATE);
     fftw_plan inverse = fftw_plan_dft_c2r_1d((int)n, cx, x, FFTW_ESTIMATE);
@@ -256,7 +263,8 @@ static void equals_fftw(void)
     static const int64_t lengths[] = {4097, 12288, 65536, 100003, 1048576};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (m2_dtype t = M2_F32; t <= M2_F64; t++) {
-            problem p = make(t, 1, 1, lengths[i], 1, lengths[i] - (int64_t)i, M2_SHARE_HEAD, 1 << KR | 1 << D);
+            problem p =
+                make(t, 1, 1, lengths[i], 1, lengths[i] - (int64_t)i, M2_SHARE_HEAD, 1 << KR | 1 << D);
             double *want = malloc(sizeof(double) * (size_t)p.l);
             by_fftw(&p, want);
             run(&p, 0);
@@ -267,7 +275,7 @@ static void equals_fftw(void)
 }
 #endif
 
-/* ---- laws -------------------------------------------------------------------------------------------------------- */
+/* ---- laws ---------------------------------------------------------------------------------------------- */
 static const int64_t law_lengths[] = {1, 7, 128, 600, 2048, 9000};
 enum { LAW_LENGTHS = sizeof law_lengths / sizeof *law_lengths };
 
@@ -331,7 +339,8 @@ static void shift_and_exchange(void)
 {
     for (int i = 0; i < LAW_LENGTHS; i++) {
         int64_t l = law_lengths[i], m = l / 3;
-        problem p = make(M2_F64, 1, 1, l, 1, l, M2_SHARE_HEAD, 0), q = make(M2_F64, 1, 1, l, 1, l, M2_SHARE_HEAD, 0);
+        problem p = make(M2_F64, 1, 1, l, 1, l, M2_SHARE_HEAD, 0),
+                q = make(M2_F64, 1, 1, l, 1, l, M2_SHARE_HEAD, 0);
         memcpy(q.in[U], p.in[K], sizeof(double) * (size_t)l);
         memcpy(q.in[K], p.in[U], sizeof(double) * (size_t)l);
         run(&p, 0);
@@ -443,7 +452,8 @@ int main(void)
     m2_device_close(&device);
 #ifndef M2_FFTW
     if (!bad) {
-        puts("everything but the comparison with FFTW passed: fftw3 was not found by pkg-config when this was built");
+        puts("everything but the comparison with FFTW passed: fftw3 was not found by pkg-config when this "
+             "was built");
         return 77;
     }
 #endif
