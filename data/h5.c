@@ -3,12 +3,15 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 
 static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 void m2i_h5_enter(void)
 {
+    static int entered;
     pthread_mutex_lock(&lock);
+    if (!entered++) H5dont_atexit(); /* its exit handler crashes on files that could not be written */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
@@ -21,8 +24,12 @@ static _Thread_local char reason[256];
 
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *unused)
 {
+    static const char system_says[] = "error message = '";
     (void)unused;
-    if (n == 0 && e->desc) snprintf(reason, sizeof reason, "%s", e->desc);
+    if (n != 0 || !e->desc) return 0;
+    const char *found = strstr(e->desc, system_says);
+    snprintf(reason, sizeof reason, "%s", found ? found + sizeof system_says - 1 : e->desc);
+    reason[strcspn(reason, found ? "'\n" : "\n")] = 0;
     return 0;
 }
 

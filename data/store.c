@@ -52,6 +52,17 @@ static m2_status make_handle(const char *path, m2_store **out)
     return M2_OK;
 }
 
+/* Closing writes what HDF5 still holds back of the array. */
+static m2_status finish_array(m2_store *s, open_array *slot)
+{
+    m2_status st = M2_OK;
+    if (slot->name && m2i_h5_failed(H5Dclose(slot->id)))
+        st = m2_fail(M2_IO, "%s: cannot write array %s: %s", s->path, slot->name, m2i_h5_why());
+    free(slot->name);
+    slot->name = NULL;
+    return st;
+}
+
 static void drop_arrays(m2_store *s)
 {
     for (int i = 0; i < OPEN_ARRAYS; i++) {
@@ -65,7 +76,8 @@ static void drop_arrays(m2_store *s)
 static hid_t access_properties(void)
 {
     hid_t p = H5Pcreate(H5P_FILE_ACCESS);
-    H5Pset_fclose_degree(p, H5F_CLOSE_WEAK); /* as HDF5 opens the pieces of virtual arrays: both may be open */
+    H5Pset_fclose_degree(p,
+                         H5F_CLOSE_WEAK); /* as HDF5 opens the pieces of virtual arrays: both may be open */
     H5Pset_libver_bounds(p, H5F_LIBVER_V110, H5F_LIBVER_LATEST);
     return p;
 }
@@ -157,7 +169,7 @@ static m2_status sync_folder_of(const char *path)
 static m2_status commit_locked(m2_store *s)
 {
     if (!s->temporary) return m2_fail(M2_BUG, "%s was opened for reading and cannot be committed", s->path);
-    drop_arrays(s);
+    for (int i = 0; i < OPEN_ARRAYS; i++) M2_TRY(finish_array(s, &s->open[i]));
     int bad = m2i_h5_failed(H5Fclose(s->file));
     s->file = H5I_INVALID_HID;
     if (bad) return m2_fail(M2_IO, "cannot write %s: %s", s->temporary, m2i_h5_why());
@@ -352,11 +364,10 @@ static m2_status find_array(m2_store *s, const char *name, hid_t *out)
         return st != M2_OK ? st : m2_fail(M2_TRANSIENT, "out of memory for array %s", name);
     }
     open_array *slot = &s->open[s->next++ % OPEN_ARRAYS];
-    if (slot->name) H5Dclose(slot->id);
-    free(slot->name);
+    st = finish_array(s, slot);
     *slot = (open_array){copy, id};
     *out = id;
-    return M2_OK;
+    return st;
 }
 
 static m2_status describe(m2_store *s, const char *name, hid_t id, m2_array_info *out)
