@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int64_t m2_tokens_padded(int64_t vocab)
 {
@@ -17,7 +18,9 @@ m2_status m2_tokens_open(const m2_config *cfg, const char *key, const char *path
     if (!*path)
         return m2_fail(M2_USAGE, "%s is not set: give the token store that m2 prepare wrote, %s=FILE.h5", key,
                        key);
-    M2_TRY(m2_token_store_info_read(path, &out->info));
+    if (access(path, F_OK)) return m2_fail(M2_DATA, "%s=%s: there is no such file", key, path);
+    m2_status st = m2_token_store_info_read(path, &out->info);
+    if (st != M2_OK) return m2_context(st, "%s", key);
     int64_t length = cfg->model_length;
     out->sequences = (out->info.tokens - 1) / length; /* a sequence has one token more, its last target */
     if (out->sequences < 1)

@@ -5,6 +5,7 @@
 #include "runtime/eval.h"
 #include "runtime/fit.h"
 #include "runtime/metrics.h"
+#include "runtime/models/model.h"
 #include "runtime/optim.h"
 #include "runtime/progress.h"
 #include "runtime/ranks.h"
@@ -190,6 +191,19 @@ static m2_status run_steps(trainer *t)
 }
 
 /* ---- setting up -------------------------------------------------------------------------------------------------- */
+static m2_status check_model(const trainer *t)
+{
+    m2_program *p = NULL;
+    m2_program_spec spec = {.mode = M2_MODE_TRAIN,
+                            .precision = t->ranks.precision,
+                            .rows = 1,
+                            .rows_whole = 1,
+                            .length = t->cfg.model_length};
+    m2_status st = m2_model_build(&t->cfg, &spec, &p);
+    m2_program_free(&p);
+    return st;
+}
+
 /* What can be known to be wrong before anything is touched. */
 static m2_status check(trainer *t)
 {
@@ -204,6 +218,7 @@ static m2_status check(trainer *t)
         m2_tokens_free(&val);
         M2_TRY(st);
     }
+    M2_TRY(check_model(t));
     M2_TRY(m2_schedule_make(cfg, &t->schedule));
     return m2_config_text(cfg, &t->config_text);
 }

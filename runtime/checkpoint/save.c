@@ -226,6 +226,12 @@ m2_status m2_save_commit(m2_save *s, m2_comm *comm, m2_status mine)
         if (s->rank == 0 && st == M2_OK) st = m2i_prune(s->spec.folder, s->spec.keep, s->spec.keep_every);
         st = m2_comm_agree(comm, st);
     }
+    if (st != M2_OK && s->rank == 0) { /* give the space back; the reason is what matters */
+        m2_error why;
+        m2_error_take(&why, st);
+        (void)m2i_remove_folder(s->temporary);
+        m2_error_put(&why);
+    }
     return m2_context(st, "saving checkpoint of step %" PRId64, s->spec.step);
 }
 

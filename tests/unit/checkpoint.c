@@ -398,6 +398,7 @@ static void test_no_space(void)
     FILE *blocker = fopen(path, "w"); /* a file where the folder should be */
     fclose(blocker);
     CU_ASSERT_EQUAL(save_keeping(m, 2, 2, 1, 0), M2_IO);
+    CU_ASSERT(says("saving checkpoint of step 2", path));
     unlink(path);
     CU_ASSERT_EQUAL(m2_checkpoint_find(base, folder, NULL), M2_OK);
     CU_ASSERT_PTR_NOT_NULL(strstr(folder, "step-00000001"));
