@@ -84,12 +84,14 @@ typedef struct saver {
     m2_comm *comm;
     m2_save_spec spec;
     m2_status got;
+    m2_error why;
 } saver;
 
 static void *save_thread(void *arg)
 {
     saver *s = arg;
     s->got = m2_checkpoint_save(&s->spec, s->state, s->comm);
+    m2_error_take(&s->why, s->got);
     return NULL;
 }
 
@@ -113,7 +115,7 @@ static m2_status save_keeping(const model *m, int64_t step, int ranks, int64_t k
     m2_status st = M2_OK;
     for (int r = 0; r < ranks; r++) {
         pthread_join(threads[r], NULL);
-        if (savers[r].got != M2_OK) st = savers[r].got;
+        if (savers[r].got != M2_OK) st = m2_error_put(&savers[r].why);
     }
     for (int r = 0; r < ranks; r++) m2_comm_close(&comm[r]);
     return st;
