@@ -14,14 +14,16 @@
  * ---- blockdiag(x, W, [b]) -> y                                 SPEC 2.1
  *   x (..., m), W (nb, q, p): y[.., k q + o] = sum_i W[k,o,i] x[.., k p + i] + b[k q + o]. Output width N_OUT (0 = nb q);
  *   m <= nb p with the missing inputs zero, N_OUT <= nb q cropped. blockdiag_grad(x, W, dy) -> dx, dW, db.
- * ---- shortconv(x, w, b) -> g, [z]                              depthwise causal convolution, SPEC 3.2 and 5.1
- *   x (C, B, L), w (C, K), b (C); q[c,b,t] = sum_{i<K} w[c,i] x[c,b,t-K+1+i] + b[c], zeros before t = 0 of each row.
+ * ---- shortconv(x, w, b, [left]) -> g, [z]                      depthwise causal convolution, SPEC 3.2 and 5.1
+ *   x (C, B, L), w (C, K), b (C); q[c,b,t] = sum_{i<K} w[c,i] x[c,b,t-K+1+i] + b[c]. Before t = 0 of each row: left (C, B, K-1),
+ *   the last tokens of the left neighbour where the sequence is cut (parallel/exchange.h halo), absent: zeros.
  *   GATE = M2_GATE_NONE: g = q (C, B, L), z absent. Else C = 3d, q split in thirds, outputs (d, B, L):
  *   M2_GATE_FIRST (GPT: x0, x1, v): g = q0, z = q2*q1.  M2_GATE_SECOND (BERT: x1, x2, v): g = q1, z = q2*q0.
- *   shortconv_grad(x, w, b, dg, dz) -> dx, dw, db (q is recomputed).
+ *   shortconv_grad(x, w, b, left, dg, dz) -> dx, dw, db, dleft (q is recomputed).
  * ---- longconv(u, k, [kr], [D], [pre], [post]) -> y             SPEC 1.3, 3.2; any L >= 1
  *   u, pre, post (C, B, L); k (F, Lk), kr (F, Lk), D (F) with Lk <= L (missing taps are zero); F divides C.
  *   Filter of channel c: SHARE = M2_SHARE_HEAD: c / (C/F) (consecutive channels share), M2_SHARE_INDEX: c % F.
+ *   u may come in segments, (S, C, B, L/S): pre, post, y and their gradients then too (parallel/exchange.h). Taps stay (F, Lk).
  *   a = u*pre;  s[t] = sum_{j<=t} k[t-j] a[j] + sum_{j>t} kr[j-t-1] a[j] + D a[t];  y = s*post.   k, kr, D are P.
  *   longconv_grad(u, k, kr, D, pre, post, dy) -> du, dk, dkr, dD, dpre, dpost.
  * ---- sine(x, a) -> y            implicit filter's activation: x (R, w), a (w): y = sin(a x), all P.  sine_grad(x, a, dy) -> dx, da

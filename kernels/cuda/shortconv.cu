@@ -7,7 +7,8 @@
  * Mapping: thirds of one channel lie n = d B L elements apart, so a thread takes 8 positions of a row of the first third
  * and the same of the others, with a halo of HALO >= K - 1 before (and, backward, after) them from the L1 cache.
  * Backward, a block stays with one channel (of each third) and a fixed part of its rows; its sums for dw and db go to
- * scratch and are added in order. Bytes: x once, g and z once; backward x, dg, dz in, dx out. K up to 9. */
+ * scratch and are added in order. Before a row are zeros or `left`; the thread at its start gives dleft. Bytes: x once,
+ * g and z once; backward x, dg, dz in, dx out. K up to 9. */
 #include "common.cuh"
 
 namespace m2cu
@@ -16,15 +17,15 @@ namespace
 {
 
 struct Conv {
-    const void *x, *dg, *dz;
-    void *g, *z, *dx;
+    const void *x, *left, *dg, *dz;
+    void *g, *z, *dx, *dleft;
     const float *w, *b;
     int64_t n, items;                   /* elements of a third; groups of 8 positions in it */
     int K, B, L, parts, lead, channels; /* parts: 3 when gated, else 1; channels of a third */
     FastDiv groups, rows;               /* per row; rows per channel */
     float *partial;
     int splits;
-    bool acc, wide; /* dx +=; rows are multiples of 8 */
+    bool acc, acc_left, wide; /* dx +=; dleft +=; rows are multiples of 8 */
 };
 
 /* COUNT consecutive elements as raw bits, so that loads can be on their way together. */
@@ -108,13 +109,15 @@ template <int HALO> struct Taps {
     }
 };
 
-/* Where a thread's 8 positions are: offset in the third, channel, and how many of them exist, before and after. */
+/* Where a thread's 8 positions are: offset and row in the third, channel, and how many of them exist, before and after. */
 template <int HALO> struct Place {
     int64_t at;
+    uint32_t row;
     int channel, n, before, after;
     __device__ __forceinline__ Place(const Conv &j, uint32_t item)
     {
-        uint32_t row = j.groups.div(item), t = (item - row * j.groups.d) * 8;
+        row = j.groups.div(item);
+        uint32_t t = (item - row * j.groups.d) * 8;
         at = (int64_t)row * j.L + t;
         channel = (int)j.rows.div(row);
         n = j.L - (int)t;
@@ -123,8 +126,28 @@ template <int HALO> struct Place {
     }
 };
 
+/* Where part i's row has its K - 1 elements of left or dleft. */
+template <int HALO> __device__ __forceinline__ int64_t left_row(const Conv &j, int part, const Place<HALO> &p)
+{
+    return ((int64_t)third(j, part) * j.channels * j.B + p.row) * (j.K - 1);
+}
+
+/* The HALO positions before a thread's: of the row, of the left neighbour's, or zeros. */
+template <class T, int HALO, bool LEFT>
+__device__ __forceinline__ void read_before(Raw<T, HALO> *raw, const Conv &j, int part, const Place<HALO> &p)
+{
+    if (!LEFT || p.before) {
+        raw->read(j.x, third(j, part) * j.n + p.at - HALO, p.before, j.wide);
+        return;
+    }
+    int zeros = HALO + 1 - j.K;
+    const T *from = (const T *)j.left + left_row(j, part, p) - zeros;
+#pragma unroll
+    for (int i = 0; i < HALO; i++) raw->v[i] = i >= zeros ? from[i] : T(0.0f);
+}
+
 /* ---- forward ------------------------------------------------------------------------------------------------------- */
-template <class T, int HALO, int PARTS> __global__ void __launch_bounds__(256) shortconv(Conv j)
+template <class T, int HALO, int PARTS, bool LEFT> __global__ void __launch_bounds__(256) shortconv(Conv j)
 {
     int64_t item = (int64_t)blockIdx.x * 256 + threadIdx.x;
     if (item >= j.items) return;
@@ -136,7 +159,7 @@ template <class T, int HALO, int PARTS> __global__ void __launch_bounds__(256) s
     for (int i = 0; i < PARTS; i++) {
         int64_t at = third(j, i) * j.n + p.at;
         own[i].read(j.x, at, p.n, j.wide);
-        before[i].read(j.x, at - HALO, p.before, j.wide);
+        read_before<T, HALO, LEFT>(&before[i], j, i, p);
     }
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
@@ -164,14 +187,14 @@ template <class T, int HALO, int PARTS> __global__ void __launch_bounds__(256) s
 
 /* ---- backward ------------------------------------------------------------------------------------------------------ */
 /* x before, at and after the 8 positions; x[HALO] is the first of them. */
-template <class T, int HALO> struct Window {
+template <class T, int HALO, bool LEFT> struct Window {
     Raw<T, HALO> before, after;
     Raw<T, 8> own;
     __device__ __forceinline__ void read(const Conv &j, int part, const Place<HALO> &p)
     {
         int64_t at = third(j, part) * j.n + p.at;
         own.read(j.x, at, p.n, j.wide);
-        before.read(j.x, at - HALO, p.before, j.wide);
+        read_before<T, HALO, LEFT>(&before, j, part, p);
         after.read(j.x, at + 8, p.after, j.wide);
     }
     __device__ __forceinline__ void floats(float *x) const
@@ -198,8 +221,23 @@ template <class T, int HALO> struct Ahead {
     }
 };
 
-/* From dq at the 8 positions and HALO after them, and x at them and HALO before: dx, and the sums for dw, db. */
+/* Gradient of the K - 1 elements before a row, from dq at its first positions. */
 template <class T, int HALO>
+__device__ __forceinline__ void left_gradient(const Conv &j, int64_t row, const Taps<HALO> &taps,
+                                              const float *dq)
+{
+    T *to = (T *)j.dleft + row - (HALO + 1 - j.K);
+#pragma unroll
+    for (int h = 0; h < HALO; h++) { /* position h - HALO; tap i takes it to position h - i */
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i <= h; i++) sum = fmaf(taps.w[i], dq[h - i], sum);
+        if (h >= HALO + 1 - j.K) to[h] = T(j.acc_left ? (float)to[h] + sum : sum);
+    }
+}
+
+/* From dq at the 8 positions and HALO after them, and x at them and HALO before: dx, and the sums for dw, db. */
+template <class T, int HALO, bool LEFT>
 __device__ __forceinline__ void one_part(const Conv &j, const Place<HALO> &p, int part,
                                          const Taps<HALO> &taps, const float *x, const float *dq,
                                          float (&sums)[HALO + 2])
@@ -220,22 +258,23 @@ __device__ __forceinline__ void one_part(const Conv &j, const Place<HALO> &p, in
         }
         sums[HALO + 1] += dq[c];
     }
+    if (LEFT && j.dleft && !p.before) left_gradient<T, HALO>(j, left_row(j, part, p), taps, dq);
     if (!j.dx) return;
     out.round(dx);
     out.write(j.dx, at, p.n, j.wide);
 }
 
-template <class T, int HALO, int PARTS>
+template <class T, int HALO, int PARTS, bool LEFT>
 __device__ __forceinline__ void backward_item(const Conv &j, const Place<HALO> &p,
                                               const Taps<HALO> (&taps)[PARTS], float (&sums)[PARTS][HALO + 2])
 {
     float x0[8 + 2 * HALO], dy[8 + HALO];
-    Window<T, HALO> w0;
+    Window<T, HALO, LEFT> w0;
     Ahead<T, HALO> g;
     w0.read(j, 0, p);
     g.read(j, j.dg, p);
     if constexpr (PARTS == 3) {
-        Window<T, HALO> w1, w2;
+        Window<T, HALO, LEFT> w1, w2;
         Ahead<T, HALO> z;
         w1.read(j, 1, p);
         w2.read(j, 2, p);
@@ -246,17 +285,18 @@ __device__ __forceinline__ void backward_item(const Conv &j, const Place<HALO> &
         z.floats(dz);
 #pragma unroll
         for (int c = 0; c < 8 + HALO; c++) dq[c] = dz[c] * taps[1].apply(x1, HALO + c);
-        one_part<T, HALO>(j, p, 2, taps[2], x2, dq, sums[2]);
+        one_part<T, HALO, LEFT>(j, p, 2, taps[2], x2, dq, sums[2]);
 #pragma unroll
         for (int c = 0; c < 8 + HALO; c++) dq[c] = dz[c] * taps[2].apply(x2, HALO + c);
-        one_part<T, HALO>(j, p, 1, taps[1], x1, dq, sums[1]);
+        one_part<T, HALO, LEFT>(j, p, 1, taps[1], x1, dq, sums[1]);
     }
     w0.floats(x0);
     g.floats(dy);
-    one_part<T, HALO>(j, p, 0, taps[0], x0, dy, sums[0]);
+    one_part<T, HALO, LEFT>(j, p, 0, taps[0], x0, dy, sums[0]);
 }
 
-template <class T, int HALO, int PARTS> __global__ void __launch_bounds__(256) shortconv_grad(Conv j)
+template <class T, int HALO, int PARTS, bool LEFT>
+__global__ void __launch_bounds__(256) shortconv_grad(Conv j)
 {
     int channel = blockIdx.x;
     uint32_t per_channel = j.groups.d * j.B, share = (per_channel + j.splits - 1) / j.splits;
@@ -266,7 +306,7 @@ template <class T, int HALO, int PARTS> __global__ void __launch_bounds__(256) s
 #pragma unroll
     for (int i = 0; i < PARTS; i++) taps[i].read(j, third(j, i) * j.channels + channel);
     for (uint32_t i = from + threadIdx.x; i < to; i += 256)
-        backward_item<T, HALO, PARTS>(j, Place<HALO>(j, first + i), taps, sums);
+        backward_item<T, HALO, PARTS, LEFT>(j, Place<HALO>(j, first + i), taps, sums);
     int zeros = HALO + 1 - j.K;
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
@@ -299,21 +339,21 @@ __global__ void __launch_bounds__(256)
 /* ---- host ---------------------------------------------------------------------------------------------------------- */
 typedef void conv_kernel(Conv);
 
-/* The kernels for at most `taps` taps of one dtype. */
+/* The kernels for at most `taps` taps of one dtype, without and with `left`. */
 struct Row {
     m2_dtype dtype;
     int taps;
-    conv_kernel *single, *gated, *single_grad, *gated_grad;
+    conv_kernel *single[2], *gated[2], *single_grad[2], *gated_grad[2];
 };
 
 template <class T, int HALO> Row row(m2_dtype dtype)
 {
     return Row{dtype,
                HALO + 1,
-               shortconv<T, HALO, 1>,
-               shortconv<T, HALO, 3>,
-               shortconv_grad<T, HALO, 1>,
-               shortconv_grad<T, HALO, 3>};
+               {shortconv<T, HALO, 1, false>, shortconv<T, HALO, 1, true>},
+               {shortconv<T, HALO, 3, false>, shortconv<T, HALO, 3, true>},
+               {shortconv_grad<T, HALO, 1, false>, shortconv_grad<T, HALO, 1, true>},
+               {shortconv_grad<T, HALO, 3, false>, shortconv_grad<T, HALO, 3, true>}};
 }
 
 m2_status pick(const m2_call *c, int taps, Row *out)
@@ -351,7 +391,7 @@ m2_status make_job(const m2_call *c, Conv *j)
     j->channels = (int)(x.shape[0] / j->parts);
     j->B = (int)x.shape[1], j->L = (int)x.shape[2], j->K = (int)w.shape[1];
     j->n = (int64_t)j->channels * j->B * j->L;
-    j->x = x.data;
+    j->x = x.data, j->left = c->in[3].data;
     j->wide = j->L % 8 == 0;
     for (int i = 0; i < c->n_in; i++) j->wide = j->wide && (uintptr_t)c->in[i].data % 16 == 0;
     for (int i = 0; i < c->n_out; i++) j->wide = j->wide && (uintptr_t)c->out[i].data % 16 == 0;
@@ -371,7 +411,7 @@ m2_status forward(const m2_call *c)
     M2_TRY(make_job(c, &j));
     M2_TRY(pick(c, j.K, &r));
     j.g = c->out[0].data, j.z = c->out[1].data;
-    conv_kernel *kernel = j.parts == 1 ? r.single : r.gated;
+    conv_kernel *kernel = (j.parts == 1 ? r.single : r.gated)[j.left != nullptr];
     if (j.items) kernel<<<(unsigned)ceil_div(j.items, 256), 256, 0, stream_of(c)>>>(j);
     return launched(c);
 }
@@ -388,10 +428,11 @@ m2_status backward(const m2_call *c)
     M2_TRY(make_job(c, &j));
     M2_TRY(pick(c, j.K, &r));
     M2_TRY(check_workspace(c, partial_bytes(j.channels, j.parts, j.B, j.L, j.K)));
-    j.dg = c->in[3].data, j.dz = c->in[4].data, j.dx = c->out[0].data;
-    j.acc = c->acc & 1;
+    j.dg = c->in[4].data, j.dz = c->in[5].data, j.dx = c->out[0].data;
+    j.dleft = c->out[3].data;
+    j.acc = c->acc & 1, j.acc_left = c->acc & 8;
     j.partial = (float *)c->workspace;
-    conv_kernel *kernel = j.parts == 1 ? r.single_grad : r.gated_grad;
+    conv_kernel *kernel = (j.parts == 1 ? r.single_grad : r.gated_grad)[j.left != nullptr];
     int C = j.channels * j.parts;
     if (j.channels) kernel<<<dim3(j.channels, j.splits), 256, 0, stream_of(c)>>>(j);
     float *dw = (float *)c->out[1].data, *db = (float *)c->out[2].data;

@@ -4,24 +4,35 @@
  *   g = q0, z = q2 q1 (first) or g = q1, z = q2 q0 (second).
  *   dq of the third in g is dg, of the other two dz times the other's q, which is computed again;
  *   dx[t] = sum_i w[i] dq[t+K-1-i],  dw[i] = sum over rows and t of dq[t] x[t-K+1+i],  db = sum dq.
+ * Positions before a row are `left`, else zeros: x[t] = left[K-1+t], dleft[K-1+t] = dx[t] for -K < t < 0.
  * A row goes through blocks that stay in the first cache: memory is read and written once. Taps are taken in groups of up
  * to GROUP, each its own loop with everything in registers. */
 #ifndef REAL
 #include "kernels/ops/common.h"
 
 enum { TAPS = 64, GROUP = 4, BLOCK = 1024 }; /* most taps; taps and positions at a time */
+enum { LEFT = 3, DG, DZ, DLEFT = 3 };        /* slots after x, w, b, and after dx, dw, db */
 
 /* ---- shape rule ---------------------------------------------------------------------------------------- */
+static int shortconv_fits(const m2_desc *in, int64_t parts)
+{
+    const m2_desc *x = &in[0], *w = &in[1], *left = &in[LEFT];
+    if (x->rank != 3 || w->rank != 2 || w->shape[0] != x->shape[0]) return 0;
+    if (w->shape[1] < 1 || w->shape[1] > TAPS || !m2i_is_vector(&in[2], x->shape[0]) || x->shape[0] % parts)
+        return 0;
+    if (left->rank < 0) return 1;
+    m2_desc before = m2i_with_last(*x, w->shape[1] - 1, x->dtype);
+    return m2_desc_same_shape(left, &before) && left->dtype == x->dtype;
+}
+
 static m2_status shortconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     int64_t parts = attrs->i[M2_SHORTCONV_GATE] == M2_GATE_NONE ? 1 : 3;
-    const m2_desc *x = &in[0], *w = &in[1];
-    if (x->rank != 3 || w->rank != 2 || w->shape[0] != x->shape[0] || w->shape[1] < 1 || w->shape[1] > TAPS ||
-        !m2i_is_vector(&in[2], x->shape[0]) || x->shape[0] % parts)
+    if (!shortconv_fits(in, parts))
         return m2i_bad_shape(&m2_op_shortconv, in,
-                             parts == 1 ? "x (C, B, L), w (C, K), b (C), 1 <= K <= 64"
-                                        : "x (3d, B, L), w (3d, K), b (3d), 1 <= K <= 64");
-    out[0] = *x;
+                             parts == 1 ? "x (C, B, L), w (C, K), b (C), left (C, B, K-1), 1 <= K <= 64"
+                                        : "x (3d, B, L), w (3d, K), b (3d), left (3d, B, K-1), 1 <= K <= 64");
+    out[0] = in[0];
     out[0].shape[0] /= parts;
     out[1] = parts == 3 ? out[0] : m2_desc_none();
     return M2_OK;
@@ -87,13 +98,19 @@ static int64_t NAME(row)(const job *j, int part, int64_t channel, int64_t batch)
     return ((part * j->width + channel) * j->batch + batch) * j->length;
 }
 
-/* x[at - K + 1 .. at + n) of a row, in `room` where it begins before the row, with zeros there. */
-static const REAL *NAME(window)(const job *j, const REAL *x, int64_t at, int64_t n, REAL *room)
+/* x[at - K + 1 .. at + n) of a part's row, in `room` where it begins before the row, with `left` or zeros there. */
+static const REAL *NAME(window)(const job *j, int part, int64_t c, int64_t batch, int64_t at, int64_t n,
+                                REAL *room)
 {
-    int64_t before = j->taps - 1;
-    if (at >= before) return x + at - before;
-    memset(room, 0, (size_t)(before - at) * sizeof *room);
-    memcpy(room + before - at, x, (size_t)(at + n) * sizeof *room);
+    const REAL *x = (const REAL *)j->call->in[0].data + NAME(row)(j, part, c, batch),
+               *left = j->call->in[LEFT].data;
+    int64_t before = j->taps - 1, missing = before - at, row = (part * j->width + c) * j->batch + batch;
+    if (missing <= 0) return x + at - before;
+    if (left)
+        memcpy(room, left + row * before + at, (size_t)missing * sizeof *room);
+    else
+        memset(room, 0, (size_t)missing * sizeof *room);
+    memcpy(room + missing, x, (size_t)(at + n) * sizeof *room);
     return room;
 }
 
@@ -110,12 +127,13 @@ INLINE void NAME(add_taps)(int g, const REAL *w, const REAL *x, int64_t n, int f
     }
 }
 
-/* q[0:n] = q of positions [at, at + n) of the row x. */
-static void NAME(taps)(const job *j, int64_t channel, const REAL *x, int64_t at, int64_t n, REAL *q)
+/* q[0:n] = q of positions [at, at + n) of channel c of a part. */
+static void NAME(taps)(const job *j, int part, int64_t c, int64_t batch, int64_t at, int64_t n, REAL *q)
 {
+    int64_t channel = part * j->width + c;
     const REAL *w = (const REAL *)j->call->in[1].data + channel * j->taps;
     REAL room[BLOCK + 2 * TAPS], b = ((const REAL *)j->call->in[2].data)[channel];
-    x = NAME(window)(j, x, at, n, room);
+    const REAL *x = NAME(window)(j, part, c, batch, at, n, room);
     for (int64_t k = 0; k < j->taps; k += GROUP) {
         int64_t g = j->taps - k;
         if (g >= 4)
@@ -140,19 +158,16 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const job *j = ctx;
-    const REAL *x = j->call->in[0].data;
     REAL *g = j->call->out[0].data, *z = j->parts == 3 ? j->call->out[1].data : NULL;
     REAL a[BLOCK], b[BLOCK];
     for (int64_t row = begin; row < end; row++) {
         int64_t c = row / j->batch, batch = row % j->batch, to = row * j->length;
         for (int64_t at = 0; at < j->length; at += BLOCK) {
             int64_t n = j->length - at < BLOCK ? j->length - at : BLOCK;
-            if (g)
-                NAME(taps)
-                (j, j->direct * j->width + c, x + NAME(row)(j, j->direct, c, batch), at, n, g + to + at);
+            if (g) NAME(taps)(j, j->direct, c, batch, at, n, g + to + at);
             if (!z) continue;
-            NAME(taps)(j, j->factor * j->width + c, x + NAME(row)(j, j->factor, c, batch), at, n, a);
-            NAME(taps)(j, 2 * j->width + c, x + NAME(row)(j, 2, c, batch), at, n, b);
+            NAME(taps)(j, j->factor, c, batch, at, n, a);
+            NAME(taps)(j, 2, c, batch, at, n, b);
             NAME(product)(a, b, n, z + to + at);
         }
     }
@@ -187,16 +202,14 @@ static void NAME(upstream)(const job *j, int part, int64_t c, int64_t batch, int
 {
     const m2_call *call = j->call;
     int direct = part == j->direct;
-    const REAL *dy = direct ? call->in[3].data : call->in[4].data;
+    const REAL *dy = direct ? call->in[DG].data : call->in[DZ].data;
     int64_t row = (c * j->batch + batch) * j->length + at;
     if (!dy) {
         memset(dq, 0, (size_t)n * sizeof *dq);
     } else if (direct) {
         memcpy(dq, dy + row, (size_t)n * sizeof *dq);
     } else {
-        int other = part == 2 ? j->factor : 2;
-        const REAL *x = call->in[0].data;
-        NAME(taps)(j, other * j->width + c, x + NAME(row)(j, other, c, batch), at, n, dq);
+        NAME(taps)(j, part == 2 ? j->factor : 2, c, batch, at, n, dq);
         NAME(product)(dq, dy + row, n, dq);
     }
 }
@@ -222,6 +235,20 @@ static void NAME(block_gradients)(const job *j, int64_t channel, const REAL *x, 
     }
 }
 
+/* dleft of a row from dq of its first n >= min(K - 1, L) positions. */
+static void NAME(left_gradient)(const job *j, int64_t channel, int64_t batch, const REAL *dq, int64_t n)
+{
+    const m2_call *call = j->call;
+    int64_t before = j->taps - 1;
+    const REAL *w = (const REAL *)call->in[1].data + channel * j->taps;
+    REAL *dleft = (REAL *)call->out[DLEFT].data + (channel * j->batch + batch) * before;
+    for (int64_t m = 0; m < before; m++) { /* position m - before; tap k takes it to position m - k */
+        REAL sum = call->acc >> DLEFT & 1 ? dleft[m] : 0;
+        for (int64_t k = m < n ? 0 : m - n + 1; k <= m; k++) sum += w[k] * dq[m - k];
+        dleft[m] = sum;
+    }
+}
+
 /* A channel of one part, all its rows. dx must not be the memory of x, dg or dz: neighbours are read again. */
 static void NAME(backward_channel)(const job *j, int part, int64_t c)
 {
@@ -231,16 +258,16 @@ static void NAME(backward_channel)(const job *j, int part, int64_t c)
     REAL dq[BLOCK + TAPS], room[BLOCK + 2 * TAPS], unwanted[BLOCK];
     for (int64_t batch = 0; batch < j->batch; batch++) {
         int64_t row = NAME(row)(j, part, c, batch);
-        const REAL *x = (const REAL *)call->in[0].data + row;
         REAL *dx = call->out[0].data ? (REAL *)call->out[0].data + row : NULL;
         for (int64_t at = 0; at < j->length; at += BLOCK) {
             int64_t left = j->length - at, n = left < BLOCK ? left : BLOCK;
             int64_t with_halo = left < n + taps - 1 ? left : n + taps - 1;
             NAME(upstream)(j, part, c, batch, at, with_halo, dq);
             for (int64_t i = with_halo; i < n + taps - 1; i++) dq[i] = 0;
+            if (at == 0 && call->out[DLEFT].data) NAME(left_gradient)(j, channel, batch, dq, with_halo);
+            const REAL *x = NAME(window)(j, part, c, batch, at, n, room);
             NAME(block_gradients)
-            (j, channel, NAME(window)(j, x, at, n, room), dq, n, dx ? dx + at : unwanted,
-             dx && (call->acc & 1), dw, &db);
+            (j, channel, x, dq, n, dx ? dx + at : unwanted, dx && (call->acc & 1), dw, &db);
         }
     }
     REAL *out_w = call->out[1].data, *out_b = call->out[2].data;
@@ -263,31 +290,32 @@ static void NAME(backward)(void *ctx, int64_t begin, int64_t end, int thread)
 const m2_op m2_op_shortconv = {
     .name = "shortconv",
     .id = M2_OP_shortconv,
-    .n_in = 3,
+    .n_in = 4,
     .n_out = 2,
-    .in_name = {"x", "w", "b"},
+    .optional = 1 << LEFT,
+    .in_name = {"x", "w", "b", "left"},
     .out_name = {"g", "z"},
     .attr_i = {"gate"},
     .shape = shortconv_shape,
     .cost = shortconv_cost,
     .run = shortconv_run,
     .grad = &m2_op_shortconv_grad,
-    .grad_in = 7,
+    .grad_in = 15,
     .diff_out = 3,
-    .diff_in = 7,
+    .diff_in = 15,
 };
 
 const m2_op m2_op_shortconv_grad = {
     .name = "shortconv_grad",
     .id = M2_OP_shortconv_grad,
-    .n_in = 5,
-    .n_out = 3,
-    .optional = 1 << 3 | 1 << 4,
-    .in_name = {"x", "w", "b", "dg", "dz"},
-    .out_name = {"dx", "dw", "db"},
+    .n_in = 6,
+    .n_out = 4,
+    .optional = 1 << LEFT | 1 << DG | 1 << DZ,
+    .in_name = {"x", "w", "b", "left", "dg", "dz"},
+    .out_name = {"dx", "dw", "db", "dleft"},
     .attr_i = {"gate"},
     .cost = shortconv_grad_cost,
     .run = shortconv_grad_run,
-    .acc = 7,
+    .acc = 15,
 };
 #endif
