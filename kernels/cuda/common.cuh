@@ -5,6 +5,7 @@
  * f32. A thread moves groups of 8 elements: 16 bytes of bf16, twice 16 of f32. Loads keep raw bits and are unpacked when
  * all of a thread's loads are on their way. Rows whose width is no multiple of 8 go element by element. */
 #pragma once
+#include "divide.cuh"
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 #include <cuda_bf16.h>
@@ -202,18 +203,6 @@ template <int N> __device__ __forceinline__ void block_sum(float (&v)[N])
     }
     __syncthreads();
 }
-
-/* ---- division of 31-bit numbers by a number known at launch -------------------------------------------------------- */
-struct FastDiv {
-    uint32_t d, factor, shift;
-    FastDiv() = default;
-    explicit FastDiv(int64_t divisor) : d((uint32_t)divisor), factor(0), shift(0)
-    {
-        while ((1ull << shift) < d) shift++;
-        factor = (uint32_t)(((1ull << 32) * ((1ull << shift) - d)) / d + 1);
-    }
-    __device__ __forceinline__ uint32_t div(uint32_t n) const { return (__umulhi(n, factor) + n) >> shift; }
-};
 
 /* ---- sums over rows, in two deterministic stages (sums.cu) --------------------------------------------------------- */
 /* Floats of scratch that column_sums needs. */

@@ -16,10 +16,11 @@
  * instructions per 16 points of a row pair); measured 0.41 / 1.42 ms at L = 2048 (H200): latency of the row
  * loads, with 2 and 1 blocks per SM for registers, is what is left. L = 16K..64K: 1.1 / 3.4 ms, bound by f32
  * intermediates. All arithmetic is f32; only loads and stores round (bf16). Sums over pairs are taken in a
- * fixed order: deterministic. */
-#include "fft.cuh"
+ * fixed order: deterministic. Rows in segments, u (S, C, B, L/S), go through the outer stages only, whatever their
+ * length: those kernels come in two instances, the rest in one. */
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
+#include "rows.cuh"
 #include <cuda_runtime.h>
 
 namespace m2cu
@@ -28,105 +29,6 @@ namespace
 {
 
 /* ---- what a launch knows -------------------------------------------------------------------------------- */
-struct Rows { /* the rows of one filter, in pairs */
-    int64_t B, L, F;
-    int share; /* channels per filter */
-    int index; /* 1: M2_SHARE_INDEX */
-    int pairs; /* per filter */
-    /* element offset of row i of filter f, or -1 past the end */
-    __device__ __forceinline__ int64_t row(int f, int64_t i) const
-    {
-        if (i >= share * B) return -1;
-        if (!index) return ((int64_t)f * share * B + i) * L; /* neighbours: one run of rows */
-        unsigned c = (unsigned)i / (unsigned)B, b = (unsigned)i % (unsigned)B;
-        return ((f + F * c) * B + b) * L;
-    }
-};
-
-template <class T> __device__ __forceinline__ float up(T v)
-{
-    return (float)v;
-}
-template <class T> __device__ __forceinline__ T down(float v)
-{
-    return (T)v;
-}
-
-/* Two rows of one filter as one complex row. Loads are unconditional (indices clamped, then selected), so
- * that a thread's loads are all in flight together; a missing second row reads the first and counts as zero.
- */
-template <class T> struct Pair {
-    int64_t i0, i1;
-    int L;
-    bool two;
-    __device__ __forceinline__ Pair(const Rows &rows, int f, int pair) : L((int)rows.L)
-    {
-        i0 = rows.row(f, 2 * (int64_t)pair), i1 = rows.row(f, 2 * (int64_t)pair + 1);
-        two = i1 >= 0;
-        if (!two) i1 = i0;
-    }
-    /* z[e] = p at positions first + e * step, e < COUNT */
-    template <int COUNT> __device__ __forceinline__ void read(c32 *z, const T *p, int first, int step) const
-    {
-        const T *a = p + i0 + first, *b = p + i1 + first;
-        if (COUNT * step <= L) { /* rows fill the transform's half: plain offsets */
-#pragma unroll
-            for (int e = 0; e < COUNT; e++) z[e] = make_float2(up(a[e * step]), up(b[e * step]));
-        } else {
-#pragma unroll
-            for (int e = 0; e < COUNT; e++) {
-                int n = min(e * step, L - 1 - first);
-                z[e] = make_float2(up(a[n]), up(b[n]));
-                if (n < e * step) z[e] = make_float2(0, 0);
-            }
-        }
-        if (two) return;
-#pragma unroll
-        for (int e = 0; e < COUNT; e++) z[e].y = 0;
-    }
-    /* z = p * gate */
-    template <int COUNT>
-    __device__ __forceinline__ void load(c32 *z, const T *p, const T *gate, int first, int step) const
-    {
-        read<COUNT>(z, p, first, step);
-        if (gate) scale<COUNT>(z, gate, first, step);
-    }
-    template <int COUNT>
-    __device__ __forceinline__ void scale(c32 *z, const T *gate, int first, int step) const
-    {
-        c32 g[COUNT];
-        read<COUNT>(g, gate, first, step);
-#pragma unroll
-        for (int e = 0; e < COUNT; e++) z[e].x *= g[e].x, z[e].y *= g[e].y;
-    }
-    /* p = or += z * gate */
-    template <int COUNT>
-    __device__ __forceinline__ void store(T *p, const T *gate, const c32 *z, int first, int step,
-                                          bool acc) const
-    {
-        c32 v[COUNT];
-        if (acc) read<COUNT>(v, p, first, step);
-        if (gate) {
-            c32 g[COUNT];
-            read<COUNT>(g, gate, first, step);
-#pragma unroll
-            for (int e = 0; e < COUNT; e++)
-                v[e] =
-                    make_float2(z[e].x * g[e].x + (acc ? v[e].x : 0), z[e].y * g[e].y + (acc ? v[e].y : 0));
-        } else {
-#pragma unroll
-            for (int e = 0; e < COUNT; e++) v[e] = acc ? v[e] + z[e] : z[e];
-        }
-        T *a = p + i0 + first, *b = p + i1 + first;
-#pragma unroll
-        for (int e = 0; e < COUNT; e++) {
-            if (COUNT * step > L && first + e * step >= L) break;
-            a[e * step] = down<T>(v[e].x);
-            if (two) b[e * step] = down<T>(v[e].y);
-        }
-    }
-};
-
 template <class T> struct Tensors {
     const T *u, *pre, *post, *dy;
     T *y, *du, *dpre, *dpost;
@@ -328,7 +230,7 @@ __global__ void __launch_bounds__(block_threads(X::T))
 /* ---- outer stages, through memory ----------------------------------------------------------------------- */
 /* One thread per column: groups of M points, radix R, column c of group g. First stage reads rows or taps,
  * the rest temp. grid covers (pairs or filters) x groups x columns. */
-template <int R, class T, Where src, bool DY>
+template <int R, class T, Where src, bool DY, bool CUT>
 __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N,
                                              int64_t M, int f0, int p0, int np, int64_t items)
 {
@@ -338,7 +240,7 @@ __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps
     c32 *at = temp + item * N + g * M + c;
     c32 x[R];
     if constexpr (src == ROWS) {
-        Pair<T> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
+        Pair<T, CUT> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
         pair.template load<R / 2>(x, DY ? io.dy : io.u, DY ? io.post : io.pre, (int)c, (int)C);
     } else {
 #pragma unroll
@@ -355,7 +257,7 @@ __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps
 
 enum Into { KEEP, OUT_Y, OUT_DA, OUT_DPOST, OUT_TAPS };
 
-template <int R, class T, Into dst>
+template <int R, class T, Into dst, bool CUT>
 __global__ void __launch_bounds__(256)
     outer_inverse(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N, int64_t M, int f0, int p0,
                   int np, int64_t items)
@@ -378,7 +280,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int r = 0; r < R; r++) taps.store(f0 + (int)item, r * C + c, N, x[r].x / (float)N);
     } else {
-        Pair<T> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
+        Pair<T, CUT> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
         constexpr int H = R / 2;
         int n = (int)c, step = (int)C;
         if (dst == OUT_Y) pair.template store<H>(io.y, io.post, x, n, step, false);
@@ -404,17 +306,22 @@ constexpr int64_t spectra_budget = 32 << 20, chunk_budget = 16 << 20;
 Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool grad)
 {
     Plan p = {};
-    p.rows = {u->shape[1],
-              u->shape[2],
+    const int64_t *cbl = u->shape + u->rank - 3,
+                  segments = u->rank == 4 ? u->shape[0] : 1; /* C, B, L / segments */
+    p.rows = {cbl[1],
+              cbl[2] * segments,
               k->shape[0],
-              (int)(u->shape[0] / k->shape[0]),
+              (int)(cbl[0] / k->shape[0]),
               attrs->i[M2_LONGCONV_SHARE] == M2_SHARE_INDEX,
-              0};
+              0,
+              cbl[2],
+              FastDiv(cbl[2]),
+              segments > 1 ? (cbl[0] * cbl[1] - 1) * cbl[2] : 0};
     int64_t rows_per_filter = p.rows.share * p.rows.B;
     p.rows.pairs = (int)((rows_per_filter + 1) / 2);
-    for (p.N = 256; p.N < 2 * p.rows.L;) p.N *= 2;
+    for (p.N = p.rows.jump ? 16384 : 256; p.N < 2 * p.rows.L;) p.N *= 2;
     p.inner = p.N;
-    if (p.N > (grad ? 8192 : 16384)) {
+    if (p.N > (grad ? 8192 : 16384) || p.rows.jump) {
         p.inner = p.N <= 131072 ? 4096 : 8192;
         int64_t rest = p.N / p.inner;
         p.levels = rest > 32 ? 2 : 1;
@@ -553,14 +460,20 @@ template <class T> const Inner<T> *find_inner(int64_t N, bool grad, bool levels)
 template <class T, Where src, bool DY, int R>
 void one_outer(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
 {
-    launch(outer<R, T, src, DY>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io,
-           j.taps, temp, j.p.N, M, j.f0, j.p0, j.np, items);
+    auto *kernel = outer<R, T, src, DY, false>;
+    if constexpr (src == ROWS)
+        if (j.p.rows.jump) kernel = outer<R, T, src, DY, true>;
+    launch(kernel, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.taps, temp,
+           j.p.N, M, j.f0, j.p0, j.np, items);
 }
 template <class T, Into dst, int R>
 void one_outer_inverse(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
 {
-    launch(outer_inverse<R, T, dst>, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows,
-           j.io, j.dtaps, temp, j.p.N, M, j.f0, j.p0, j.np, items);
+    auto *kernel = outer_inverse<R, T, dst, false>;
+    if constexpr (dst != KEEP && dst != OUT_TAPS)
+        if (j.p.rows.jump) kernel = outer_inverse<R, T, dst, true>;
+    launch(kernel, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.dtaps, temp,
+           j.p.N, M, j.f0, j.p0, j.np, items);
 }
 #define BY_RADIX(R, call4, call8, call16, call32)                                                            \
     switch (R) {                                                                                             \

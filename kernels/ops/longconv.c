@@ -6,6 +6,8 @@
  * D is one more tap of lag 0, so its gradient is that of lag 0. Backward, with G = DFT(t dy post), and A recomputed:
  *     da = Re(conj(t) n IDFT(G conj(K))),  dc = conj(t) IDFT(sum over rows of G conj(A)),  dD = dk[0] = Re dc[0],
  *     du = da pre,  dpre = da u,  dpost = s dy.
+ * Rows may lie in segments, u (S, C, B, l) with L = S l: position t of a row is in segment t / l. That is how an exchange
+ * between ranks leaves them, and takes them (parallel/exchange.h).
  * A unit of work is some rows of one filter: its spectrum is computed once per unit, and dc summed there in the
  * frequency domain. Units depend on the shapes alone, so results do not change with the number of threads.
  *
@@ -23,11 +25,17 @@ enum { DU, DK, DKR, DD, DPRE, DPOST };     /* outputs of the gradient */
 enum { UNITS = 64, BUNDLES = 4 };          /* filters are cut until there are UNITS, of >= BUNDLES each */
 
 /* ---- shape rule ---------------------------------------------------------------------------------------- */
+static int64_t length_of(const m2_desc *u)
+{
+    return u->shape[u->rank - 1] * (u->rank == 4 ? u->shape[0] : 1);
+}
+
 static int longconv_fits(const m2_desc *in)
 {
     const m2_desc *u = &in[U], *k = &in[K];
-    if (u->rank != 3 || k->rank != 2 || k->shape[0] < 1 || u->shape[0] % k->shape[0]) return 0;
-    if (k->shape[1] > u->shape[2] || k->dtype != m2i_precise(u->dtype)) return 0;
+    if ((u->rank != 3 && u->rank != 4) || k->rank != 2) return 0;
+    if (k->shape[0] < 1 || u->shape[u->rank - 3] % k->shape[0]) return 0;
+    if (k->shape[1] > length_of(u) || k->dtype != m2i_precise(u->dtype)) return 0;
     if (in[KR].rank >= 0 && !(m2_desc_same_shape(&in[KR], k) && in[KR].dtype == k->dtype)) return 0;
     if (in[D].rank >= 0 && !(m2i_is_vector(&in[D], k->shape[0]) && in[D].dtype == k->dtype)) return 0;
     for (int i = PRE; i <= POST; i++)
@@ -41,8 +49,8 @@ static m2_status longconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_des
     if (!longconv_fits(in))
         return m2i_bad_shape(
             &m2_op_longconv, in,
-            "u (C, B, L), k (F, Lk) with F dividing C and Lk <= L, kr like k, D (F), pre and post like u, "
-            "k, kr and D in f32 (f64 if u is)");
+            "u (C, B, L) or (S, C, B, L/S), k (F, Lk) with F dividing C and Lk <= L, kr like k, D (F), "
+            "pre and post like u, k, kr and D in f32 (f64 if u is)");
     out[0] = in[U];
     return M2_OK;
 }
@@ -53,8 +61,8 @@ static void cost_of(const m2_desc *in, const m2_desc *out, int transforms, int f
 {
     m2_op_cost_bytes(NULL, in, out, cost);
     m2_dtype real = m2i_precise(in[U].dtype);
-    double rows = (double)m2i_rows(&in[U]), points = (double)in[U].shape[2];
-    double one = m2i_fft_flops(in[U].shape[2], real) + 6 * points;
+    double points = (double)length_of(&in[U]), rows = (double)m2_desc_count(&in[U]) / points;
+    double one = m2i_fft_flops(length_of(&in[U]), real) + 6 * points;
     cost->flops = one * (rows * transforms + (double)in[K].shape[0] * filter_transforms);
 }
 
@@ -73,20 +81,28 @@ static void longconv_grad_cost(const m2_attrs *attrs, const m2_desc *in, const m
 /* ---- how the work is cut ------------------------------------------------------------------------------- */
 enum { SPECTRA = 4 }; /* bundles a thread works in: K, A, G, sum of G conj(A); forward needs K and A */
 
+/* Where the positions of a row are: element i of it at i + (i / segment) jump. */
+typedef struct span {
+    int64_t length, segment, jump; /* jump 0: one piece */
+} span;
+
 typedef struct job {
     const m2_call *call;
     const m2i_fft *fft;
-    int64_t batch, length, filters, sharing, taps; /* `sharing` channels have one filter */
-    int64_t rows, bundles, parts; /* of one filter: rows, bundles of rows, units they are cut into */
-    char *partial[3];             /* dk, dkr, dD of each part; NULL: straight to the output */
+    span row;
+    int64_t batch, filters, sharing, taps; /* `sharing` channels have one filter */
+    int64_t rows, bundles, parts;          /* of one filter: rows, bundles of rows, units they are cut into */
+    char *partial[3];                      /* dk, dkr, dD of each part; NULL: straight to the output */
 } job;
 
 static m2_status plan(job *j, const m2_desc *u, const m2_desc *k)
 {
-    M2_TRY(m2i_fft_get(u->shape[2], u->dtype, &j->fft));
-    j->batch = u->shape[1], j->length = u->shape[2];
+    int64_t channels = u->shape[u->rank - 3], segment = u->shape[u->rank - 1];
+    M2_TRY(m2i_fft_get(length_of(u), u->dtype, &j->fft));
+    j->batch = u->shape[u->rank - 2];
+    j->row = (span){length_of(u), segment, u->rank == 4 ? (channels * j->batch - 1) * segment : 0};
     j->filters = k->shape[0], j->taps = k->shape[1];
-    j->sharing = u->shape[0] / j->filters;
+    j->sharing = channels / j->filters;
     j->rows = j->sharing * j->batch;
     j->bundles = (j->rows + j->fft->rows - 1) / j->fft->rows;
     int64_t wanted = (UNITS + j->filters - 1) / j->filters, most = j->bundles / BUNDLES;
@@ -127,7 +143,7 @@ static int64_t row_at(const job *j, int64_t filter, int64_t q)
     int64_t c = q / j->batch;
     int by_index = j->call->attrs.i[M2_LONGCONV_SHARE] == M2_SHARE_INDEX;
     int64_t channel = by_index ? c * j->filters + filter : filter * j->sharing + c;
-    return (channel * j->batch + q % j->batch) * j->length;
+    return (channel * j->batch + q % j->batch) * j->row.segment;
 }
 
 #define SELF "kernels/ops/longconv.c"
@@ -146,7 +162,7 @@ static m2_status longconv_run(const m2_call *c)
     job j = {0};
     m2_dtype real;
     M2_TRY(start(&j, c, &real));
-    m2i_spread(c, real, M2I_PAIR(forward), j.filters * j.parts, j.length * j.rows, &j);
+    m2i_spread(c, real, M2I_PAIR(forward), j.filters * j.parts, j.row.length * j.rows, &j);
     return M2_OK;
 }
 
@@ -160,7 +176,7 @@ static m2_status longconv_grad_run(const m2_call *c)
         j.partial[i] = partial;
         partial += j.parts * partial_width(&j, i) * m2_dtype_size(real);
     }
-    m2i_spread(c, real, M2I_PAIR(backward), j.filters * j.parts, j.length * j.rows, &j);
+    m2i_spread(c, real, M2I_PAIR(backward), j.filters * j.parts, j.row.length * j.rows, &j);
     for (int i = 0; i < 3 && j.parts > 1; i++)
         if (c->out[DK + i].data)
             m2i_fold(c, real, j.partial[i], j.parts, partial_width(&j, i), partial_width(&j, i),
@@ -192,6 +208,36 @@ static inline void NAME(put)(REAL *p, int64_t left, VEC v, int acc)
         for (int i = 0; i < left; i++) p[i] = v[i];
 }
 
+/* LANES elements of a row from position i on. */
+static inline VEC NAME(fetch)(const REAL *row, const span *s, int64_t i)
+{
+    int64_t left = s->length - i;
+    if (!s->jump) return NAME(get)(row + i, left);
+    int64_t at = i + i / s->segment * s->jump, here = s->segment - i % s->segment;
+    if (here >= LANES) return NAME(get)(row + at, left);
+    VEC v = {0};
+    for (int k = 0; k < LANES && k < left; k++) v[k] = row[i + k + (i + k) / s->segment * s->jump];
+    return v;
+}
+
+static inline void NAME(store)(REAL *row, const span *s, int64_t i, VEC v, int acc)
+{
+    int64_t left = s->length - i;
+    if (!s->jump) {
+        NAME(put)(row + i, left, v, acc);
+        return;
+    }
+    int64_t at = i + i / s->segment * s->jump, here = s->segment - i % s->segment;
+    if (here >= LANES) {
+        NAME(put)(row + at, left, v, acc);
+        return;
+    }
+    for (int k = 0; k < LANES && k < left; k++) {
+        REAL *to = row + i + k + (i + k) / s->segment * s->jump;
+        *to = v[k] + (acc ? *to : 0);
+    }
+}
+
 /* The quarter twist of points [c V, c V + V). */
 static inline void NAME(twist)(const m2i_fft *f, int64_t c, VEC *re, VEC *im)
 {
@@ -201,27 +247,30 @@ static inline void NAME(twist)(const m2i_fft *f, int64_t c, VEC *re, VEC *im)
     *im = low[0] * high[1] + low[1] * high[0];
 }
 
-/* Vector c of z = scale t a gate; `left` elements of a from c V on exist. */
-static inline void NAME(enter_vector)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t c,
-                                      int64_t left, REAL scale, REAL *z)
+/* Vector c of z = t a, a a vector of elements. */
+static inline void NAME(enter_vector)(const m2i_fft *f, VEC a, int64_t c, REAL *z)
 {
-    VEC re, im, v = scale * NAME(get)(a + c * LANES, left);
-    if (gate) v *= NAME(get)(gate + c * LANES, left);
+    VEC re, im;
     NAME(twist)(f, c, &re, &im);
-    ((VEC *)z)[2 * c] = v * re, ((VEC *)z)[2 * c + 1] = v * im;
+    ((VEC *)z)[2 * c] = a * re, ((VEC *)z)[2 * c + 1] = a * im;
 }
 
-/* z = scale t a gate, a of `length` elements (gate NULL: 1) and zeros behind. Asks for the next row on the way: it
- * arrives while this one is transformed. */
-static void NAME(enter)(const m2i_fft *f, const REAL *a, const REAL *gate, int64_t length, REAL scale,
-                        REAL *z)
+/* z = scale t a gate, a and gate (NULL: 1) rows that lie as s says, and zeros behind. Asks for the next row on the way:
+ * it arrives while this one is transformed. */
+static void NAME(enter)(const m2i_fft *f, const REAL *a, const REAL *gate, const span *s, REAL scale, REAL *z)
 {
-    int64_t c = 0;
-    for (; c < length / LANES; c++) {
-        __builtin_prefetch(a + length + c * LANES, 0, 2);
-        NAME(enter_vector)(f, a, gate, c, LANES, scale, z);
+    int64_t c = 0, plain = s->jump ? 0 : s->length / LANES; /* vectors that are all there, in one piece */
+    for (; c < plain; c++) {
+        __builtin_prefetch(a + s->length + c * LANES, 0, 2);
+        VEC v = scale * NAME(get)(a + c * LANES, LANES);
+        if (gate) v *= NAME(get)(gate + c * LANES, LANES);
+        NAME(enter_vector)(f, v, c, z);
     }
-    if (length % LANES) NAME(enter_vector)(f, a, gate, c, length % LANES, scale, z), c++;
+    for (; c * LANES < s->length; c++) {
+        VEC v = scale * NAME(fetch)(a, s, c * LANES);
+        if (gate) v *= NAME(fetch)(gate, s, c * LANES);
+        NAME(enter_vector)(f, v, c, z);
+    }
     memset(z + 2 * c * LANES, 0, (size_t)(2 * (f->plan.n - c * LANES)) * sizeof *z);
 }
 
@@ -240,7 +289,7 @@ static void NAME(enter_bundle)(const job *j, int64_t filter, int64_t bundle, con
     for (int64_t g = 0; g < j->fft->rows; g++) {
         int64_t q = bundle * j->fft->rows + g, at = row_at(j, filter, q);
         if (q < j->rows)
-            NAME(enter)(j->fft, a + at, gate ? gate + at : NULL, j->length, 1, z + 2 * n * g);
+            NAME(enter)(j->fft, a + at, gate ? gate + at : NULL, &j->row, 1, z + 2 * n * g);
         else
             memset(z + 2 * n * g, 0, (size_t)(2 * n) * sizeof *z);
     }
@@ -278,7 +327,7 @@ static void NAME(adjoint)(void *ctx, void *piece, int64_t first, int64_t count)
 /* ---- the filter and its gradient ----------------------------------------------------------------------- */
 static int64_t NAME(reverse_taps)(const job *j) /* lag -L touches nothing */
 {
-    return j->taps < j->length ? j->taps : j->length - 1;
+    return j->taps < j->row.length ? j->taps : j->row.length - 1;
 }
 
 /* K: every row of the bundle is the filter's spectrum over n. */
@@ -288,8 +337,9 @@ static void NAME(filter)(const job *j, int64_t filter, REAL *z)
     const REAL *k = (const REAL *)c->in[K].data + filter * j->taps, *d = c->in[D].data, *kr = c->in[KR].data;
     const m2i_fft *f = j->fft;
     int64_t n = f->plan.n;
+    span taps = {.length = j->taps};
     REAL scale = 1 / (REAL)n;
-    NAME(enter)(f, k, NULL, j->taps, scale, z);
+    NAME(enter)(f, k, NULL, &taps, scale, z);
     if (d) z[0] += scale * d[filter];
     for (int64_t i = 0; kr && i < NAME(reverse_taps)(j); i++) {
         int64_t p = n - 1 - i, lane = p % LANES;
@@ -355,11 +405,10 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
             m2i_fft_run(j->fft, z, 1, NAME(times_k), k, 1);
             for (int64_t g = 0; g < j->fft->rows && b * j->fft->rows + g < j->rows; g++) {
                 int64_t at = row_at(j, filter, b * j->fft->rows + g);
-                for (int64_t c = 0; c * LANES < j->length; c++) {
-                    int64_t i = c * LANES, left = j->length - i;
+                for (int64_t c = 0; c * LANES < j->row.length; c++) {
                     VEC s = NAME(leave)(j->fft, z + 2 * j->fft->plan.n * g, c);
-                    if (post) s *= NAME(get)(post + at + i, left);
-                    NAME(put)(y + at + i, left, s, 0);
+                    if (post) s *= NAME(fetch)(post + at, &j->row, c * LANES);
+                    NAME(store)(y + at, &j->row, c * LANES, s, 0);
                 }
             }
         }
@@ -373,16 +422,16 @@ static void NAME(row_gradients)(const job *j, int64_t at, const REAL *da, const 
     const m2_call *call = j->call;
     const REAL *u = call->in[U].data, *pre = call->in[PRE].data, *dy = call->in[DY].data;
     REAL *du = call->out[DU].data, *dpre = call->out[DPRE].data, *dpost = call->out[DPOST].data;
-    for (int64_t c = 0; c * LANES < j->length; c++) {
-        int64_t i = at + c * LANES, left = j->length - c * LANES;
+    const span *r = &j->row;
+    for (int64_t c = 0, i = 0; i < r->length; i = ++c * LANES) {
         VEC a = {0}, b = {0}, p = {0};
         if (du || dpre) a = b = NAME(leave)(j->fft, da, c);
-        if (du && pre) a *= NAME(get)(pre + i, left);
-        if (dpre) b *= NAME(get)(u + i, left);
-        if (dpost) p = NAME(leave)(j->fft, s, c) * NAME(get)(dy + i, left);
-        if (du) NAME(put)(du + i, left, a, call->acc >> DU & 1);
-        if (dpre) NAME(put)(dpre + i, left, b, call->acc >> DPRE & 1);
-        if (dpost) NAME(put)(dpost + i, left, p, call->acc >> DPOST & 1);
+        if (du && pre) a *= NAME(fetch)(pre + at, r, i);
+        if (dpre) b *= NAME(fetch)(u + at, r, i);
+        if (dpost) p = NAME(leave)(j->fft, s, c) * NAME(fetch)(dy + at, r, i);
+        if (du) NAME(store)(du + at, r, i, a, call->acc >> DU & 1);
+        if (dpre) NAME(store)(dpre + at, r, i, b, call->acc >> DPRE & 1);
+        if (dpost) NAME(store)(dpost + at, r, i, p, call->acc >> DPOST & 1);
     }
 }
 
