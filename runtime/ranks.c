@@ -12,7 +12,7 @@ static m2_status open_device(const m2_config *cfg, int local_rank, m2_device **o
     char own[32];
     snprintf(own, sizeof own, "cuda:%d", local_rank);
     if (any && local_rank > 0 && m2_device_open(own, (int)cfg->run_threads, out) == M2_OK) return M2_OK;
-    return m2_device_open(cfg->run_device, (int)cfg->run_threads, out);
+    return m2_context(m2_device_open(cfg->run_device, (int)cfg->run_threads, out), "run.device");
 }
 
 static m2_status same_kind(const m2_ranks *r)

@@ -59,6 +59,19 @@ m2_status m2_tokens_expect(const m2_tokens *t, const char *path, const char *exp
                    there);
 }
 
+m2_status m2_tokens_expect_option(const m2_config *cfg, const m2_tokens *t, const char *path)
+{
+    m2_tokenizer *named = NULL;
+    char *text = NULL;
+    if (!*cfg->data_tokenizer) return M2_OK;
+    m2_status st = m2_tokenizer_open(cfg->data_tokenizer, &named);
+    if (st == M2_OK) st = m2_tokenizer_serialize(named, &text);
+    if (st == M2_OK) st = m2_tokens_expect(t, path, text, "data.tokenizer");
+    free(text);
+    m2_tokenizer_close(&named);
+    return st;
+}
+
 void m2_tokens_free(m2_tokens *t)
 {
     free(t->tokenizer);

@@ -16,6 +16,8 @@ typedef struct m2_tokens {
 M2_API m2_status m2_tokens_open(const m2_config *cfg, const char *key, const char *path, m2_tokens *out) M2_MUST_USE;
 /* M2_DATA unless the store's tokenizer is `expected` (serialized), which `whose` names: "the checkpoint". */
 M2_API m2_status m2_tokens_expect(const m2_tokens *t, const char *path, const char *expected, const char *whose) M2_MUST_USE;
+/* The same against the tokenizer that data.tokenizer names, if it does. */
+M2_API m2_status m2_tokens_expect_option(const m2_config *cfg, const m2_tokens *t, const char *path) M2_MUST_USE;
 M2_API void m2_tokens_free(m2_tokens *t);
 
 /* model.vocab for a tokenizer of `vocab` ids: the next multiple of 8. */

@@ -209,6 +209,7 @@ static m2_status check(trainer *t)
 {
     m2_config *cfg = &t->cfg;
     M2_TRY(m2_tokens_open(cfg, "data.train", cfg->data_train, &t->data));
+    M2_TRY(m2_tokens_expect_option(cfg, &t->data, cfg->data_train));
     if (!cfg->model_vocab) cfg->model_vocab = m2_tokens_padded(t->data.info.vocab);
     snprintf(cfg->train_precision, sizeof cfg->train_precision, "%s", m2_precision_name(t->ranks.precision));
     if (*cfg->data_val) {
