@@ -99,7 +99,10 @@ static m2_status create_locked(const char *path, m2_store **out)
         return st;
     }
     hid_t p = access_properties();
-    int bad = m2i_h5_failed(s->file = H5Fcreate(s->temporary, H5F_ACC_TRUNC, H5P_DEFAULT, p));
+    hid_t creation = H5Pcreate(H5P_FILE_CREATE);
+    H5Pset_obj_track_times(creation, 0);
+    int bad = m2i_h5_failed(s->file = H5Fcreate(s->temporary, H5F_ACC_TRUNC, creation, p));
+    H5Pclose(creation);
     H5Pclose(p);
     if (bad) {
         m2_status st = m2_fail(M2_IO, "cannot create %s: %s", s->temporary, m2i_h5_why());
@@ -240,6 +243,7 @@ static m2_status create_array(m2_store *s, const char *name, const m2_array_info
                               hid_t plist)
 {
     hid_t links = H5Pcreate(H5P_LINK_CREATE);
+    H5Pset_obj_track_times(plist, 0); /* the same contents are the same bytes */
     H5Pset_create_intermediate_group(links, 1);
     hid_t id = H5Dcreate2(s->file, name, m2i_h5_file_type(info->dtype), space, links, plist, H5P_DEFAULT);
     m2_status st = M2_OK;

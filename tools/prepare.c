@@ -1,0 +1,258 @@
+/* prepare.c - m2 prepare ... TEXT...: text becomes a token store. */
+#include "data/prepare.h"
+#include "data/tokenizer.h"
+#include "kernels/base/log.h"
+#include "kernels/base/threads.h"
+#include "parallel/comm.h"
+#include "tools/tool.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+const char tool_prepare_usage[] =
+    "usage: m2 prepare --tokenizer bytes|PATH --out STORE.h5 [OPTION ...] TEXT...\n"
+    "       m2 prepare --train-tokenizer N    --out STORE.h5 [OPTION ...] TEXT...\n"
+    "\n"
+    "Makes a token store, what m2 train reads, out of text. TEXT: .txt files (one document each), .jsonl\n"
+    "files (one document a line), folders of them, - for standard input; packed as .zst, .gz or .xz or not.\n"
+    "The store depends on text and tokenizer only. It appears when it is complete.\n"
+    "\n"
+    "  --tokenizer PATH     bytes, tokenizer.json, *.tiktoken, or a folder with encoder.json + vocab.bpe or\n"
+    "                       vocab.json + merges.txt; or a file that --save-tokenizer wrote\n"
+    "  --train-tokenizer N  train a byte-level BPE of N tokens on the text itself; the store keeps it\n"
+    "  --save-tokenizer F   write the tokenizer to F too, for other stores\n"
+    "  --val-out V.h5 --val-fraction F\n"
+    "                       a second store for validation: a fraction F (0.05) of the documents of .jsonl\n"
+    "                       files, drawn, and the last part of each .txt file\n"
+    "  --field NAME         where a .jsonl line has its text (text)\n"
+    "  --format txt|jsonl   read all files so, whatever their names say; for standard input\n"
+    "  --dedup              leave out .jsonl documents that repeat an earlier one exactly\n"
+    "  --on-error stop|skip what to do with lines that hold no document (stop); skip counts them\n"
+    "  --threads N          that tokenise (all cores)\n"
+    "  --force              overwrite existing stores\n"
+    "\n"
+    "  m2 prepare --train-tokenizer 4096 --out train.h5 --val-out val.h5 books/ news.jsonl.zst\n";
+
+typedef struct options {
+    const char *tokenizer, *out, *val_out, *field, *format, *on_error, *save;
+    int64_t train, threads;
+    double val_fraction;
+    int dedup, force;
+} options;
+
+/* ---- checks ------------------------------------------------------------------------------------------------------ */
+static m2_status check_options(const options *o, int texts)
+{
+    if (!texts)
+        return m2_fail(M2_USAGE,
+                       "which text? m2 prepare --tokenizer ... --out STORE.h5 TEXT..., see m2 help prepare");
+    if (!o->out) return m2_fail(M2_USAGE, "which store is to be written? Give --out STORE.h5");
+    if (!o->tokenizer == !o->train)
+        return m2_fail(
+            M2_USAGE,
+            "give either --tokenizer bytes|PATH or --train-tokenizer N, so that one tokenizer is meant");
+    if (!(o->val_fraction > 0 && o->val_fraction < 1))
+        return m2_fail(M2_USAGE, "--val-fraction %g is not between 0 and 1", o->val_fraction);
+    if (o->threads < 1 || o->threads > 1024)
+        return m2_fail(M2_USAGE, "--threads %" PRId64 " is not in 1 .. 1024", o->threads);
+    if (strcmp(o->on_error, "stop") && strcmp(o->on_error, "skip"))
+        return m2_fail(M2_USAGE, "--on-error %s: expected stop or skip", o->on_error);
+    if (o->format && strcmp(o->format, "txt") && strcmp(o->format, "jsonl"))
+        return m2_fail(M2_USAGE, "--format %s: expected txt or jsonl", o->format);
+    if (o->val_out && !strcmp(o->val_out, o->out))
+        return m2_fail(M2_USAGE, "--out and --val-out are the same file, %s", o->out);
+    return M2_OK;
+}
+
+static m2_status check_free(const char *path, int force)
+{
+    if (!path || force || access(path, F_OK)) return M2_OK;
+    return m2_fail(M2_USAGE, "%s exists; --force overwrites it", path);
+}
+
+/* ---- the tokenizer ----------------------------------------------------------------------------------------------- */
+static m2_status train_tokenizer(const options *o, const m2_prepare_spec *spec, m2_tokenizer **out)
+{
+    m2_prepare_text *text;
+    for (int64_t i = 0; i < spec->files->count; i++)
+        if (!strcmp(spec->files->paths[i], "-"))
+            return m2_fail(
+                M2_USAGE,
+                "standard input cannot be read twice, to train a tokenizer and to tokenise: give a file");
+    double start = m2_now();
+    M2_TRY(m2_prepare_text_open(spec, &text));
+    m2_status trained = m2_tokenizer_train(o->train, m2_prepare_text_next, text, out);
+    m2_error failure;
+    m2_error_take(&failure, trained);
+    m2_status read = m2_prepare_text_close(&text);
+    if (read != M2_OK) m2_tokenizer_close(out); /* trained on half the text */
+    M2_TRY(read);
+    if (trained != M2_OK) return m2_error_put(&failure);
+    m2_log(M2_LOG_INFO, "trained a tokenizer of %" PRId64 " tokens in %.1f s", o->train, m2_now() - start);
+    return M2_OK;
+}
+
+static m2_status save_tokenizer(const m2_tokenizer *t, const char *path)
+{
+    char *text;
+    M2_TRY(m2_tokenizer_serialize(t, &text));
+    FILE *f = fopen(path, "w");
+    int bad = !f || fputs(text, f) < 0;
+    bad |= f && fclose(f);
+    free(text);
+    return bad ? m2_fail(M2_IO, "cannot write %s: %s", path, strerror(errno)) : M2_OK;
+}
+
+/* ---- what the store says of its making ---------------------------------------------------------------------------- */
+static char *join(char *const *words, int64_t n, const char *between)
+{
+    size_t size = 1;
+    for (int64_t i = 0; i < n; i++) size += strlen(words[i]) + strlen(between);
+    char *text = malloc(size), *p = text;
+    if (!text) return NULL;
+    *p = 0;
+    for (int64_t i = 0; i < n; i++)
+        p += snprintf(p, size - (size_t)(p - text), "%s%s", i ? between : "", words[i]);
+    return text;
+}
+
+/* SOURCE_DATE_EPOCH in the environment stands for now: the same store, byte for byte, at another time. */
+static void write_date(char date[32])
+{
+    const char *fixed = getenv("SOURCE_DATE_EPOCH");
+    time_t now = fixed ? (time_t)strtoll(fixed, NULL, 10) : time(NULL);
+    struct tm utc;
+    strftime(date, 32, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+}
+
+/* ---- what the user sees ------------------------------------------------------------------------------------------ */
+typedef struct display {
+    int terminal, shown;
+    int64_t bytes;    /* of the input; 0 = not known */
+    double next_line; /* without a terminal: when to print again */
+} display;
+
+static void show_progress(void *ctx, const m2_prepare_report *r)
+{
+    display *d = ctx;
+    char tokens[32], rate[32], left[32] = "";
+    if (!d->terminal && r->seconds < d->next_line) return;
+    d->next_line = r->seconds + 10;
+    int64_t n = r->out.tokens + r->val.tokens;
+    double share = d->bytes ? (double)r->consumed / (double)d->bytes : 0;
+    if (share > 0.01 && share < 1) m2_human_time(left, r->seconds * (1 - share) / share);
+    fprintf(stderr, "%s%5.1f%%  %s tokens  %s tokens/s%s%s%s", d->terminal ? "\r" : "", 100 * share,
+            m2_human_count(tokens, (double)n), m2_human_count(rate, (double)n / (r->seconds + 1e-9)),
+            *left ? "  " : "", left, *left ? " left" : "");
+    fputs(d->terminal ? "\033[K" : "\n", stderr);
+    d->shown = 1;
+}
+
+static void print_store(const char *path, const m2_token_store_info *info)
+{
+    char bytes[32];
+    int64_t tokens = info->tokens - info->documents;
+    printf("%s: %" PRId64 " documents, %" PRId64
+           " tokens (separators not counted), %s of text, %.3f bytes/token\n",
+           path, info->documents, tokens, m2_human_bytes(bytes, info->bytes),
+           (double)info->bytes / (double)(tokens ? tokens : 1));
+}
+
+static void print_summary(const options *o, const m2_tokenizer *t, const m2_prepare_report *r)
+{
+    char rate[32], hash[33];
+    m2_tokenizer_hash(t, hash);
+    print_store(o->out, &r->out);
+    if (o->val_out) print_store(o->val_out, &r->val);
+    if (r->skipped)
+        printf("%" PRId64 " lines left out for errors, the first: %s\n", r->skipped, r->first_skipped);
+    if (r->duplicates) printf("%" PRId64 " documents left out as duplicates\n", r->duplicates);
+    if (r->empty) printf("%" PRId64 " documents left out as empty\n", r->empty);
+    printf("tokenizer %s, %" PRId64 " tokens, %.8s; %s tokens/s with %" PRId64 " threads, %.1f s\n",
+           m2_tokenizer_kind(t), m2_tokenizer_vocab(t), hash,
+           m2_human_count(rate, (double)(r->out.tokens + r->val.tokens) / (r->seconds + 1e-9)), o->threads,
+           r->seconds);
+}
+
+/* ---- the tool ---------------------------------------------------------------------------------------------------- */
+static m2_status prepare_text(const options *o, m2_prepare_spec *spec, char *const *words, int count)
+{
+    m2_tokenizer *t = NULL;
+    m2_prepare_report report;
+    display d = {.terminal = isatty(STDERR_FILENO), .bytes = spec->files->bytes, .next_line = 10};
+    char date[32], *command = join(words, count, " "),
+                   *sources = join(spec->files->paths, spec->files->count, "\n");
+    write_date(date);
+    const char *notes[] = {"date", date, "command", command, "sources", sources, NULL};
+    m2_status st = command && sources ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for the names of files");
+    if (st == M2_OK) st = o->train ? train_tokenizer(o, spec, &t) : m2_tokenizer_open(o->tokenizer, &t);
+    if (st == M2_OK && o->save) st = save_tokenizer(t, o->save);
+    if (st == M2_OK) {
+        spec->tokenizer = t;
+        spec->notes = notes;
+        spec->progress = show_progress;
+        spec->ctx = &d;
+        st = m2_prepare(spec, &report);
+        if (d.terminal && d.shown) fputs("\r\033[K", stderr);
+    }
+    if (st == M2_OK) print_summary(o, t, &report);
+    m2_tokenizer_close(&t);
+    free(command);
+    free(sources);
+    return st;
+}
+
+m2_status tool_prepare(int argc, char **argv)
+{
+    options o = {
+        .field = "text", .on_error = "stop", .val_fraction = 0.05, .threads = m2_threads_available()};
+    const m2_flag flags[] = {{"--tokenizer", M2_FLAG_TEXT, &o.tokenizer},
+                             {"--train-tokenizer", M2_FLAG_INT, &o.train},
+                             {"--save-tokenizer", M2_FLAG_TEXT, &o.save},
+                             {"--out", M2_FLAG_TEXT, &o.out},
+                             {"--val-out", M2_FLAG_TEXT, &o.val_out},
+                             {"--val-fraction", M2_FLAG_REAL, &o.val_fraction},
+                             {"--field", M2_FLAG_TEXT, &o.field},
+                             {"--format", M2_FLAG_TEXT, &o.format},
+                             {"--dedup", M2_FLAG_ON, &o.dedup},
+                             {"--on-error", M2_FLAG_TEXT, &o.on_error},
+                             {"--threads", M2_FLAG_INT, &o.threads},
+                             {"--force", M2_FLAG_ON, &o.force},
+                             {NULL, M2_FLAG_ON, NULL}};
+    int rank, size, local_rank, local_size;
+    m2_comm_launcher(&rank, &size, &local_rank, &local_size);
+    m2_log_setup(M2_LOG_INFO, rank);
+    if (rank) return M2_OK;
+    if (size > 1)
+        m2_log(M2_LOG_WARN, "m2 prepare works in one process with threads: %d of %d ranks have nothing to do",
+               size - 1, size);
+    int words = argc;
+    char **line = malloc(((size_t)argc + 1) * sizeof *line); /* m2_flags_take reorders argv */
+    if (!line) return m2_fail(M2_TRANSIENT, "out of memory for the command line");
+    memcpy(line, argv, ((size_t)argc + 1) * sizeof *line);
+    m2_text_files files = {0};
+    m2_status st = m2_flags_take(&argc, argv, flags);
+    if (st == M2_OK) st = check_options(&o, argc - 1);
+    if (st == M2_OK) st = check_free(o.out, o.force);
+    if (st == M2_OK) st = check_free(o.val_out, o.force);
+    if (st == M2_OK) st = check_free(o.save, o.force);
+    if (o.format) files.format = strcmp(o.format, "txt") ? M2_TEXT_JSONL : M2_TEXT_PLAIN;
+    for (int i = 1; i < argc && st == M2_OK; i++) st = m2_text_files_add(&files, argv[i]);
+    m2_prepare_spec spec = {.files = &files,
+                            .out = o.out,
+                            .val_out = o.val_out,
+                            .val_fraction = o.val_fraction,
+                            .field = o.field,
+                            .threads = (int)o.threads,
+                            .skip_errors = !strcmp(o.on_error, "skip"),
+                            .dedup = o.dedup};
+    if (st == M2_OK) st = prepare_text(&o, &spec, line, words);
+    m2_text_files_free(&files);
+    free(line);
+    return st;
+}
