@@ -30,6 +30,9 @@ typedef struct m2_device_api {
     void (*free)(m2_device *dev, m2_memory kind, void *ptr);
     /* Any direction between device and host memory; asynchronous on the stream. */
     m2_status (*copy)(m2_device *dev, void *dst, const void *src, int64_t bytes, m2_stream *stream);
+    /* `rows` pieces of `bytes` each, whose starts are dst_step and src_step bytes apart; as copy. */
+    m2_status (*copy_rows)(m2_device *dev, void *dst, int64_t dst_step, const void *src, int64_t src_step, int64_t bytes,
+                           int64_t rows, m2_stream *stream);
     m2_status (*fill)(m2_device *dev, void *dst, int byte, int64_t bytes, m2_stream *stream);
     m2_status (*stream_create)(m2_device *dev, m2_stream **out);
     void (*stream_destroy)(m2_device *dev, m2_stream *stream);

@@ -21,7 +21,8 @@ static m2_status cpu_alloc(m2_device *dev, m2_memory kind, int64_t bytes, void *
     *out = aligned_alloc(256, n);
     if (*out) return M2_OK;
     char asked[32];
-    return m2_fail(M2_TRANSIENT, "out of memory: %s could not be allocated on the CPU", m2_human_bytes(asked, bytes));
+    return m2_fail(M2_TRANSIENT, "out of memory: %s could not be allocated on the CPU",
+                   m2_human_bytes(asked, bytes));
 }
 
 static void cpu_free(m2_device *dev, m2_memory kind, void *ptr)
@@ -34,6 +35,15 @@ static m2_status cpu_copy(m2_device *dev, void *dst, const void *src, int64_t by
 {
     (void)dev, (void)stream;
     if (bytes > 0 && dst != src) memmove(dst, src, (size_t)bytes);
+    return M2_OK;
+}
+
+static m2_status cpu_copy_rows(m2_device *dev, void *dst, int64_t dst_step, const void *src, int64_t src_step,
+                               int64_t bytes, int64_t rows, m2_stream *stream)
+{
+    (void)dev, (void)stream;
+    for (int64_t i = 0; bytes > 0 && i < rows; i++)
+        memcpy((char *)dst + i * dst_step, (const char *)src + i * src_step, (size_t)bytes);
     return M2_OK;
 }
 
@@ -117,6 +127,7 @@ static const m2_device_api cpu_api = {
     .alloc = cpu_alloc,
     .free = cpu_free,
     .copy = cpu_copy,
+    .copy_rows = cpu_copy_rows,
     .fill = cpu_fill,
     .stream_create = cpu_stream_create,
     .stream_destroy = cpu_stream_destroy,

@@ -62,6 +62,16 @@ static m2_status cuda_copy(m2_device *dev, void *dst, const void *src, int64_t b
     return M2_OK;
 }
 
+static m2_status cuda_copy_rows(m2_device *dev, void *dst, int64_t dst_step, const void *src,
+                                int64_t src_step, int64_t bytes, int64_t rows, m2_stream *stream)
+{
+    CUDA(cudaSetDevice(dev->index));
+    if (bytes > 0 && rows > 0)
+        CUDA(cudaMemcpy2DAsync(dst, (size_t)dst_step, src, (size_t)src_step, (size_t)bytes, (size_t)rows,
+                               cudaMemcpyDefault, (cudaStream_t)stream));
+    return M2_OK;
+}
+
 static m2_status cuda_fill(m2_device *dev, void *dst, int byte, int64_t bytes, m2_stream *stream)
 {
     CUDA(cudaSetDevice(dev->index));
@@ -243,7 +253,8 @@ static m2_device_api make_api()
     m2_device_api a = {};
     a.kind = "cuda";
     a.close = cuda_close;
-    a.alloc = cuda_alloc, a.free = cuda_free, a.copy = cuda_copy, a.fill = cuda_fill;
+    a.alloc = cuda_alloc, a.free = cuda_free, a.copy = cuda_copy, a.copy_rows = cuda_copy_rows,
+    a.fill = cuda_fill;
     a.stream_create = cuda_stream_create, a.stream_destroy = cuda_stream_destroy,
     a.stream_sync = cuda_stream_sync;
     a.event_create = cuda_event_create, a.event_destroy = cuda_event_destroy,
