@@ -88,6 +88,48 @@ void m2_comm_close(m2_comm **c)
     *c = NULL;
 }
 
+/* ---- special all-to-alls ----------------------------------------------------------------------------------------- */
+enum { FEW = 64 }; /* ranks whose counts fit the stack */
+
+/* counts[4 size]: zeroed send_count, send_at, recv_count, recv_at. */
+static int64_t *open_counts(int size, int64_t *few)
+{
+    if (size > FEW) return calloc(4 * (size_t)size, sizeof *few);
+    memset(few, 0, 4 * (size_t)size * sizeof *few);
+    return few;
+}
+
+static m2_status exchange_counts(m2_comm *c, const void *send, void *recv, int64_t *n, int64_t *few,
+                                 m2_dtype t, m2_stream *s)
+{
+    size_t p = (size_t)c->size;
+    m2_status st = c->api->all_to_all(c, send, n, n + p, recv, n + 2 * p, n + 3 * p, t, s);
+    if (n != few) free(n);
+    return st;
+}
+
+m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s)
+{
+    int64_t few[4 * FEW], *n = open_counts(c->size, few);
+    if (!n) return m2_fail(M2_TRANSIENT, "out of memory for an exchange of %d ranks", c->size);
+    for (int r = 0; r < c->size; r++) {
+        n[r] = n[2 * c->size + r] = count;
+        n[c->size + r] = n[3 * c->size + r] = r * count;
+    }
+    return exchange_counts(c, send, recv, n, few, t, s);
+}
+
+m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
+                        m2_stream *s)
+{
+    int64_t few[4 * FEW], *n = open_counts(c->size, few);
+    if (!n) return m2_fail(M2_TRANSIENT, "out of memory for an exchange of %d ranks", c->size);
+    int to = c->rank + by, from = c->rank - by;
+    if (to >= 0 && to < c->size) n[to] = count;
+    if (from >= 0 && from < c->size) n[2 * c->size + from] = count;
+    return exchange_counts(c, send, recv, n, few, t, s);
+}
+
 /* ---- agreement --------------------------------------------------------------------------------------------------- */
 m2_status m2_comm_agree(m2_comm *c, m2_status mine)
 {

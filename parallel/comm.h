@@ -75,6 +75,11 @@ M2_API void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_s
  * M2_OK. Collective. */
 M2_API m2_status m2_comm_agree(m2_comm *c, m2_status mine) M2_MUST_USE;
 
+/* The even all_to_all: `count` elements for every rank and from every rank, blocks in the order of ranks. */
+M2_API m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s) M2_MUST_USE;
+/* Every rank gives `count` elements to rank + by, where that exists: recv keeps its content on ranks without a giver. */
+M2_API m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
+                               m2_stream *s) M2_MUST_USE;
 /* CPU threads this rank may use: its cores divided by the ranks of this node that are bound to the same ones. Collective. */
 M2_API m2_status m2_comm_cores(m2_comm *c, int *cores) M2_MUST_USE;
 

@@ -1,21 +1,40 @@
-/* Communicators over MPI: the laws, under mpirun at several sizes. Ranks > 0 are silent; a failure on any rank fails all.
+/* Communicators over MPI: the laws, under mpirun at several sizes.
  * mpi-comm abort | exit | kill: the last rank goes that way while the others wait (tests/e2e/ranks_fail.sh). */
+#include "tests/mpi/on_mpi.h"
 #include "tests/unit/comm_laws.h"
 
-#include <CUnit/Basic.h>
 #include <signal.h>
 
-static m2_comm *world;
-
-static void test_laws(void)
+static void hold_all(m2_comm *c)
 {
-    for (int law = 0; law < LAWS; law++) {
-        const char *broke = law_hold(law, world, world->size <= 2 ? ~0u : 1u << M2_F32);
-        m2_status st = broke ? m2_fail(M2_BUG, "%s: %s", laws[law].name, broke) : M2_OK;
-        st = m2_comm_agree(world, st);
-        if (st != M2_OK) printf("\n  %s", m2_message());
-        CU_ASSERT_EQUAL(st, M2_OK);
-    }
+    for (int law = 0; law < LAWS; law++)
+        agree_on(law_hold(law, c, c->size <= 2 ? ~0u : 1u << M2_F32), laws[law].name);
+}
+
+static void test_host(void)
+{
+    hold_all(world);
+}
+
+/* A device whose memory is not the host's, as far as communicators know: everything is staged. */
+static void test_staged(void)
+{
+    m2_device *cpu = NULL;
+    m2_comm *c = NULL;
+    CU_ASSERT_EQUAL_FATAL(m2_device_open("cpu", 1, &cpu), M2_OK);
+    m2_device_api api = *cpu->api;
+    m2_device fake = *cpu;
+    api.kind = "fake";
+    fake.api = &api;
+    CU_ASSERT_EQUAL_FATAL(m2_comm_open("mpi", &fake, &c), M2_OK);
+    CU_ASSERT(c->host != c && c->host->device == NULL);
+    hold_all(c);
+    int64_t allocations = fake.allocations;
+    float x = 1;
+    CU_ASSERT_EQUAL(c->api->all_reduce(c, &x, &x, 1, M2_F32, M2_SUM, NULL), M2_OK);
+    CU_ASSERT(x == (float)c->size && fake.allocations == allocations);
+    m2_comm_close(&c);
+    m2_device_close(&cpu);
 }
 
 static int go(const char *way)
@@ -32,22 +51,9 @@ static int go(const char *way)
 
 int main(int argc, char **argv)
 {
-    int rank, size, local_rank, local_size;
-    m2_comm_launcher(&rank, &size, &local_rank, &local_size);
-    if (m2_comm_open("mpi", NULL, &world) != M2_OK) {
-        fprintf(stderr, "%s\n", m2_message());
-        return 1;
-    }
+    if (!open_world()) return 1;
     if (argc > 1) return go(argv[1]);
-    if (world->rank > 0 && !freopen("/dev/null", "w", stdout)) return 1;
-    if (CU_initialize_registry() != CUE_SUCCESS) return 1;
-    CU_pSuite suite = CU_add_suite("comm", NULL, NULL);
-    if (!suite || !CU_ADD_TEST(suite, test_laws)) return 1;
-    CU_basic_set_mode(CU_BRM_VERBOSE);
-    CU_basic_run_tests();
-    int32_t failures = (int32_t)CU_get_number_of_failures() + (world->rank != rank || world->size != size);
-    m2_status st = world->api->all_reduce(world, &failures, &failures, 1, M2_I32, M2_SUM, NULL);
-    CU_cleanup_registry();
-    m2_comm_close(&world);
-    return st != M2_OK || failures != 0;
+    return run_mpi_suite("comm", (CU_TestInfo[]){{"laws in host memory", test_host},
+                                                 {"laws in staged memory", test_staged},
+                                                 CU_TEST_INFO_NULL});
 }

@@ -1,49 +1,8 @@
 /* Communicators of one process: the laws over 1 to 8 ranks as threads, and what happens when a rank gives up or leaves. */
 #include "tests/unit/comm_laws.h"
+#include "tests/unit/on_ranks.h"
 
-#include <CUnit/Basic.h>
 #include <math.h>
-#include <pthread.h>
-
-enum { MOST = 8 };
-
-/* ---- running a function on every rank ---------------------------------------------------------------------------- */
-typedef struct member {
-    m2_comm *comm;
-    const char *(*body)(m2_comm *c, int argument);
-    int argument;
-    char broke[512];
-} member;
-
-static void *run_member(void *arg)
-{
-    member *m = arg;
-    const char *broke = m->body(m->comm, m->argument);
-    if (broke) {
-        snprintf(m->broke, sizeof m->broke, "%s", broke);
-        m2_fail(M2_BUG, "%s", broke);
-        m->comm->api->abort(m->comm, M2_BUG); /* the others would wait */
-    }
-    m2_comm_close(&m->comm);
-    return NULL;
-}
-
-static void on_ranks(int size, const char *(*body)(m2_comm *c, int argument), int argument)
-{
-    m2_comm *comm[MOST];
-    pthread_t thread[MOST];
-    member members[MOST];
-    CU_ASSERT_EQUAL_FATAL(m2_comm_open_threads(size, comm), M2_OK);
-    for (int r = 0; r < size; r++) {
-        members[r] = (member){comm[r], body, argument, ""};
-        CU_ASSERT_EQUAL_FATAL(pthread_create(&thread[r], NULL, run_member, &members[r]), 0);
-    }
-    for (int r = 0; r < size; r++) {
-        pthread_join(thread[r], NULL);
-        if (members[r].broke[0]) printf("\n  rank %d of %d: %s", r, size, members[r].broke);
-        CU_ASSERT(members[r].broke[0] == 0);
-    }
-}
 
 /* ---- the laws ---------------------------------------------------------------------------------------------------- */
 static const char *law_body(m2_comm *c, int law)
@@ -142,7 +101,7 @@ static const char *leave_body(m2_comm *c, int way)
 static const char *mismatch_body(m2_comm *c, int unused)
 {
     (void)unused;
-    char x[64] = {0}, all[64 * MOST];
+    char x[64] = {0}, all[64 * RANKS_MOST];
     m2_status st = c->api->all_gather(c, x, all, c->rank ? 16 : 15, M2_U8, NULL);
     LAW(st == M2_BUG || st == M2_TRANSIENT, "different counts were accepted");
     LAW(strstr(m2_message(), "ranks disagree"), "the reason is lost: %s", m2_message());
@@ -209,14 +168,10 @@ static void test_open(void)
 
 int main(void)
 {
-    if (CU_initialize_registry() != CUE_SUCCESS) return 1;
-    CU_pSuite suite = CU_add_suite("comm", NULL, NULL);
-    if (!suite || !CU_ADD_TEST(suite, test_self) || !CU_ADD_TEST(suite, test_threads) ||
-        !CU_ADD_TEST(suite, test_nan) || !CU_ADD_TEST(suite, test_failures) || !CU_ADD_TEST(suite, test_open))
-        return 1;
-    CU_basic_set_mode(CU_BRM_VERBOSE);
-    CU_basic_run_tests();
-    int failures = (int)CU_get_number_of_failures();
-    CU_cleanup_registry();
-    return failures != 0;
+    return run_suite("comm", (CU_TestInfo[]){{"laws alone", test_self},
+                                             {"laws over threads", test_threads},
+                                             {"NaN", test_nan},
+                                             {"failures", test_failures},
+                                             {"opening", test_open},
+                                             CU_TEST_INFO_NULL});
 }

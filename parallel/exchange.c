@@ -1,0 +1,307 @@
+/* exchange.c - all-to-alls between tokens and channels, and halos.
+ *
+ *   to_channels: block r of the channels goes to rank r; what comes from rank s is segment s of every row.
+ *   to_sequence: segment r of every row goes to rank r; what comes from rank s are its channels. As maps of blocks both are
+ *       y_r[s] = x_s[r], which is its own inverse and, being a permutation, its own adjoint.
+ *   halo: left_r = the last K - 1 tokens of x_{r-1};  adjoint: dx_r = dleft_{r+1} at its last K - 1 tokens, else 0. */
+#include "parallel/exchange.h"
+
+/* ---- shape rules ------------------------------------------------------------------------------------------------- */
+static m2_status to_channels_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    int64_t ranks = attrs->i[M2_EXCHANGE_RANKS];
+    char text[96];
+    if (in[0].rank != 3 || ranks < 1 || in[0].shape[0] % ranks)
+        return m2_fail(M2_USAGE, "to_channels needs x (C, B, L) with C a multiple of the %lld ranks, got %s",
+                       (long long)ranks, m2_desc_print(text, &in[0]));
+    out[0] = in[0];
+    out[0].rank = 4;
+    out[0].shape[0] = ranks, out[0].axis[0] = '.';
+    out[0].shape[1] = in[0].shape[0] / ranks;
+    for (int i = 1; i < 4; i++) out[0].axis[i] = in[0].axis[i - 1];
+    for (int i = 2; i < 4; i++) out[0].shape[i] = in[0].shape[i - 1];
+    return M2_OK;
+}
+
+static m2_status to_sequence_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    int64_t ranks = attrs->i[M2_EXCHANGE_RANKS];
+    char text[96];
+    if (in[0].rank != 4 || in[0].shape[0] != ranks)
+        return m2_fail(M2_USAGE, "to_sequence needs x (%lld, C, B, L), one segment per rank, got %s",
+                       (long long)ranks, m2_desc_print(text, &in[0]));
+    out[0] = in[0];
+    out[0].rank = 3;
+    for (int i = 0; i < 3; i++) out[0].shape[i] = in[0].shape[i + 1], out[0].axis[i] = in[0].axis[i + 1];
+    out[0].shape[0] *= ranks;
+    return M2_OK;
+}
+
+static m2_status halo_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    int64_t taps = attrs->i[M2_HALO_TAPS];
+    char text[96];
+    if (in[0].rank != 3 || taps < 2 || in[0].shape[2] < taps - 1)
+        return m2_fail(
+            M2_USAGE, "halo needs x (C, B, L) with at least %lld tokens on each rank (TAPS - 1 >= 1), got %s",
+            (long long)taps - 1, m2_desc_print(text, &in[0]));
+    out[0] = in[0];
+    out[0].shape[2] = taps - 1;
+    return M2_OK;
+}
+
+static m2_status rows_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    int64_t at = attrs->i[M2_ROWS_AT], count = attrs->i[M2_ROWS_COUNT];
+    char text[96];
+    if (in[0].rank < 1 || at < 0 || count < 1 || at + count > in[0].shape[0])
+        return m2_fail(M2_USAGE, "rows %lld to %lld are not rows of %s", (long long)at,
+                       (long long)(at + count), m2_desc_print(text, &in[0]));
+    out[0] = in[0];
+    out[0].shape[0] = count;
+    return M2_OK;
+}
+
+/* ---- cost -------------------------------------------------------------------------------------------------------- */
+int64_t m2_exchange_bytes(const m2_op *op, const m2_desc *in, const m2_desc *out, int rank, int ranks)
+{
+    if (op == &m2_op_to_channels || op == &m2_op_to_sequence)
+        return m2_desc_bytes(&in[0]) / ranks * (ranks - 1);
+    if (op == &m2_op_halo) return rank + 1 < ranks ? m2_desc_bytes(&out[0]) : 0;
+    if (op == &m2_op_halo_grad) return rank > 0 ? m2_desc_bytes(&in[0]) : 0;
+    if (op == &m2_op_all_reduce)
+        return m2_comm_bytes_all_reduce(m2_desc_count(&in[0]), in[0].dtype, rank, ranks);
+    return 0;
+}
+
+/* Both arrays of a part: what is outside it is not touched. */
+static void part_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
+{
+    (void)attrs;
+    int64_t a = m2_desc_bytes(&in[0]), b = m2_desc_bytes(&out[0]);
+    *cost = (m2_cost){.bytes = 2 * (double)(a < b ? a : b)};
+}
+
+/* ---- exchange ---------------------------------------------------------------------------------------------------- */
+static m2_status check(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    M2_CHECK(c && m2_tensor_dense(&call->in[0]) && m2_tensor_dense(&call->out[0]));
+    return M2_OK;
+}
+
+static m2_status exchange_run(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    M2_TRY(check(call));
+    if (call->attrs.i[M2_EXCHANGE_RANKS] != c->size)
+        return m2_fail(M2_BUG, "%s was planned for %lld ranks and runs on %d", call->op->name,
+                       (long long)call->attrs.i[M2_EXCHANGE_RANKS], c->size);
+    return m2_comm_swap(c, call->in[0].data, call->out[0].data, m2_tensor_count(&call->in[0]) / c->size,
+                        call->in[0].dtype, call->stream);
+}
+
+/* ---- halo -------------------------------------------------------------------------------------------------------- */
+/* The last `width` positions of every row of t (..., L), as rows for copy_rows. */
+typedef struct tail {
+    char *at;
+    int64_t step, bytes, rows;
+} tail;
+
+static tail tail_of(const m2_tensor *t, int64_t width)
+{
+    int64_t e = m2_dtype_size(t->dtype), length = t->shape[t->rank - 1];
+    return (tail){(char *)t->data + (length - width) * e, length * e, width * e, t->shape[0] * t->shape[1]};
+}
+
+static int64_t halo_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
+{
+    (void)attrs, (void)in, (void)threads;
+    return m2_desc_bytes(&out[0]);
+}
+
+static m2_status halo_run(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    m2_device *dev = call->device;
+    M2_TRY(check(call));
+    const m2_tensor *left = &call->out[0];
+    tail t = tail_of(&call->in[0], left->shape[2]);
+    int first = c->rank == 0, last = c->rank + 1 == c->size;
+    if (!last)
+        M2_TRY(
+            dev->api->copy_rows(dev, call->workspace, t.bytes, t.at, t.step, t.bytes, t.rows, call->stream));
+    if (first) M2_TRY(dev->api->fill(dev, left->data, 0, m2_tensor_bytes(left), call->stream));
+    return m2_comm_shift(c, 1, call->workspace, left->data, m2_tensor_count(left), left->dtype, call->stream);
+}
+
+static int64_t halo_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
+{
+    (void)attrs, (void)out, (void)threads;
+    return 2 * m2_desc_bytes(&in[0]);
+}
+
+/* y += x on the call's device. */
+static m2_status add_to(const m2_call *call, void *y, const void *x, const m2_desc *d)
+{
+    m2_tensor ty = m2_tensor_make(d, y);
+    m2_call add = {.op = &m2_op_add, .n_in = 2, .n_out = 1, .device = call->device, .stream = call->stream};
+    add.in[0] = add.out[0] = ty;
+    add.in[1] = ty;
+    add.in[1].data = (void *)(uintptr_t)x;
+    m2_run_fn run = call->device->api->lookup(call->device, &m2_op_add);
+    return run ? run(&add)
+               : m2_fail(M2_USAGE, "%s cannot add %s", call->device->name, m2_dtype_name(d->dtype));
+}
+
+static m2_status halo_grad_run(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    m2_device *dev = call->device;
+    M2_TRY(check(call));
+    const m2_tensor *dleft = &call->in[0], *dx = &call->out[0];
+    m2_desc d = m2_tensor_desc(dleft);
+    tail t = tail_of(dx, dleft->shape[2]);
+    char *came = call->workspace, *old = came + m2_tensor_bytes(dleft);
+    M2_TRY(m2_comm_shift(c, -1, dleft->data, came, m2_desc_count(&d), d.dtype, call->stream));
+    if (!(call->acc & 1)) M2_TRY(dev->api->fill(dev, dx->data, 0, m2_tensor_bytes(dx), call->stream));
+    if (c->rank + 1 == c->size) return M2_OK;
+    if (call->acc & 1) {
+        M2_TRY(dev->api->copy_rows(dev, old, t.bytes, t.at, t.step, t.bytes, t.rows, call->stream));
+        M2_TRY(add_to(call, came, old, &d));
+    }
+    return dev->api->copy_rows(dev, t.at, t.step, came, t.bytes, t.bytes, t.rows, call->stream);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
+static char *row_at(const m2_call *call, const m2_tensor *whole)
+{
+    int64_t row = whole->shape[0] ? m2_tensor_bytes(whole) / whole->shape[0] : 0;
+    return (char *)whole->data + call->attrs.i[M2_ROWS_AT] * row;
+}
+
+static m2_status rows_run(const m2_call *call)
+{
+    const m2_tensor *y = &call->out[0];
+    return call->device->api->copy(call->device, y->data, row_at(call, &call->in[0]), m2_tensor_bytes(y),
+                                   call->stream);
+}
+
+static m2_status rows_grad_run(const m2_call *call)
+{
+    const m2_tensor *dy = &call->in[0], *dx = &call->out[0];
+    char *to = row_at(call, dx);
+    m2_desc d = m2_tensor_desc(dy);
+    if (call->acc & 1) return add_to(call, to, dy->data, &d);
+    M2_TRY(call->device->api->fill(call->device, dx->data, 0, m2_tensor_bytes(dx), call->stream));
+    return call->device->api->copy(call->device, to, dy->data, m2_tensor_bytes(dy), call->stream);
+}
+
+/* ---- which filters ----------------------------------------------------------------------------------------------- */
+m2_status m2_exchange_part(int64_t channels, int64_t filters, int share, int ranks, int rank,
+                           m2_channel_part *out)
+{
+    if (channels % ranks)
+        return m2_fail(
+            M2_USAGE,
+            "the channel exchange needs ranks that divide the %lld channels, and there are %d: choose "
+            "another sequence size of the mesh",
+            (long long)channels, ranks);
+    int64_t own = channels / ranks, first = own * rank, sharing = channels / filters;
+    int by_index = share == M2_SHARE_INDEX;
+    *out = (m2_channel_part){.channels = {first, own}, .filters = {0, filters}, .share = share};
+    if (by_index) { /* F consecutive channels use all filters in turn */
+        out->uniform = own % filters == 0 || filters % own == 0;
+        if (filters % own == 0) out->filters = (m2_slab){first % filters, own};
+    } else {
+        out->uniform = own % sharing == 0 || sharing % own == 0;
+        int64_t low = first / sharing, high = (first + own - 1) / sharing;
+        out->filters = (m2_slab){low, high - low + 1};
+    }
+    return M2_OK;
+}
+
+/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+#define EXCHANGE(this, other)                                                                                \
+    const m2_op m2_op_##this = {                                                                             \
+        .name = #this,                                                                                       \
+        .id = -1,                                                                                            \
+        .n_in = 1,                                                                                           \
+        .n_out = 1,                                                                                          \
+        .in_name = {"x"},                                                                                    \
+        .out_name = {"y"},                                                                                   \
+        .attr_i = {"ranks"},                                                                                 \
+        .shape = this##_shape,                                                                               \
+        .cost = m2_op_cost_bytes,                                                                            \
+        .run = exchange_run,                                                                                 \
+        .grad = &m2_op_##other,                                                                              \
+        .diff_in = 1,                                                                                        \
+        .diff_out = 1,                                                                                       \
+        .linear = 1,                                                                                         \
+    };
+EXCHANGE(to_channels, to_sequence)
+EXCHANGE(to_sequence, to_channels)
+
+const m2_op m2_op_halo = {
+    .name = "halo",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"x"},
+    .out_name = {"left"},
+    .attr_i = {"taps"},
+    .shape = halo_shape,
+    .cost = part_cost,
+    .workspace = halo_workspace,
+    .run = halo_run,
+    .grad = &m2_op_halo_grad,
+    .diff_in = 1,
+    .diff_out = 1,
+    .linear = 1,
+};
+
+const m2_op m2_op_halo_grad = {
+    .name = "halo_grad",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"dleft"},
+    .out_name = {"dx"},
+    .attr_i = {"taps"},
+    .cost = m2_op_cost_bytes,
+    .workspace = halo_grad_workspace,
+    .run = halo_grad_run,
+    .acc = 1,
+    .linear = 1,
+};
+
+const m2_op m2_op_rows = {
+    .name = "rows",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"x"},
+    .out_name = {"y"},
+    .attr_i = {"at", "count"},
+    .shape = rows_shape,
+    .cost = part_cost,
+    .run = rows_run,
+    .grad = &m2_op_rows_grad,
+    .diff_in = 1,
+    .diff_out = 1,
+    .linear = 1,
+};
+
+const m2_op m2_op_rows_grad = {
+    .name = "rows_grad",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"dy"},
+    .out_name = {"dx"},
+    .attr_i = {"at", "count"},
+    .cost = m2_op_cost_bytes,
+    .run = rows_grad_run,
+    .acc = 1,
+    .linear = 1,
+};

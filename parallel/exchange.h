@@ -1,0 +1,62 @@
+/* exchange.h - the long and the short convolution of a sequence that is cut over ranks: collectives as ops.
+ *
+ * P ranks each hold l = L / P consecutive tokens of all C channels, (C, B, l). The channel exchange gives each rank all L
+ * tokens of C / P channels instead, the convolution runs there on those channels' filters alone, and the exchange goes back:
+ *
+ *     u (C, B, l) --to_channels--> (P, C/P, B, l) --longconv--> (P, C/P, B, l) --to_sequence--> y (C, B, l)
+ *
+ * Both directions send consecutive blocks and receive consecutive blocks: the first dimension counts the segments of a
+ * row, which longconv reads and writes where they lie (kernels/ops.h). Nothing is packed. Only the convolution's input and
+ * output move; gates stay with the tokens. The short convolution needs the K - 1 tokens before its own: `halo`.
+ *
+ * The call's context is the communicator of the sequence axis. Gradients are the adjoints for a loss that is the sum of
+ * the ranks' losses: to_channels and to_sequence are each other's, halo's sends back what was received. */
+#ifndef M2_EXCHANGE_H
+#define M2_EXCHANGE_H
+
+#include "kernels/ops.h"
+#include "parallel/comm.h"
+#include "parallel/layout.h"
+
+enum { M2_EXCHANGE_RANKS = 0 };
+enum { M2_HALO_TAPS = 0 };
+enum { M2_ROWS_AT = 0, M2_ROWS_COUNT };
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+extern M2_API const m2_op m2_op_to_channels; /* x (C, B, l) -> y (RANKS, C/RANKS, B, l) */
+extern M2_API const m2_op m2_op_to_sequence; /* x (RANKS, c, B, l) -> y (RANKS c, B, l) */
+extern M2_API const m2_op m2_op_halo;        /* x (C, B, l) -> left (C, B, TAPS-1): the left neighbour's last tokens, rank 0: 0 */
+extern M2_API const m2_op m2_op_halo_grad;   /* dleft -> dx, zero but at the last TAPS-1 tokens */
+/* x (n, ...) -> x[AT : AT + COUNT]: the rows of a parameter that this rank needs. No communication; context unused. */
+extern M2_API const m2_op m2_op_rows;
+extern M2_API const m2_op m2_op_rows_grad; /* dy -> dx, zero outside the rows */
+
+/* Bytes that `rank` of `ranks` gives to others in a call of any op of this header or m2_op_all_reduce: what the transport
+ * will count. in[] and out[] as in op.h. */
+M2_API int64_t m2_exchange_bytes(const m2_op *op, const m2_desc *in, const m2_desc *out, int rank, int ranks);
+
+/* Which part of a long convolution a rank does, given C channels with F filters shared as SHARE says. */
+typedef struct m2_channel_part {
+    m2_slab channels; /* of C */
+    m2_slab filters;  /* of F: all that these channels need */
+    /* 1: local filters count = filters.count, and longconv's SHARE gives channel c of the part the right one.
+     * 0: channels and filters do not line up: the filters must be gathered, one per channel (index below). */
+    int uniform;
+    int share; /* SHARE of the local call */
+} m2_channel_part;
+/* M2_USAGE if the ranks do not divide the channels. */
+M2_API m2_status m2_exchange_part(int64_t channels, int64_t filters, int share, int ranks, int rank,
+                                  m2_channel_part *out) M2_MUST_USE;
+/* The filter of a channel: of C channels with F filters. */
+static inline int64_t m2_filter_of(int64_t channels, int64_t filters, int share, int64_t channel)
+{
+    return share == M2_SHARE_INDEX ? channel % filters : channel / (channels / filters);
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,375 @@
+/* exchange_laws.h - the mixer's convolutions on a sequence cut over ranks: equal to the uncut ones, forward and backward;
+ * collectives adjoint to their gradients; bytes as predicted. Functions that all ranks call together (see comm_laws.h). */
+#ifndef M2_TESTS_EXCHANGE_LAWS_H
+#define M2_TESTS_EXCHANGE_LAWS_H
+
+#include "parallel/exchange.h"
+#include "tests/unit/comm_laws.h"
+
+#include <math.h>
+
+/* ---- calls on one rank ------------------------------------------------------------------------------------------- */
+enum { LAW_TENSORS = 96 };
+
+typedef struct bench {
+    m2_comm *comm;
+    m2_device *device;
+    m2_dtype t;
+    void *owned[LAW_TENSORS];
+    int n;
+} bench;
+
+static inline m2_tensor fresh(bench *b, m2_desc d)
+{
+    void *data = malloc((size_t)m2_desc_bytes(&d) + 1);
+    memset(data, 0xff, (size_t)m2_desc_bytes(&d) + 1); /* NaN: what is not written shows */
+    b->owned[b->n++] = data;
+    return m2_tensor_make(&d, data);
+}
+
+static inline void done_with(bench *b)
+{
+    while (b->n) free(b->owned[--b->n]);
+}
+
+static inline double get(const m2_tensor *t, int64_t i)
+{
+    return t->dtype == M2_F64 ? ((double *)t->data)[i] : (double)((float *)t->data)[i];
+}
+
+static inline void set(m2_tensor *t, int64_t i, double v)
+{
+    if (t->dtype == M2_F64)
+        ((double *)t->data)[i] = v;
+    else
+        ((float *)t->data)[i] = (float)v;
+}
+
+/* A tensor of pseudo-random numbers in (-1, 1): element i depends on (stream, i) alone. */
+static inline m2_tensor noise(bench *b, m2_desc d, int stream)
+{
+    m2_tensor t = fresh(b, d);
+    for (int64_t i = 0; i < m2_desc_count(&d); i++)
+        set(&t, i, (double)law_hash(stream, i) / 2147483648.0 - 1);
+    return t;
+}
+
+/* The range of positions of this rank in a tensor whose last dimension is the whole sequence. */
+static inline m2_tensor cut(bench *b, const m2_tensor *t)
+{
+    m2_desc d = m2_tensor_desc(t);
+    int64_t whole = d.shape[d.rank - 1], own = whole / b->comm->size, rows = m2_desc_count(&d) / whole;
+    d.shape[d.rank - 1] = own;
+    m2_tensor part = fresh(b, d);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < own; i++)
+            set(&part, r * own + i, get(t, r * whole + b->comm->rank * own + i));
+    return part;
+}
+
+/* Runs op; a collective must count the bytes that were predicted. Outputs that are absent have data NULL. */
+static inline m2_status call_op(bench *b, const m2_op *op, const m2_attrs *attrs, unsigned acc,
+                                const m2_tensor *in, int n_in, m2_tensor *out, int n_out)
+{
+    m2_call c = {.op = op, .n_in = n_in, .n_out = n_out, .acc = acc, .context = b->comm, .device = b->device};
+    m2_desc din[M2_MAX_IN], dout[M2_MAX_OUT];
+    if (attrs) c.attrs = *attrs;
+    for (int i = 0; i < M2_MAX_IN; i++) {
+        if (i < n_in) c.in[i] = in[i];
+        din[i] = i < n_in && in[i].data ? m2_tensor_desc(&in[i]) : m2_desc_none();
+    }
+    for (int j = 0; j < M2_MAX_OUT; j++) {
+        if (j < n_out) c.out[j] = out[j];
+        dout[j] = j < n_out && out[j].data ? m2_tensor_desc(&out[j]) : m2_desc_none();
+    }
+    c.workspace_bytes = op->workspace ? op->workspace(&c.attrs, din, dout, b->device->threads) : 0;
+    c.workspace = aligned_alloc(256, (size_t)(c.workspace_bytes + 512) / 256 * 256);
+    memset(c.workspace, 0xff, (size_t)c.workspace_bytes);
+    int64_t before = b->comm->bytes_sent;
+    m2_status st = op->run(&c);
+    free(c.workspace);
+    if (st != M2_OK) return st;
+    int64_t sent = b->comm->bytes_sent - before;
+    int64_t predicted = op->id < 0 ? m2_exchange_bytes(op, din, dout, b->comm->rank, b->comm->size) : 0;
+    if (sent != predicted)
+        return m2_fail(M2_BUG, "%s on rank %d of %d sent %lld bytes, predicted %lld", op->name, b->comm->rank,
+                       b->comm->size, (long long)sent, (long long)predicted);
+    return M2_OK;
+}
+
+/* y = op(x) with y's shape from the op's rule. */
+static inline m2_status apply(bench *b, const m2_op *op, const m2_attrs *attrs, const m2_tensor *x,
+                              m2_tensor *y)
+{
+    m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
+    for (int i = 0; i < M2_MAX_IN; i++) in[i] = i ? m2_desc_none() : m2_tensor_desc(x);
+    m2_status st = op->shape(attrs, in, out);
+    if (st != M2_OK) return st;
+    *y = fresh(b, out[0]);
+    return call_op(b, op, attrs, 0, x, 1, y, 1);
+}
+
+/* ---- adjoints ---------------------------------------------------------------------------------------------------- */
+static inline m2_status dot(bench *b, const m2_tensor *x, const m2_tensor *y, double *sum)
+{
+    *sum = 0;
+    for (int64_t i = 0; i < m2_tensor_count(x); i++) *sum += get(x, i) * get(y, i);
+    return b->comm->api->all_reduce(b->comm, sum, sum, 1, M2_F64, M2_SUM, NULL);
+}
+
+/* <A x, v> = <x, A' v> over all ranks, and A' v added to something is that something plus A' v. */
+static inline const char *law_adjoint(bench *b, const m2_op *op, const m2_attrs *attrs, m2_desc d)
+{
+    m2_tensor x = noise(b, d, b->comm->rank), y, back = fresh(b, d), sum = noise(b, d, 77);
+    WORKS(apply(b, op, attrs, &x, &y));
+    m2_tensor v = noise(b, m2_tensor_desc(&y), 100 + b->comm->rank);
+    WORKS(call_op(b, op->grad, attrs, 0, &v, 1, &back, 1));
+    double left, right;
+    WORKS(dot(b, &y, &v, &left));
+    WORKS(dot(b, &x, &back, &right));
+    LAW(fabs(left - right) < 1e-11 * (1 + fabs(left)) * (double)m2_desc_count(&d),
+        "%s: <Ax, v> = %.17g, <x, A'v> = %.17g", op->name, left, right);
+    if (!(op->grad->acc & 1)) return NULL;
+    m2_tensor base = noise(b, d, 77);
+    WORKS(call_op(b, op->grad, attrs, 1, &v, 1, &sum, 1));
+    for (int64_t i = 0; i < m2_desc_count(&d); i++)
+        LAW(fabs(get(&sum, i) - get(&base, i) - get(&back, i)) < 1e-14, "%s does not add", op->grad->name);
+    return NULL;
+}
+
+static inline const char *law_adjoints(bench *b)
+{
+    int p = b->comm->size;
+    m2_attrs ranks = {.i[M2_EXCHANGE_RANKS] = p}, taps = {.i[M2_HALO_TAPS] = 4}, rows = {.i = {2, 3}};
+    m2_desc cbl = m2_desc_make(M2_F64, "CBL", (int64_t)2 * p, (int64_t)3, (int64_t)5);
+    const char *broke = law_adjoint(b, &m2_op_to_channels, &ranks, cbl);
+    if (!broke) broke = law_adjoint(b, &m2_op_halo, &taps, cbl);
+    m2_desc seg = m2_desc_make(M2_F64, ".CBL", (int64_t)p, (int64_t)2, (int64_t)3, (int64_t)5);
+    if (!broke) broke = law_adjoint(b, &m2_op_to_sequence, &ranks, seg);
+    if (!broke)
+        broke = law_adjoint(b, &m2_op_rows, &rows, m2_desc_make(M2_F64, ".C", (int64_t)7, (int64_t)4));
+    if (broke) return broke;
+    m2_tensor x = noise(b, cbl, b->comm->rank), there, back;
+    WORKS(apply(b, &m2_op_to_channels, &ranks, &x, &there));
+    WORKS(apply(b, &m2_op_to_sequence, &ranks, &there, &back));
+    LAW(!memcmp(x.data, back.data, (size_t)m2_tensor_bytes(&x)), "to_sequence does not undo to_channels");
+    return NULL;
+}
+
+/* ---- the mixer, whole and cut ------------------------------------------------------------------------------------ */
+typedef struct mixer_case {
+    int64_t d, batch, length, taps, filters, filter_taps; /* length: of the whole sequence */
+    int gate, share, two_sided, skip;
+} mixer_case;
+
+enum { W, BIAS, K, KR, D, WEIGHTS };
+
+typedef struct mixer_run {
+    m2_tensor x, dy, weight[WEIGHTS]; /* given; absent weights have data NULL */
+    m2_tensor y, dx, dweight[WEIGHTS];
+} mixer_run;
+
+static inline mixer_run mixer_given(bench *b, const mixer_case *m)
+{
+    mixer_run r = {0};
+    m2_desc k = m2_desc_make(b->t, "CL", m->filters, m->filter_taps);
+    r.x = noise(b, m2_desc_make(b->t, "CBL", 3 * m->d, m->batch, m->length), 1);
+    r.dy = noise(b, m2_desc_make(b->t, "CBL", m->d, m->batch, m->length), 2);
+    r.weight[W] = noise(b, m2_desc_make(b->t, "C.", 3 * m->d, m->taps), 3);
+    r.weight[BIAS] = noise(b, m2_desc_make(b->t, "C", 3 * m->d), 4);
+    r.weight[K] = noise(b, k, 5);
+    if (m->two_sided) r.weight[KR] = noise(b, k, 6);
+    if (m->skip) r.weight[D] = noise(b, m2_desc_make(b->t, "C", m->filters), 7);
+    for (int w = 0; w < WEIGHTS; w++)
+        if (r.weight[w].data) r.dweight[w] = fresh(b, m2_tensor_desc(&r.weight[w]));
+    return r;
+}
+
+/* y = longconv(z, k, kr, D) g with g, z = shortconv(x), and back. */
+static inline m2_status mixer_whole(bench *b, const mixer_case *m, mixer_run *r)
+{
+    m2_attrs gate = {.i[M2_SHORTCONV_GATE] = m->gate}, share = {.i[M2_LONGCONV_SHARE] = m->share};
+    m2_desc d = m2_tensor_desc(&r->dy);
+    m2_tensor *w = r->weight, *dw = r->dweight, none = {0};
+    m2_tensor gz[] = {fresh(b, d), fresh(b, d)}, dgz[] = {fresh(b, d), fresh(b, d)};
+    r->y = fresh(b, d);
+    r->dx = fresh(b, m2_tensor_desc(&r->x));
+    M2_TRY(call_op(b, &m2_op_shortconv, &gate, 0, (m2_tensor[]){r->x, w[W], w[BIAS], none}, 4, gz, 2));
+    M2_TRY(call_op(b, &m2_op_longconv, &share, 0, (m2_tensor[]){gz[1], w[K], w[KR], w[D], none, gz[0]}, 6,
+                   &r->y, 1));
+    m2_tensor din[] = {gz[1], w[K], w[KR], w[D], none, gz[0], r->dy},
+              dout[] = {dgz[1], dw[K], dw[KR], dw[D], none, dgz[0]};
+    M2_TRY(call_op(b, &m2_op_longconv_grad, &share, 0, din, 7, dout, 6));
+    m2_tensor sin[] = {r->x, w[W], w[BIAS], none, dgz[0], dgz[1]}, sout[] = {r->dx, dw[W], dw[BIAS], none};
+    return call_op(b, &m2_op_shortconv_grad, &gate, 0, sin, 6, sout, 4);
+}
+
+/* The part of the filters that this rank needs, and the gradient of all of them from that of the part. */
+static inline m2_status filters_of(bench *b, const mixer_case *m, const m2_channel_part *part,
+                                   const m2_tensor *all, const m2_tensor *index, m2_tensor *own)
+{
+    m2_attrs rows = {.i = {part->filters.at, part->filters.count}};
+    if (!all->data) return *own = *all, M2_OK;
+    M2_TRY(apply(b, &m2_op_rows, &rows, all, own));
+    if (part->uniform) return M2_OK;
+    m2_desc d = m2_tensor_desc(own);
+    d.shape[0] = m->d / b->comm->size;
+    m2_tensor per_channel = fresh(b, d);
+    if (d.rank == 1) { /* gather takes rows */
+        for (int64_t c = 0; c < d.shape[0]; c++) set(&per_channel, c, get(own, ((int32_t *)index->data)[c]));
+    } else {
+        M2_TRY(call_op(b, &m2_op_gather, NULL, 0, (m2_tensor[]){*own, *index}, 2, &per_channel, 1));
+    }
+    *own = per_channel;
+    return M2_OK;
+}
+
+static inline m2_status filters_back(bench *b, const m2_channel_part *part, const m2_tensor *down,
+                                     const m2_tensor *index, m2_tensor *dall)
+{
+    m2_attrs rows = {.i = {part->filters.at, part->filters.count}};
+    m2_tensor d = *down;
+    if (!d.data) return M2_OK;
+    if (!part->uniform) {
+        m2_desc desc = m2_tensor_desc(dall);
+        desc.shape[0] = part->filters.count;
+        d = fresh(b, desc);
+        if (desc.rank == 1) {
+            for (int64_t f = 0; f < desc.shape[0]; f++) set(&d, f, 0);
+            for (int64_t c = 0; c < down->shape[0]; c++) {
+                int32_t f = ((int32_t *)index->data)[c];
+                set(&d, f, get(&d, f) + get(down, c));
+            }
+        } else {
+            M2_TRY(call_op(b, &m2_op_gather_grad, NULL, 0, (m2_tensor[]){*index, *down}, 2, &d, 1));
+        }
+    }
+    M2_TRY(call_op(b, &m2_op_rows_grad, &rows, 0, &d, 1, dall, 1));
+    return call_op(b, &m2_op_all_reduce, NULL, 0, dall, 1, dall, 1);
+}
+
+static inline m2_tensor like(bench *b, const m2_tensor *t)
+{
+    return t->data ? fresh(b, m2_tensor_desc(t)) : (m2_tensor){0};
+}
+
+static inline m2_status mixer_cut(bench *b, const mixer_case *m, mixer_run *r)
+{
+    int ranks = b->comm->size;
+    m2_attrs gate = {.i[M2_SHORTCONV_GATE] = m->gate}, swap = {.i[M2_EXCHANGE_RANKS] = ranks};
+    m2_attrs taps = {.i[M2_HALO_TAPS] = m->taps};
+    m2_channel_part part;
+    M2_TRY(m2_exchange_part(m->d, m->filters, m->share, ranks, b->comm->rank, &part));
+    m2_attrs share = {.i[M2_LONGCONV_SHARE] = part.share};
+    m2_tensor index = fresh(b, m2_desc_make(M2_I32, ".", part.channels.count)), none = {0}, own[WEIGHTS],
+              down[WEIGHTS];
+    for (int64_t c = 0; c < part.channels.count; c++)
+        ((int32_t *)index.data)[c] =
+            (int32_t)(m2_filter_of(m->d, m->filters, m->share, part.channels.at + c) - part.filters.at);
+    for (int w = K; w < WEIGHTS; w++) {
+        M2_TRY(filters_of(b, m, &part, &r->weight[w], &index, &own[w]));
+        down[w] = like(b, &own[w]);
+    }
+    m2_tensor *w = r->weight, *dw = r->dweight, x = cut(b, &r->x), dy = cut(b, &r->dy), left = none;
+    m2_desc d = m2_tensor_desc(&dy);
+    m2_tensor gz[] = {fresh(b, d), fresh(b, d)}, dgz[] = {fresh(b, d), fresh(b, d)}, dt = fresh(b, d), u, s,
+              t, ds, dz;
+    /* forward */
+    if (m->taps > 1) M2_TRY(apply(b, &m2_op_halo, &taps, &x, &left));
+    M2_TRY(call_op(b, &m2_op_shortconv, &gate, 0, (m2_tensor[]){x, w[W], w[BIAS], left}, 4, gz, 2));
+    M2_TRY(apply(b, &m2_op_to_channels, &swap, &gz[1], &u));
+    s = like(b, &u);
+    M2_TRY(call_op(b, &m2_op_longconv, &share, 0, (m2_tensor[]){u, own[K], own[KR], own[D], none, none}, 6,
+                   &s, 1));
+    M2_TRY(apply(b, &m2_op_to_sequence, &swap, &s, &t));
+    r->y = fresh(b, d);
+    M2_TRY(call_op(b, &m2_op_mul, NULL, 0, (m2_tensor[]){t, gz[0]}, 2, &r->y, 1));
+    /* backward */
+    m2_tensor du = like(b, &u), dleft = like(b, &left);
+    r->dx = like(b, &x);
+    m2_tensor both[] = {dt, dgz[0]};
+    M2_TRY(call_op(b, &m2_op_mul_grad, NULL, 0, (m2_tensor[]){t, gz[0], dy}, 3, both, 2));
+    M2_TRY(apply(b, &m2_op_to_channels, &swap, &dt, &ds));
+    m2_tensor lin[] = {u, own[K], own[KR], own[D], none, none, ds},
+              lout[] = {du, down[K], down[KR], down[D], none, none};
+    M2_TRY(call_op(b, &m2_op_longconv_grad, &share, 0, lin, 7, lout, 6));
+    M2_TRY(apply(b, &m2_op_to_sequence, &swap, &du, &dz));
+    m2_tensor sin[] = {x, w[W], w[BIAS], left, dgz[0], dz}, sout[] = {r->dx, dw[W], dw[BIAS], dleft};
+    M2_TRY(call_op(b, &m2_op_shortconv_grad, &gate, 0, sin, 6, sout, 4));
+    if (m->taps > 1) M2_TRY(call_op(b, &m2_op_halo_grad, &taps, 1, &dleft, 1, &r->dx, 1));
+    for (int i = K; i < WEIGHTS; i++) M2_TRY(filters_back(b, &part, &down[i], &index, &dw[i]));
+    for (int i = W; i <= BIAS; i++) M2_TRY(call_op(b, &m2_op_all_reduce, NULL, 0, &dw[i], 1, &dw[i], 1));
+    return M2_OK;
+}
+
+static inline double distance(const m2_tensor *a, const m2_tensor *b)
+{
+    double diff = 0, size = 0;
+    for (int64_t i = 0; i < m2_tensor_count(a); i++) {
+        double x = get(a, i), y = get(b, i);
+        diff += (x - y) * (x - y);
+        size += y * y;
+    }
+    return sqrt(diff / (size > 0 ? size : 1));
+}
+
+static inline const char *law_mixer(bench *b, const mixer_case *m)
+{
+    mixer_run whole = mixer_given(b, m), part = mixer_given(b, m);
+    double tol = b->t == M2_F64 ? 1e-12 : 1e-5;
+    WORKS(mixer_whole(b, m, &whole));
+    WORKS(mixer_cut(b, m, &part));
+    m2_tensor y = cut(b, &whole.y), dx = cut(b, &whole.dx);
+    static const char *const names[] = {"w", "b", "k", "kr", "D"};
+    LAW(distance(&part.y, &y) < tol, "y differs by %.2g", distance(&part.y, &y));
+    LAW(distance(&part.dx, &dx) < tol, "dx differs by %.2g", distance(&part.dx, &dx));
+    for (int w = 0; w < WEIGHTS; w++) {
+        if (!whole.weight[w].data) continue;
+        double far = distance(&part.dweight[w], &whole.dweight[w]);
+        LAW(far < tol, "d%s differs by %.2g (%d ranks, C %d, F %d, share %d)", names[w], far, b->comm->size,
+            (int)m->d, (int)m->filters, m->share);
+    }
+    return NULL;
+}
+
+/* Channels in multiples of the ranks; filters that line up with the parts, and that do not. */
+static inline const char *law_mixers(bench *b)
+{
+    int64_t p = b->comm->size;
+    const mixer_case cases[] = {
+        {2 * p, 2, 8 * p, 3, 2 * p, 8 * p, M2_GATE_FIRST, M2_SHARE_HEAD, 0, 1}, /* a filter per channel */
+        {6 * p, 2, 5 * p, 4, 2 * p, 5 * p, M2_GATE_SECOND, M2_SHARE_HEAD, 1,
+         1}, /* whole filters per rank, two-sided */
+        {3 * p, 3, 4 * p, 3, 1, 3 * p, M2_GATE_FIRST, M2_SHARE_HEAD, 0, 0},   /* one filter for all */
+        {4 * p, 1, 33 * p, 2, p, 7 * p, M2_GATE_FIRST, M2_SHARE_INDEX, 1, 1}, /* filters in turn */
+        {6 * p, 2, 3 * p, 3, 4 * p > 6 ? 2 : 1, 3 * p, M2_GATE_FIRST, M2_SHARE_INDEX, 0, 1},
+        {2 * p, 2, 3 * p, 1, 2 * p, 3 * p, M2_GATE_FIRST, M2_SHARE_INDEX, 1, 0}, /* no short taps to fetch */
+        {6 * p, 2, 4 * p, 3, p % 2 ? 2 : 3 * p / 2, 4 * p, M2_GATE_FIRST, M2_SHARE_HEAD, 1,
+         1}, /* parts cut filters */
+        {6 * p, 2, 4 * p, 3, p % 2 ? 2 : 3 * p / 2, 4 * p, M2_GATE_FIRST, M2_SHARE_INDEX, 1, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *broke = law_mixer(b, &cases[i]);
+        done_with(b);
+        if (broke) {
+            static _Thread_local char text[600];
+            snprintf(text, sizeof text, "mixer %d over %d ranks in %s: %s", (int)i, b->comm->size,
+                     m2_dtype_name(b->t), broke);
+            return text;
+        }
+    }
+    return NULL;
+}
+
+/* Everything in float and double. NULL, or what broke. */
+static inline const char *exchange_laws(m2_comm *c, m2_device *cpu)
+{
+    bench b = {.comm = c, .device = cpu, .t = M2_F64};
+    const char *broke = law_adjoints(&b);
+    done_with(&b);
+    if (!broke) broke = law_mixers(&b);
+    b.t = M2_F32;
+    if (!broke) broke = law_mixers(&b);
+    return broke;
+}
+#endif
