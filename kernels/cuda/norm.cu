@@ -4,9 +4,9 @@
  *   with g = dy gamma:  ds = r (g - mean(g) - n mean(g n)) [+ dsum],  dgamma = sum dy n,  dbeta = sum dy
  *
  * Mapping: a thread owns 8 K columns of every row its block takes, a row (forward: two) at a time, all in
- * registers; means are block sums, the variance a second one over the centred row. Backward, a block takes a strip of
- * rows and keeps its columns' dgamma and dbeta in registers; the strips' sums are added in order afterwards (sums.cu).
- * The number of strips depends on the shape alone, so results do not depend on the GPU.
+ * registers; means are block sums, the variance a second one over the centred row. Backward, one wave of blocks strides
+ * over the rows and keeps its columns' dgamma and dbeta in registers; the blocks' sums are added in order afterwards
+ * (sums.cu). The number of blocks depends on the shape alone, so results do not depend on the GPU.
  * Bytes: forward x, [delta] in, [sum], y out; backward s, dy, [dsum] in, dx, [ddelta] out: each once, the minimum.
  * H200, 65536 rows of 1536, f32 sums and bf16 deltas, share of copy speed: addnorm 101%, addnorm_grad 90%, norm 81%,
  * norm_grad 70% (m2-test-op --mode perf --device cuda prints the like). */
@@ -24,7 +24,7 @@ struct Norm {
     Ref s, dsum, dy, dx, ddelta; /* backward */
     const float *gamma, *beta;
     float *stats, *partial;
-    int64_t rows, strip;
+    int64_t rows;
     int width;
     float eps;
     bool queued; /* backward: rows come through shared memory */
@@ -146,10 +146,10 @@ struct Queue {
         copy(at(stage, tensor, 0), from);
         if (!t.bf16) copy(at(stage, tensor, 1), from + 16);
     }
-    __device__ __forceinline__ void ask(const Norm &j, int64_t row, int64_t end, int stage) const
+    __device__ __forceinline__ void ask(const Norm &j, int64_t row, int stage) const
     {
         int64_t first = row * j.width + column<1>(0);
-        if (row < end && column<1>(0) < j.width) {
+        if (row < j.rows && column<1>(0) < j.width) {
             ask_one(j.s, stage, 0, first);
             ask_one(j.dy, stage, 1, first);
             ask_one(j.dsum, stage, 2, first);
@@ -223,23 +223,23 @@ template <int K> __global__ void __launch_bounds__(K == 1 ? 768 : MOST_THREADS) 
 {
     extern __shared__ uint4 slots[];
     Queue queue = {slots + threadIdx.x};
-    int64_t row = blockIdx.x * j.strip, end = min(row + j.strip, j.rows);
+    int64_t row = blockIdx.x, step = gridDim.x;
     float g[K][8], dg[K][8] = {}, db[K][8] = {};
     const float2 *stats = (const float2 *)j.stats;
     float2 next = make_float2(0, 0);
     if (K == 1 && j.queued)
-        for (int i = 0; i < AHEAD; i++) queue.ask(j, row + i, end, i);
-    if (row < end) next = stats[row];
+        for (int i = 0; i < AHEAD; i++) queue.ask(j, row + i * step, i);
+    if (row < j.rows) next = stats[row];
 #pragma unroll
     for (int k = 0; k < K; k++) load(vector(j.gamma, j.s), column<K>(k), j.width - column<K>(k), g[k]);
-    for (int stage = 0; row < end; row++, stage = (stage + 1) % AHEAD) {
+    for (int stage = 0; row < j.rows; row += step, stage = (stage + 1) % AHEAD) {
         Row<K> now;
         float2 mean_r = next;
-        if (row + 1 < end) next = stats[row + 1];
+        if (row + step < j.rows) next = stats[row + step];
         if constexpr (K == 1) {
             if (j.queued) {
                 queue.take(&now, stage);
-                queue.ask(j, row + AHEAD, end, stage);
+                queue.ask(j, row + AHEAD * step, stage);
             } else {
                 now.read(j, row);
             }
@@ -295,16 +295,16 @@ m2_status forward(const m2_call *c, bool add)
     return launched(c);
 }
 
-/* Rows of one block: as many blocks as a large GPU holds at once (one wave), whatever the GPU. */
-int64_t strip_rows(int64_t rows, int64_t width)
+/* Blocks of the backward: what a large GPU holds at once, whatever the GPU. */
+int64_t block_count(int64_t rows, int64_t width)
 {
-    return ceil_div(rows, THREADS_IN_ALL / threads_for(width, MOST_THREADS));
+    int64_t most = THREADS_IN_ALL / threads_for(width, MOST_THREADS);
+    return rows < most ? rows : most;
 }
 
 int64_t workspace(const m2_desc &x)
 {
-    int64_t rows = rows_of(x);
-    return rows ? ceil_div(rows, strip_rows(rows, last_of(x))) * 2 * last_of(x) * (int64_t)sizeof(float) : 0;
+    return block_count(rows_of(x), last_of(x)) * 2 * last_of(x) * (int64_t)sizeof(float);
 }
 
 /* s: the normalised tensor; outputs from `first` on are dgamma, dbeta. */
@@ -313,21 +313,21 @@ m2_status backward(const m2_call *c, Norm &j, const m2_tensor &s, int first)
     M2_TRY(check(c));
     M2_TRY(check_workspace(c, workspace(m2_tensor_desc(&s))));
     norm_kernel *const table[3] = {norm_backward<1>, norm_backward<2>, norm_backward<4>};
-    j.rows = rows_of(s), j.width = (int)last_of(s), j.strip = strip_rows(j.rows, j.width);
+    j.rows = rows_of(s), j.width = (int)last_of(s);
     j.s = ref(s, j.width);
     j.partial = (float *)c->workspace;
     norm_kernel *kernel;
     m2_status st;
     int threads = pick(c, j.width, table, &kernel, &st);
     M2_TRY(st);
-    int64_t strips = j.rows ? ceil_div(j.rows, j.strip) : 0;
+    int64_t blocks = block_count(j.rows, j.width);
     j.queued = kernel == table[0] && j.s.wide && j.dy.wide && j.dsum.wide;
     int shared = j.queued ? SLOTS * threads * (int)sizeof(uint4) : 0;
     if (shared > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-    if (strips) kernel<<<(unsigned)strips, threads, shared, stream_of(c)>>>(j);
+    if (blocks) kernel<<<(unsigned)blocks, threads, shared, stream_of(c)>>>(j);
     float *dgamma = (float *)c->out[first].data, *dbeta = (float *)c->out[first + 1].data;
     if (dgamma || dbeta)
-        fold(j.partial, strips, 2 * j.width, j.width, dgamma, c->acc >> first & 1, dbeta,
+        fold(j.partial, blocks, 2 * j.width, j.width, dgamma, c->acc >> first & 1, dbeta,
              c->acc >> (first + 1) & 1, stream_of(c));
     return launched(c);
 }
