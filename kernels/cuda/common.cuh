@@ -184,24 +184,28 @@ __device__ __forceinline__ float power_of_two(float x)
 }
 
 /* ---- sums in a block ---------------------------------------------------------------------------------------------- */
-/* Every thread gets the block's sums of its v[]; blocks of whole warps; one order whatever the timing. */
-template <int N> __device__ __forceinline__ void block_sum(float (&v)[N])
+/* Every thread gets the block's sums of its v[]; blocks of whole warps; one order whatever the timing. Consecutive calls
+ * with as many sums alternate `phase` between 0 and 1, which saves a second barrier. */
+template <int N> __device__ __forceinline__ void block_sum(float (&v)[N], int phase)
 {
-    __shared__ float part[N][32];
+    __shared__ alignas(16) float part[2][N][32];
     int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < N; i++) {
 #pragma unroll
         for (int d = 16; d; d /= 2) v[i] += __shfl_xor_sync(~0u, v[i], d);
-        if (lane == 0) part[i][warp] = v[i];
+        if (lane == 0) part[phase][i][warp] = v[i];
+        if (warp == 0 && lane >= warps) part[phase][i][lane] = 0;
     }
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < N; i++) {
         v[i] = 0;
-        for (int w = 0; w < warps; w++) v[i] += part[i][w];
+        for (int w = 0; w < warps; w += 4) {
+            float4 four = *(const float4 *)&part[phase][i][w];
+            v[i] += (four.x + four.y) + (four.z + four.w);
+        }
     }
-    __syncthreads();
 }
 
 /* ---- sums over rows, in two deterministic stages (sums.cu) --------------------------------------------------------- */

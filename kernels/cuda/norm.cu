@@ -4,9 +4,9 @@
  *   with g = dy gamma:  ds = r (g - mean(g) - n mean(g n)) [+ dsum],  dgamma = sum dy n,  dbeta = sum dy
  *
  * Mapping: a thread owns 8 K columns of every row its block takes, a row (forward: two) at a time, all in
- * registers; means are block sums, the variance a second one over the centred row. Backward, one wave of blocks strides
- * over the rows and keeps its columns' dgamma and dbeta in registers; the blocks' sums are added in order afterwards
- * (sums.cu). The number of blocks depends on the shape alone, so results do not depend on the GPU.
+ * registers; means are block sums, the variance a second one over the centred row. Backward, a block takes a strip of
+ * rows and keeps its columns' dgamma and dbeta in registers; the strips' sums are added in order afterwards (sums.cu).
+ * The number of strips depends on the shape alone, so results do not depend on the GPU.
  * Bytes: forward x, [delta] in, [sum], y out; backward s, dy, [dsum] in, dx, [ddelta] out: each once, the minimum.
  * H200, 65536 rows of 1536, f32 sums and bf16 deltas, share of copy speed: addnorm 101%, addnorm_grad 90%, norm 81%,
  * norm_grad 70% (m2-test-op --mode perf --device cuda prints the like). */
@@ -24,10 +24,9 @@ struct Norm {
     Ref s, dsum, dy, dx, ddelta; /* backward */
     const float *gamma, *beta;
     float *stats, *partial;
-    int64_t rows;
+    int64_t rows, strip; /* strip: rows of a block, backward */
     int width;
     float eps;
-    bool queued; /* backward: rows come through shared memory */
 };
 
 /* gamma and beta have no reason to be aligned other than the rows'. */
@@ -78,7 +77,7 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
 #pragma unroll
             for (int c = 0; c < 8; c++) mean[i] += s[i][k][c];
         }
-    block_sum(mean);
+    block_sum(mean, 0);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         mean[i] /= (float)j.width;
@@ -90,7 +89,7 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
                 r[i] += column<K>(k) + c < j.width ? v * v : 0.0f;
             }
     }
-    block_sum(r);
+    block_sum(r, 1);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) r[i] = rsqrtf(r[i] / (float)j.width + j.eps);
 #pragma unroll
@@ -113,106 +112,48 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
     }
 }
 
-/* What a thread reads of one row. */
-template <int K> struct Row {
-    Eight s[K], dy[K], dsum[K];
-    __device__ __forceinline__ void read(const Norm &j, int64_t row)
-    {
-#pragma unroll
-        for (int k = 0; k < K; k++) {
-            int n = j.width - column<K>(k);
-            int64_t at = row * j.width + column<K>(k);
-            s[k] = fetch(j.s, at, n);
-            dy[k] = fetch(j.dy, at, j.dy.data ? n : 0);
-            dsum[k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
-        }
-    }
-};
-
-/* Rows on their way into shared memory, so that they need no registers. A thread reads back only what it asked for
- * itself: no barrier is involved. Slots of 16 bytes: [row % AHEAD][tensor][half][thread]. */
-constexpr int AHEAD = 2, SLOTS = AHEAD * 3 * 2;
-
-struct Queue {
-    uint4 *slot; /* this thread's first */
-    __device__ __forceinline__ uint4 *at(int stage, int tensor, int half) const
-    {
-        return slot + ((stage * 3 + tensor) * 2 + half) * blockDim.x;
-    }
-    __device__ __forceinline__ void ask_one(const Ref &t, int stage, int tensor, int64_t first) const
-    {
-        if (!t.data) return;
-        const char *from = t.data + first * (t.bf16 ? 2 : 4);
-        copy(at(stage, tensor, 0), from);
-        if (!t.bf16) copy(at(stage, tensor, 1), from + 16);
-    }
-    __device__ __forceinline__ void ask(const Norm &j, int64_t row, int stage) const
-    {
-        int64_t first = row * j.width + column<1>(0);
-        if (row < j.rows && column<1>(0) < j.width) {
-            ask_one(j.s, stage, 0, first);
-            ask_one(j.dy, stage, 1, first);
-            ask_one(j.dsum, stage, 2, first);
-        }
-        asm volatile("cp.async.commit_group;" ::: "memory");
-    }
-    /* The row asked for AHEAD calls of `ask` ago. */
-    __device__ __forceinline__ void take(Row<1> *row, int stage) const
-    {
-        asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1) : "memory");
-        row->s[0] = Eight{*at(stage, 0, 0), *at(stage, 0, 1)};
-        row->dy[0] = Eight{*at(stage, 1, 0), *at(stage, 1, 1)};
-        row->dsum[0] = Eight{*at(stage, 2, 0), *at(stage, 2, 1)};
-    }
-
-  private:
-    static __device__ __forceinline__ void copy(uint4 *to, const char *from)
-    {
-        asm volatile(
-            "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
-            "l"(from)
-            : "memory");
-    }
-};
-
 /* One row; its part of dgamma and dbeta is added to dg and db. */
 template <int K>
-__device__ __forceinline__ void backward_row(const Norm &j, int64_t row, const Row<K> &in, float mean,
-                                             float r, const float (&g)[K][8], float (&dg)[K][8],
-                                             float (&db)[K][8])
+__device__ __forceinline__ void backward_row(const Norm &j, int64_t row, float mean, float r,
+                                             const float (&g)[K][8], float (&dg)[K][8], float (&db)[K][8])
 {
+    Eight s[K], dy[K], dsum[K];
     float sums[2] = {};
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int n = j.width - column<K>(k);
+        int64_t at = row * j.width + column<K>(k);
+        s[k] = fetch(j.s, at, n);
+        dy[k] = fetch(j.dy, at, j.dy.data ? n : 0);
+        dsum[k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
+    }
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int n = j.width - column<K>(k);
         float x[8], y[8];
-        unpack(j.s, in.s[k], n, x);
-        unpack(j.dy, in.dy[k], j.dy.data ? n : 0, y);
+        unpack(j.s, s[k], n, x);
+        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
 #pragma unroll
         for (int c = 0; c < 8; c++) { /* beyond the width, y and g are zero */
-            float norm = n > 0 ? (x[c] - mean) * r : 0.0f;
-            if (!j.dy.data || n <= 0) y[c] = 0;
+            float norm = (x[c] - mean) * r;
             dg[k][c] += y[c] * norm;
             db[k][c] += y[c];
             sums[0] += y[c] * g[k][c];
             sums[1] += y[c] * g[k][c] * norm;
         }
     }
-    block_sum(sums);
+    block_sum(sums, row & 1);
     float a = sums[0] / (float)j.width, b = sums[1] / (float)j.width;
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int n = j.width - column<K>(k);
         int64_t at = row * j.width + column<K>(k);
         float x[8], y[8], v[8], w[8];
-        unpack(j.s, in.s[k], n, x);
-        unpack(j.dy, in.dy[k], j.dy.data ? n : 0, y);
-        unpack(j.dsum, in.dsum[k], j.dsum.data ? n : 0, v);
+        unpack(j.s, s[k], n, x);
+        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
+        unpack(j.dsum, dsum[k], j.dsum.data ? n : 0, v);
 #pragma unroll
-        for (int c = 0; c < 8; c++) {
-            float t = j.dy.data ? r * (y[c] * g[k][c] - a - (x[c] - mean) * r * b) : 0.0f;
-            w[c] = v[c] = j.dsum.data ? v[c] + t : t;
-        }
+        for (int c = 0; c < 8; c++) w[c] = v[c] += r * (y[c] * g[k][c] - a - (x[c] - mean) * r * b);
         if (n > 0 && j.dx.data) put(j.dx, at, n, v);
         if (n > 0 && j.ddelta.data) put(j.ddelta, at, n, w);
     }
@@ -221,32 +162,17 @@ __device__ __forceinline__ void backward_row(const Norm &j, int64_t row, const R
 /* The bound for K = 1 is one on registers: four blocks of 192 threads per SM, eight of 96. */
 template <int K> __global__ void __launch_bounds__(K == 1 ? 768 : MOST_THREADS) norm_backward(Norm j)
 {
-    extern __shared__ uint4 slots[];
-    Queue queue = {slots + threadIdx.x};
-    int64_t row = blockIdx.x, step = gridDim.x;
+    int64_t row = blockIdx.x * j.strip, end = min(row + j.strip, j.rows);
     float g[K][8], dg[K][8] = {}, db[K][8] = {};
     const float2 *stats = (const float2 *)j.stats;
     float2 next = make_float2(0, 0);
-    if (K == 1 && j.queued)
-        for (int i = 0; i < AHEAD; i++) queue.ask(j, row + i * step, i);
-    if (row < j.rows) next = stats[row];
+    if (row < end) next = stats[row];
 #pragma unroll
     for (int k = 0; k < K; k++) load(vector(j.gamma, j.s), column<K>(k), j.width - column<K>(k), g[k]);
-    for (int stage = 0; row < j.rows; row += step, stage = (stage + 1) % AHEAD) {
-        Row<K> now;
-        float2 mean_r = next;
-        if (row + step < j.rows) next = stats[row + step];
-        if constexpr (K == 1) {
-            if (j.queued) {
-                queue.take(&now, stage);
-                queue.ask(j, row + AHEAD * step, stage);
-            } else {
-                now.read(j, row);
-            }
-        } else {
-            now.read(j, row);
-        }
-        backward_row<K>(j, row, now, mean_r.x, mean_r.y, g, dg, db);
+    for (; row < end; row++) {
+        float2 now = next;
+        if (row + 1 < end) next = stats[row + 1];
+        backward_row<K>(j, row, now.x, now.y, g, dg, db);
     }
     float *to = j.partial + (int64_t)blockIdx.x * 2 * j.width;
 #pragma unroll
@@ -295,16 +221,20 @@ m2_status forward(const m2_call *c, bool add)
     return launched(c);
 }
 
-/* Blocks of the backward: what a large GPU holds at once, whatever the GPU. */
-int64_t block_count(int64_t rows, int64_t width)
+/* Rows of one block: as many blocks as a large GPU holds at once (one wave), whatever the GPU. */
+int64_t strip_rows(int64_t rows, int64_t width)
 {
-    int64_t most = THREADS_IN_ALL / threads_for(width, MOST_THREADS);
-    return rows < most ? rows : most;
+    return ceil_div(rows, THREADS_IN_ALL / threads_for(width, MOST_THREADS));
+}
+
+int64_t strip_count(int64_t rows, int64_t width)
+{
+    return rows ? ceil_div(rows, strip_rows(rows, width)) : 0;
 }
 
 int64_t workspace(const m2_desc &x)
 {
-    return block_count(rows_of(x), last_of(x)) * 2 * last_of(x) * (int64_t)sizeof(float);
+    return strip_count(rows_of(x), last_of(x)) * 2 * last_of(x) * (int64_t)sizeof(float);
 }
 
 /* s: the normalised tensor; outputs from `first` on are dgamma, dbeta. */
@@ -320,11 +250,9 @@ m2_status backward(const m2_call *c, Norm &j, const m2_tensor &s, int first)
     m2_status st;
     int threads = pick(c, j.width, table, &kernel, &st);
     M2_TRY(st);
-    int64_t blocks = block_count(j.rows, j.width);
-    j.queued = kernel == table[0] && j.s.wide && j.dy.wide && j.dsum.wide;
-    int shared = j.queued ? SLOTS * threads * (int)sizeof(uint4) : 0;
-    if (shared > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-    if (blocks) kernel<<<(unsigned)blocks, threads, shared, stream_of(c)>>>(j);
+    int64_t blocks = strip_count(j.rows, j.width);
+    j.strip = strip_rows(j.rows, j.width);
+    if (blocks) kernel<<<(unsigned)blocks, threads, 0, stream_of(c)>>>(j);
     float *dgamma = (float *)c->out[first].data, *dbeta = (float *)c->out[first + 1].data;
     if (dgamma || dbeta)
         fold(j.partial, blocks, 2 * j.width, j.width, dgamma, c->acc >> first & 1, dbeta,

@@ -311,7 +311,7 @@ __global__ void __launch_bounds__(256) shortconv_grad(Conv j)
     int zeros = HALO + 1 - j.K;
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
-        block_sum(sums[i]);
+        block_sum(sums[i], i & 1);
         float *p =
             j.partial + ((blockIdx.y * PARTS + third(j, i)) * (int64_t)j.channels + channel) * (j.K + 1);
         if (threadIdx.x) continue;
@@ -416,7 +416,7 @@ template <class T> __global__ void __launch_bounds__(256) any_taps(Conv j)
         int64_t t = at % j.L;
         sum[0] += p.dq(i, t) * (k < j.K ? p.x(third(j, i), t - j.K + 1 + k) : 1.0f);
     }
-    block_sum(sum);
+    block_sum(sum, 0);
     if (threadIdx.x == 0) j.partial[((int64_t)third(j, i) * j.channels + channel) * (j.K + 1) + k] = sum[0];
 }
 

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(256) row_totals(Ref x, int64_t n, float *out, 
             for (int i = 0; i < 8; i++) sum[0] += v[i];
         }
     }
-    block_sum(sum);
+    block_sum(sum, 0);
     if (threadIdx.x == 0) out[row] = acc ? out[row] + sum[0] : sum[0];
 }
 
