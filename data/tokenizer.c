@@ -11,7 +11,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-static const m2i_tokenizer_kind *const kinds[] = {&m2i_tokenizer_bytes, &m2i_tokenizer_bpe};
+static const m2i_tokenizer_kind *const kinds[] = {&m2i_tokenizer_bytes, &m2i_tokenizer_bpe,
+                                                  &m2i_tokenizer_wordpiece};
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 m2_status m2i_tokenizer_new(const m2i_tokenizer_kind *kind, m2_tokenizer **out)
@@ -200,6 +201,7 @@ static m2_status open_serialized(const char *path, m2_tokenizer **out)
 static m2_status open_file(const char *path, m2_tokenizer **out)
 {
     if (ends_with(path, ".tiktoken")) return m2i_bpe_open_tiktoken(path, out);
+    if (ends_with(path, ".txt")) return m2i_wordpiece_open(path, out);
     if (ends_with(path, ".json")) return m2i_bpe_open_json(path, out);
     return open_serialized(path, out);
 }
@@ -218,10 +220,11 @@ static m2_status open_folder(const char *folder, m2_tokenizer **out)
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (exists(folder, pairs[i][0], first) && exists(folder, pairs[i][1], second))
             return m2i_bpe_open_pair(first, second, out);
+    if (exists(folder, "vocab.txt", first)) return open_file(first, out);
     return m2_fail(
         M2_DATA,
-        "the folder %s holds no tokenizer: expected tokenizer.json, encoder.json + vocab.bpe or vocab.json + "
-        "merges.txt",
+        "the folder %s holds no tokenizer: expected tokenizer.json, encoder.json + vocab.bpe, vocab.json + "
+        "merges.txt or vocab.txt",
         folder);
 }
 

@@ -17,8 +17,8 @@ typedef struct m2_token_buffer { /* zeroed is empty; grows; m2_token_buffer_free
 } m2_token_buffer;
 M2_API void m2_token_buffer_free(m2_token_buffer *b);
 
-/* spec: "bytes", or a path: tokenizer.json, *.tiktoken, vocab.txt, or a folder with encoder.json + vocab.bpe or
- * vocab.json + merges.txt. */
+/* spec: "bytes", or a path: tokenizer.json (byte-level BPE), *.tiktoken, vocab.txt (WordPiece), a serialized form, or a
+ * folder with one of these names or with encoder.json + vocab.bpe or vocab.json + merges.txt. */
 M2_API m2_status m2_tokenizer_open(const char *spec, m2_tokenizer **out) M2_MUST_USE;
 /* Self-contained text form (kept in stores and checkpoints, so that sampling needs no other file), and back. */
 M2_API m2_status m2_tokenizer_serialize(const m2_tokenizer *t, char **text) M2_MUST_USE; /* caller frees */

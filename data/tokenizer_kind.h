@@ -27,7 +27,7 @@ struct m2_tokenizer {
     char hash[33];
 };
 
-extern const m2i_tokenizer_kind m2i_tokenizer_bytes, m2i_tokenizer_bpe;
+extern const m2i_tokenizer_kind m2i_tokenizer_bytes, m2i_tokenizer_bpe, m2i_tokenizer_wordpiece;
 
 m2_status m2i_tokenizer_new(const m2i_tokenizer_kind *kind, m2_tokenizer **out) M2_MUST_USE;
 m2_status
@@ -46,6 +46,7 @@ m2_status m2i_bytes_make(m2_tokenizer **out) M2_MUST_USE;
 m2_status m2i_bpe_make(m2i_vocab *vocab, int64_t separator, const uint32_t (*merges)[2], int64_t n,
                        m2_tokenizer **out) M2_MUST_USE;
 
+m2_status m2i_wordpiece_open(const char *path, m2_tokenizer **out) M2_MUST_USE; /* vocab.txt */
 m2_status m2i_bpe_open_tiktoken(const char *path, m2_tokenizer **out) M2_MUST_USE;
 m2_status m2i_bpe_open_pair(const char *vocab, const char *merges,
                             m2_tokenizer **out) M2_MUST_USE;                   /* JSON, text */

@@ -177,9 +177,11 @@ static int is_folder(FILE *f)
 m2_status m2i_unpack_open(const char *path, m2i_unpacker **out)
 {
     m2i_unpacker *u = *out = calloc(1, sizeof *u);
-    if (u) u->path = strdup(path);
-    m2_status st = u && u->path ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for reading %s", path);
-    if (st == M2_OK) {
+    if (!u) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", path);
+    m2_status st = M2_OK;
+    u->path = strdup(path);
+    if (!u->path) st = m2_fail(M2_TRANSIENT, "out of memory for reading %s", path);
+    else {
         u->file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
         if (!u->file)
             st = m2_fail(M2_IO, "cannot open %s: %s", path, strerror(errno));
