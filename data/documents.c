@@ -1,7 +1,7 @@
 #include "data/documents.h"
+#include "data/json_text.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,25 +18,19 @@ static m2_status add(m2i_documents *d, m2i_document item)
     return M2_OK;
 }
 
+/* A text is never longer than the line that spells it: the buffer, as large as the block, is always enough. */
 static m2_status read_line(m2i_documents *d, const char *line, size_t n, size_t *used, const char *field,
                            const char *path, int64_t number)
 {
-    json_error_t e;
-    json_t *root = json_loadb(line, n, JSON_ALLOW_NUL, &e), *text = json_object_get(root, field);
-    m2_status st = M2_OK;
-    if (!root)
-        st = m2_fail(M2_DATA, "%s:%" PRId64 ": not JSON (byte %d): %s", path, number, e.position, e.text);
-    else if (!json_is_string(text))
-        st = m2_fail(M2_DATA, "%s:%" PRId64 ": no text under \"%s\" (another name is given with --field)",
-                     path, number, field);
-    else {
-        size_t size = json_string_length(text); /* never more than the line that spells it */
-        memcpy(d->buffer + *used, json_string_value(text), size);
-        st = add(d, (m2i_document){*used, size, 1});
-        *used += size;
-    }
-    json_decref(root);
-    return st;
+    size_t size, at;
+    int found;
+    const char *wrong = m2i_json_text(line, n, field, d->buffer + *used, &size, &found, &at);
+    if (wrong) return m2_fail(M2_DATA, "%s:%" PRId64 ": not JSON, at byte %zu: %s", path, number, at, wrong);
+    if (!found)
+        return m2_fail(M2_DATA, "%s:%" PRId64 ": no text under \"%s\" (another name is given with --field)",
+                       path, number, field);
+    *used += size;
+    return add(d, (m2i_document){*used - size, size, 1});
 }
 
 static int is_blank(const char *p, size_t n)

@@ -71,16 +71,21 @@ static m2_status tokenise(const m2_prepare_spec *spec, job *j)
 static void *work(void *arg)
 {
     pipeline *p = arg;
+    void *scratch = NULL; /* the words a tokenizer has met: kept from job to job, warm in this core's cache */
     for (;;) {
         pthread_mutex_lock(&p->lock);
         while (!p->stop && p->taken == p->submitted) pthread_cond_wait(&p->work, &p->lock);
         if (p->stop) {
             pthread_mutex_unlock(&p->lock);
+            m2_token_buffer_free(&(m2_token_buffer){.scratch = scratch});
             return NULL;
         }
         job *j = &p->jobs[p->taken++ % p->depth];
         pthread_mutex_unlock(&p->lock);
+        j->ids.scratch = scratch;
         m2_status st = tokenise(p->spec, j);
+        scratch = j->ids.scratch;
+        j->ids.scratch = NULL;
         pthread_mutex_lock(&p->lock);
         m2_error_take(&j->error, st);
         j->done = 1;

@@ -11,8 +11,9 @@ static void check_bijection(int64_t n, uint64_t key)
     unsigned char *seen = calloc((size_t)n, 1);
     for (int64_t i = 0; i < n; i++) {
         int64_t x = m2_sampler_permute(i, n, key);
-        CU_ASSERT_FATAL(x >= 0 && x < n && !seen[x]);
-        seen[x] = 1;
+        int fresh = x >= 0 && x < n && !seen[x];
+        CU_ASSERT_TRUE_FATAL(fresh);
+        if (fresh) seen[x] = 1;
     }
     free(seen);
 }
