@@ -1,0 +1,68 @@
+/* mixer.c - sequence mixing by gated long convolution (SPEC 5.1, 5.2), channel-major from the in- to the out-projection.
+ *
+ *   p = u Win^T + bin (3d);  x0, x1, v = thirds of the short causal convolution of p;  w = v x1
+ *   y[c] = filter of c's head * w[c] + D w[c];   delta = (y x0) Wout^T + bout
+ *
+ * The filters, one per model.share channels, come from a small network of the position (SPEC 3.3):
+ *   h = sin(a (W0 z + b0)), again per inner layer, then k = (W h) exp(-t |delta|), z the positional features */
+#include "runtime/models/layers.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* -> k (F, L) */
+static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, int64_t filters)
+{
+    int64_t length = m2_program_spec_of(p)->length, width = cfg->model_filter_width;
+    m2i_dense layer = {.out = width,
+                       .in = cfg->model_filter_emb,
+                       .std = cfg->model_init_std,
+                       .group = M2_GROUP_FILTER,
+                       .flags = M2_PARAM_PRECISE};
+    m2_attrs decay = {.i[M2_DECAY_LMAX] = length,
+                      .f = {[M2_DECAY_DELTA0] = log(0.01) / 1.5, [M2_DECAY_DELTA1] = log(0.01) / 0.3}};
+    m2_tid h = m2i_param(p, "position", length, cfg->model_filter_emb, M2_INIT_POSEMB, (double)length,
+                         M2_GROUP_FILTER, M2_PARAM_PRECISE | M2_PARAM_FROZEN);
+    m2_tid frequency = m2i_param(p, "frequency", width, 0, M2_INIT_CONST, cfg->model_filter_freq,
+                                 M2_GROUP_FILTER, M2_PARAM_PRECISE);
+    for (int64_t i = 0; i <= cfg->model_filter_layers; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "layer.%d", (int)i);
+        h = m2i_linear(p, name, h, &layer);
+        snprintf(name, sizeof name, "sine.%d", (int)i);
+        h = m2_build_binary(p, name, &m2_op_sine, NULL, h, frequency);
+        layer.in = width;
+    }
+    m2_tid w = m2i_param(p, "out.weight", filters, width, M2_INIT_NORMAL, cfg->model_init_std,
+                         M2_GROUP_FILTER, M2_PARAM_PRECISE);
+    h = m2i_call(p, "out", &m2_op_linear, NULL, NULL, w, h, M2_NONE, M2_NONE); /* W h^T: already (F, L) */
+    return m2_build_unary(p, "decay", &m2_op_decay, &decay, h);
+}
+
+m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid u)
+{
+    int64_t d = cfg->model_width, filters = d / cfg->model_share, taps = cfg->model_short_taps;
+    double out_std = cfg->model_init_std / sqrt(2 * (double)cfg->model_layers);
+    m2i_dense in = {.out = 3 * d, .in = d, .std = cfg->model_init_std, .y_cm = 1};
+    m2i_dense out = {.out = d, .in = d, .std = out_std, .x_cm = 1};
+    m2_tid q = m2i_linear(p, "in", u, &in), gated[M2_MAX_OUT], conv[M2_MAX_OUT];
+
+    m2_attrs gate = {.i[M2_SHORTCONV_GATE] = M2_GATE_FIRST};
+    double bound = 1 / sqrt((double)taps);
+    m2_tid w =
+        m2i_param(p, "short.weight", 3 * d, taps, M2_INIT_UNIFORM, bound, M2_GROUP_DECAYED, M2_PARAM_PRECISE);
+    m2_tid b =
+        m2i_param(p, "short.bias", 3 * d, 0, M2_INIT_UNIFORM, bound, M2_GROUP_DECAYED, M2_PARAM_PRECISE);
+    m2i_call(p, "short", &m2_op_shortconv, &gate, gated, q, w, b, M2_NONE);
+
+    m2_program_push(p, "filter");
+    m2_tid k = implicit_filter(p, cfg, filters);
+    m2_program_pop(p);
+    m2_tid skip = m2i_param(p, "skip", filters, 0, M2_INIT_NORMAL, 1, M2_GROUP_DECAYED, M2_PARAM_PRECISE);
+    m2_attrs share = {.i[M2_LONGCONV_SHARE] =
+                          strcmp(cfg->model_share_by, "index") ? M2_SHARE_HEAD : M2_SHARE_INDEX};
+    m2_tid operands[M2_MAX_IN] = {gated[1], k, M2_NONE, skip, M2_NONE, gated[0], M2_NONE, M2_NONE};
+    m2_tid y = m2_program_call(p, "conv", &m2_op_longconv, &share, operands, conv);
+    return m2i_linear(p, "out", y, &out);
+}

@@ -1,0 +1,53 @@
+/* model.c - finding and building a family. */
+#include "runtime/models/model.h"
+
+#include <string.h>
+
+#define M2_MODEL(name) extern const m2_model m2i_model_##name;
+#include "runtime/models/models.def"
+#undef M2_MODEL
+
+static const m2_model *const models[] = {
+#define M2_MODEL(name) &m2i_model_##name,
+#include "runtime/models/models.def"
+#undef M2_MODEL
+};
+
+const m2_model *m2_model_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++)
+        if (!strcmp(models[i]->name, name)) return models[i];
+    return NULL;
+}
+
+static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
+{
+    if (cfg->model_width % cfg->model_share)
+        return m2_fail(
+            M2_USAGE,
+            "model.share=%lld does not divide model.width=%lld: every filter serves as many channels",
+            (long long)cfg->model_share, (long long)cfg->model_width);
+    if (cfg->model_filter_emb % 2 == 0)
+        return m2_fail(M2_USAGE, "model.filter.emb=%lld must be odd: time, and as many cosines as sines",
+                       (long long)cfg->model_filter_emb);
+    if (!cfg->model_vocab)
+        return m2_fail(M2_USAGE, "model.vocab is not set, and there is no token store to take it from");
+    if (spec->length > cfg->model_length)
+        return m2_fail(M2_BUG, "a program of %lld positions for a model of model.length=%lld",
+                       (long long)spec->length, (long long)cfg->model_length);
+    return M2_OK;
+}
+
+m2_status m2_model_build(const m2_config *cfg, const m2_program_spec *spec, m2_program **out)
+{
+    const m2_model *model = m2_model_find(cfg->model_family);
+    *out = NULL;
+    if (!model) return m2_fail(M2_USAGE, "model.family=%s: there is no such family", cfg->model_family);
+    M2_TRY(check(cfg, spec));
+    *out = m2_program_new(spec);
+    if (!*out) return m2_fail(M2_TRANSIENT, "out of memory for a program");
+    model->build(*out, cfg);
+    m2_status st = m2_program_error(*out);
+    if (st != M2_OK) m2_program_free(out);
+    return st;
+}
