@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include "parallel/comm.h"
 #include "kernels/base/log.h"
-#include "kernels/op.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -178,34 +177,3 @@ m2_status m2_comm_cores(m2_comm *c, int *cores)
     if (*cores < 1) *cores = 1;
     return M2_OK;
 }
-
-/* ---- the all-reduce as an op ------------------------------------------------------------------------------------- */
-static m2_status all_reduce_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
-{
-    (void)attrs;
-    out[0] = in[0];
-    return M2_OK;
-}
-
-static m2_status all_reduce_run(const m2_call *call)
-{
-    m2_comm *c = call->context;
-    M2_CHECK(m2_tensor_dense(&call->in[0]) && m2_tensor_dense(&call->out[0]));
-    return c->api->all_reduce(c, call->in[0].data, call->out[0].data, m2_tensor_count(&call->in[0]),
-                              call->in[0].dtype, M2_SUM, call->stream);
-}
-
-const m2_op m2_op_all_reduce = {
-    .name = "all_reduce",
-    .id = -1,
-    .n_in = 1,
-    .n_out = 1,
-    .in_name = {"x"},
-    .out_name = {"sum"},
-    .shape = all_reduce_shape,
-    .cost = m2_op_cost_bytes,
-    .run = all_reduce_run,
-    .inplace = {1},
-    .updates = {1},
-    .linear = 1,
-};

@@ -89,8 +89,15 @@ M2_API int64_t m2_comm_bytes_all_gather(int64_t count, m2_dtype t, int size); /*
 M2_API int64_t m2_comm_bytes_reduce_scatter(int64_t count, m2_dtype t, int size);
 M2_API int64_t m2_comm_bytes_broadcast(int64_t count, m2_dtype t, int rank, int root, int size);
 
-/* Collectives as ops, so that plans can hold them: context = m2_comm. In place: in[0] is out[0]. */
-extern M2_API const struct m2_op m2_op_all_reduce; /* any dense tensor; sum */
+/* Collectives as ops, so that plans can hold them: context = m2_comm. Dense tensors, sums. More: exchange.h, reshard.h. */
+enum { M2_COLLECTIVE_RANKS = 0 }; /* attribute of reduce_scatter and all_gather */
+extern M2_API const struct m2_op m2_op_all_reduce;     /* in place: in[0] is out[0] */
+extern M2_API const struct m2_op m2_op_reduce_scatter; /* x (RANKS n) -> y (n); y may be x's own block */
+extern M2_API const struct m2_op m2_op_all_gather;     /* x (n) -> y (RANKS n); x may be y's own block */
+/* Bytes that `rank` of `ranks` gives to others in a call of any collective op, as the transport counts them; in[] and out[]
+ * as in op.h. 0 for an op without communication. */
+M2_API int64_t m2_collective_bytes(const struct m2_op *op, const struct m2_attrs *attrs, const m2_desc *in,
+                                   const m2_desc *out, int rank, int ranks);
 
 #ifdef __cplusplus
 }

@@ -69,8 +69,6 @@ int64_t m2_exchange_bytes(const m2_op *op, const m2_desc *in, const m2_desc *out
         return m2_desc_bytes(&in[0]) / ranks * (ranks - 1);
     if (op == &m2_op_halo) return rank + 1 < ranks ? m2_desc_bytes(&out[0]) : 0;
     if (op == &m2_op_halo_grad) return rank > 0 ? m2_desc_bytes(&in[0]) : 0;
-    if (op == &m2_op_all_reduce)
-        return m2_comm_bytes_all_reduce(m2_desc_count(&in[0]), in[0].dtype, rank, ranks);
     return 0;
 }
 

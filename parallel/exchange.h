@@ -28,14 +28,14 @@ extern "C" {
 
 extern M2_API const m2_op m2_op_to_channels; /* x (C, B, l) -> y (RANKS, C/RANKS, B, l) */
 extern M2_API const m2_op m2_op_to_sequence; /* x (RANKS, c, B, l) -> y (RANKS c, B, l) */
-extern M2_API const m2_op m2_op_halo;        /* x (C, B, l) -> left (C, B, TAPS-1): the left neighbour's last tokens, rank 0: 0 */
-extern M2_API const m2_op m2_op_halo_grad;   /* dleft -> dx, zero but at the last TAPS-1 tokens */
+extern M2_API const m2_op
+    m2_op_halo; /* x (C, B, l) -> left (C, B, TAPS-1): the left neighbour's last tokens, rank 0: 0 */
+extern M2_API const m2_op m2_op_halo_grad; /* dleft -> dx, zero but at the last TAPS-1 tokens */
 /* x (n, ...) -> x[AT : AT + COUNT]: the rows of a parameter that this rank needs. No communication; context unused. */
 extern M2_API const m2_op m2_op_rows;
 extern M2_API const m2_op m2_op_rows_grad; /* dy -> dx, zero outside the rows */
 
-/* Bytes that `rank` of `ranks` gives to others in a call of any op of this header or m2_op_all_reduce: what the transport
- * will count. in[] and out[] as in op.h. */
+/* The part of m2_collective_bytes that is this header's ops. */
 M2_API int64_t m2_exchange_bytes(const m2_op *op, const m2_desc *in, const m2_desc *out, int rank, int ranks);
 
 /* Which part of a long convolution a rank does, given C channels with F filters shared as SHARE says. */

@@ -191,7 +191,11 @@ int64_t m2_transition_bytes(const m2_transition *s, const m2_grid *g, int rank, 
         return m2_comm_bytes_all_reduce(m2_desc_count(&local), whole->dtype, me, size);
     }
     int64_t count = 0;
-    for (int peer = 0; peer < size; peer++)
-        if (peer != me) count += m2_transition_part(s, g, rank, peer, whole, NULL);
+    if (s->move == M2_MOVE_REDUCE_SCATTER) {
+        count = (size - 1) * m2_transition_part(s, g, rank, 0, whole, NULL);
+    } else {
+        for (int peer = 0; peer < size; peer++)
+            if (peer != me) count += m2_transition_part(s, g, rank, peer, whole, NULL);
+    }
     return count * m2_dtype_size(whole->dtype);
 }

@@ -103,7 +103,7 @@ M2_API m2_status m2_layout_steps(const m2_layout *from, const m2_layout *to, m2_
  * range[] (may be NULL, else M2_MAX_RANK long) gets them as ranges of the whole array's dimensions. */
 M2_API int64_t m2_transition_part(const m2_transition *s, const m2_grid *g, int rank, int peer, const m2_desc *whole,
                                   m2_slab *range);
-/* Bytes a rank gives to others in a step: what the transport will count. */
+/* Bytes a rank gives to others in a step: what the transport will count. Uneven slabs are padded where they are summed. */
 M2_API int64_t m2_transition_bytes(const m2_transition *s, const m2_grid *g, int rank, const m2_desc *whole);
 M2_API const char *m2_move_name(m2_move m); /* "all_gather" */
 

@@ -134,6 +134,9 @@ static void check_transition(const m2_layout *from, const m2_layout *to, const m
             if (steps[i].move == M2_MOVE_ALL_REDUCE)
                 given[r] = m2_comm_bytes_all_reduce(m2_desc_count(&local), M2_F64,
                                                     m2_grid_at(g, r, steps[i].axis), g->size[steps[i].axis]);
+            if (steps[i].move == M2_MOVE_REDUCE_SCATTER) /* padded to the longest slab */
+                given[r] =
+                    8 * (g->size[steps[i].axis] - 1) * m2_transition_part(&steps[i], g, r, 0, &whole, NULL);
             ok &= given[r] == m2_transition_bytes(&steps[i], g, r, &whole);
         }
     }
