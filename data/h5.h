@@ -3,6 +3,7 @@
 #define M2_DATA_H5_H
 
 #include "kernels/base/dtype.h"
+#include "data/store.h"
 #include <hdf5.h>
 
 /* The library is not thread-safe: every use of it stands between these two. Recursive. HDF5 prints nothing inside. */
@@ -18,5 +19,17 @@ hid_t m2i_h5_memory_type(m2_dtype t); /* of the machine; not to be closed */
 hid_t m2i_h5_file_type(m2_dtype t);   /* little-endian; not to be closed. bf16 is u16 */
 /* The dtype of a stored type; returns 0 for types that a store does not hold. bf16 comes out as u16. */
 int m2i_h5_dtype(hid_t type, m2_dtype *out);
+
+/* The body of a public function: returns the result of `call`, made under the lock. */
+#define M2I_LOCKED(call)                                                                                     \
+    do {                                                                                                     \
+        m2i_h5_enter();                                                                                      \
+        m2_status locked_ = (call);                                                                          \
+        m2i_h5_leave();                                                                                      \
+        return locked_;                                                                                      \
+    } while (0)
+
+hid_t m2i_store_file(const m2_store *s);
+m2_status m2i_attribute_set_text(hid_t object, const char *key, const char *value) M2_MUST_USE;
 
 #endif

@@ -24,15 +24,6 @@ struct m2_store {
     int next; /* slot to replace */
 };
 
-/* Runs a body under the HDF5 lock. */
-#define LOCKED(call)                                                                                         \
-    do {                                                                                                     \
-        m2i_h5_enter();                                                                                      \
-        m2_status locked_ = (call);                                                                          \
-        m2i_h5_leave();                                                                                      \
-        return locked_;                                                                                      \
-    } while (0)
-
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 static m2_status system_failure(const char *doing, const char *path)
 {
@@ -116,7 +107,7 @@ static m2_status create_locked(const char *path, m2_store **out)
 m2_status m2_store_create(const char *path, m2_store **out)
 {
     *out = NULL;
-    LOCKED(create_locked(path, out));
+    M2I_LOCKED(create_locked(path, out));
 }
 
 static m2_status open_locked(const char *path, m2_store **out)
@@ -145,7 +136,7 @@ static m2_status open_locked(const char *path, m2_store **out)
 m2_status m2_store_open(const char *path, m2_store **out)
 {
     *out = NULL;
-    LOCKED(open_locked(path, out));
+    M2I_LOCKED(open_locked(path, out));
 }
 
 static m2_status sync_path(const char *path, int flags)
@@ -208,6 +199,11 @@ void m2_store_close(m2_store **sp)
     free(s);
 }
 
+hid_t m2i_store_file(const m2_store *s)
+{
+    return s->file;
+}
+
 const char *m2_store_path(const m2_store *s)
 {
     return s->path;
@@ -236,8 +232,6 @@ static m2_status check_info(const m2_store *s, const char *name, const m2_array_
     return ok ? M2_OK : m2_fail(M2_BUG, "%s: array %s has an impossible dtype, rank or shape", s->path, name);
 }
 
-static m2_status set_text_locked(hid_t object, const char *key, const char *value);
-
 /* Creates the dataset and says its dtype where HDF5 has none. Takes over `space` and `plist`. */
 static m2_status create_array(m2_store *s, const char *name, const m2_array_info *info, hid_t space,
                               hid_t plist)
@@ -249,7 +243,7 @@ static m2_status create_array(m2_store *s, const char *name, const m2_array_info
     m2_status st = M2_OK;
     if (m2i_h5_failed(id)) st = m2_fail(M2_IO, "cannot make array %s in %s: %s", name, s->path, m2i_h5_why());
     if (st == M2_OK && info->dtype == M2_BF16)
-        st = m2_context(set_text_locked(id, "m2_dtype", "bf16"), "%s: %s", s->path, name);
+        st = m2_context(m2i_attribute_set_text(id, "m2_dtype", "bf16"), "%s: %s", s->path, name);
     if (id >= 0) H5Dclose(id);
     H5Pclose(links);
     H5Pclose(plist);
@@ -281,7 +275,7 @@ static m2_status make_locked(m2_store *s, const char *name, const m2_array_info 
 
 m2_status m2_store_make(m2_store *s, const char *name, const m2_array_info *info, const m2_array_options *opt)
 {
-    LOCKED(make_locked(s, name, info, opt));
+    M2I_LOCKED(make_locked(s, name, info, opt));
 }
 
 static m2_status make_virtual_locked(m2_store *s, const char *name, const m2_array_info *info, int n,
@@ -313,7 +307,7 @@ static m2_status make_virtual_locked(m2_store *s, const char *name, const m2_arr
 m2_status m2_store_make_virtual(m2_store *s, const char *name, const m2_array_info *info, int n,
                                 const m2_virtual_slab *slabs)
 {
-    LOCKED(make_virtual_locked(s, name, info, n, slabs));
+    M2I_LOCKED(make_virtual_locked(s, name, info, n, slabs));
 }
 
 int m2_store_has(m2_store *s, const char *name)
@@ -400,7 +394,7 @@ static m2_status info_locked(m2_store *s, const char *name, m2_array_info *out)
 
 m2_status m2_store_info(m2_store *s, const char *name, m2_array_info *out)
 {
-    LOCKED(info_locked(s, name, out));
+    M2I_LOCKED(info_locked(s, name, out));
 }
 
 /* One hyperslab in (buf written to) or out (buf read into). */
@@ -441,12 +435,12 @@ static m2_status transfer(m2_store *s, const char *name, const int64_t *offset, 
 m2_status m2_store_write(m2_store *s, const char *name, const int64_t *offset, const int64_t *count,
                          const void *buf)
 {
-    LOCKED(transfer(s, name, offset, count, NULL, buf));
+    M2I_LOCKED(transfer(s, name, offset, count, NULL, buf));
 }
 
 m2_status m2_store_read(m2_store *s, const char *name, const int64_t *offset, const int64_t *count, void *buf)
 {
-    LOCKED(transfer(s, name, offset, count, buf, NULL));
+    M2I_LOCKED(transfer(s, name, offset, count, buf, NULL));
 }
 
 static m2_status append_locked(m2_store *s, const char *name, int64_t count, const void *buf)
@@ -467,165 +461,5 @@ static m2_status append_locked(m2_store *s, const char *name, int64_t count, con
 m2_status m2_store_append(m2_store *s, const char *name, int64_t count, const void *buf)
 {
     if (count == 0) return M2_OK;
-    LOCKED(append_locked(s, name, count, buf));
-}
-
-/* ---- attributes and names ---------------------------------------------------------------------------------------- */
-static m2_status open_object(m2_store *s, const char *object, hid_t *out)
-{
-    if (m2i_h5_failed(*out = H5Oopen(s->file, object, H5P_DEFAULT)))
-        return m2_fail(M2_DATA, "%s has no %s: %s", s->path, object, m2i_h5_why());
-    return M2_OK;
-}
-
-static m2_status write_attribute(hid_t object, const char *key, hid_t type, hid_t memory, const void *value)
-{
-    if (H5Aexists(object, key) > 0) H5Adelete(object, key);
-    hid_t space = H5Screate(H5S_SCALAR);
-    hid_t id = H5Acreate2(object, key, type, space, H5P_DEFAULT, H5P_DEFAULT);
-    int bad = m2i_h5_failed(id) || m2i_h5_failed(H5Awrite(id, memory, value));
-    if (id >= 0) H5Aclose(id);
-    H5Sclose(space);
-    return bad ? m2_fail(M2_IO, "cannot write attribute %s: %s", key, m2i_h5_why()) : M2_OK;
-}
-
-static hid_t text_type(void)
-{
-    hid_t type = H5Tcopy(H5T_C_S1);
-    H5Tset_size(type, H5T_VARIABLE);
-    H5Tset_cset(type, H5T_CSET_UTF8);
-    return type;
-}
-
-static m2_status set_text_locked(hid_t object, const char *key, const char *value)
-{
-    hid_t type = text_type();
-    m2_status st = write_attribute(object, key, type, type, &value);
-    H5Tclose(type);
-    return st;
-}
-
-m2_status m2_store_set_text(m2_store *s, const char *object, const char *key, const char *value)
-{
-    hid_t id;
-    m2i_h5_enter();
-    m2_status st = open_object(s, object, &id);
-    if (st == M2_OK) {
-        st = m2_context(set_text_locked(id, key, value), "%s: %s", s->path, object);
-        H5Oclose(id);
-    }
-    m2i_h5_leave();
-    return st;
-}
-
-m2_status m2_store_set_i64(m2_store *s, const char *object, const char *key, int64_t value)
-{
-    hid_t id;
-    m2i_h5_enter();
-    m2_status st = open_object(s, object, &id);
-    if (st == M2_OK) {
-        st = write_attribute(id, key, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
-        st = m2_context(st, "%s: %s", s->path, object);
-        H5Oclose(id);
-    }
-    m2i_h5_leave();
-    return st;
-}
-
-static m2_status open_attribute(m2_store *s, const char *object, const char *key, H5T_class_t want,
-                                hid_t *out)
-{
-    hid_t id;
-    M2_TRY(open_object(s, object, &id));
-    int there = H5Aexists(id, key) > 0;
-    *out = there ? H5Aopen(id, key, H5P_DEFAULT) : H5I_INVALID_HID;
-    H5Oclose(id);
-    if (*out < 0) return m2_fail(M2_DATA, "%s: %s has no attribute %s", s->path, object, key);
-    hid_t type = H5Aget_type(*out);
-    H5T_class_t is = H5Tget_class(type);
-    H5Tclose(type);
-    if (is == want) return M2_OK;
-    H5Aclose(*out);
-    return m2_fail(M2_DATA, "%s: attribute %s of %s should be %s", s->path, key, object,
-                   want == H5T_STRING ? "a text" : "an integer");
-}
-
-/* Variable-length texts as written here; fixed-length ones as other programs write them. */
-static int read_text(hid_t id, char **value)
-{
-    hid_t type = H5Aget_type(id);
-    int bad;
-    if (H5Tis_variable_str(type) > 0) {
-        char *text = NULL;
-        bad = m2i_h5_failed(H5Aread(id, type, &text));
-        *value = bad ? NULL : strdup(text ? text : "");
-        if (text) H5free_memory(text);
-    } else {
-        size_t n = H5Tget_size(type);
-        *value = calloc(n + 1, 1);
-        bad = !*value || m2i_h5_failed(H5Aread(id, type, *value));
-        if (bad) free(*value);
-    }
-    H5Tclose(type);
-    return bad || !*value;
-}
-
-static m2_status get_text_locked(m2_store *s, const char *object, const char *key, char **value)
-{
-    hid_t id;
-    M2_TRY(open_attribute(s, object, key, H5T_STRING, &id));
-    int bad = read_text(id, value);
-    H5Aclose(id);
-    if (!bad) return M2_OK;
-    *value = NULL;
-    return m2_fail(M2_DATA, "%s: cannot read attribute %s of %s: %s", s->path, key, object, m2i_h5_why());
-}
-
-m2_status m2_store_get_text(m2_store *s, const char *object, const char *key, char **value)
-{
-    *value = NULL;
-    LOCKED(get_text_locked(s, object, key, value));
-}
-
-static m2_status get_i64_locked(m2_store *s, const char *object, const char *key, int64_t *value)
-{
-    hid_t id;
-    M2_TRY(open_attribute(s, object, key, H5T_INTEGER, &id));
-    int bad = m2i_h5_failed(H5Aread(id, H5T_NATIVE_INT64, value));
-    H5Aclose(id);
-    if (!bad) return M2_OK;
-    return m2_fail(M2_DATA, "%s: cannot read attribute %s of %s: %s", s->path, key, object, m2i_h5_why());
-}
-
-m2_status m2_store_get_i64(m2_store *s, const char *object, const char *key, int64_t *value)
-{
-    LOCKED(get_i64_locked(s, object, key, value));
-}
-
-typedef struct visitor {
-    void (*visit)(void *ctx, const char *name);
-    void *ctx;
-} visitor;
-
-static herr_t visit_link(hid_t group, const char *name, const H5L_info_t *info, void *data)
-{
-    (void)group, (void)info;
-    visitor *v = data;
-    v->visit(v->ctx, name);
-    return 0;
-}
-
-static m2_status list_locked(m2_store *s, const char *group, visitor *v)
-{
-    hid_t id;
-    M2_TRY(open_object(s, group, &id));
-    int bad = m2i_h5_failed(H5Literate(id, H5_INDEX_NAME, H5_ITER_INC, NULL, visit_link, v));
-    H5Oclose(id);
-    return bad ? m2_fail(M2_DATA, "%s: cannot list %s: %s", s->path, group, m2i_h5_why()) : M2_OK;
-}
-
-m2_status m2_store_list(m2_store *s, const char *group, void (*visit)(void *ctx, const char *name), void *ctx)
-{
-    visitor v = {visit, ctx};
-    LOCKED(list_locked(s, group, &v));
+    M2I_LOCKED(append_locked(s, name, count, buf));
 }
