@@ -11,13 +11,12 @@ static inline const char *law_adjoints(bench *b)
 {
     int p = b->comm->size;
     m2_attrs ranks = {.i[M2_EXCHANGE_RANKS] = p}, taps = {.i[M2_HALO_TAPS] = 4}, rows = {.i = {2, 3}};
-    m2_desc cbl = m2_desc_make(M2_F64, "CBL", (int64_t)2 * p, (int64_t)3, (int64_t)5);
+    m2_desc cbl = m2_desc_make(b->t, "CBL", (int64_t)2 * p, (int64_t)3, (int64_t)5);
     const char *broke = law_adjoint(b, &m2_op_to_channels, &ranks, cbl);
     if (!broke) broke = law_adjoint(b, &m2_op_halo, &taps, cbl);
-    m2_desc seg = m2_desc_make(M2_F64, ".CBL", (int64_t)p, (int64_t)2, (int64_t)3, (int64_t)5);
+    m2_desc seg = m2_desc_make(b->t, ".CBL", (int64_t)p, (int64_t)2, (int64_t)3, (int64_t)5);
     if (!broke) broke = law_adjoint(b, &m2_op_to_sequence, &ranks, seg);
-    if (!broke)
-        broke = law_adjoint(b, &m2_op_rows, &rows, m2_desc_make(M2_F64, ".C", (int64_t)7, (int64_t)4));
+    if (!broke) broke = law_adjoint(b, &m2_op_rows, &rows, m2_desc_make(b->t, ".C", (int64_t)7, (int64_t)4));
     if (broke) return broke;
     m2_tensor x = noise(b, cbl, b->comm->rank), there, back;
     WORKS(apply(b, &m2_op_to_channels, &ranks, &x, &there));
@@ -244,15 +243,17 @@ static inline const char *law_mixers(bench *b)
     return NULL;
 }
 
-/* Everything in float and double. NULL, or what broke. */
-static inline const char *exchange_laws(m2_comm *c, m2_device *cpu)
+/* Everything, in double (where the device computes in it) and float. NULL, or what broke. */
+static inline const char *exchange_laws(m2_comm *c, m2_device *device)
 {
-    bench b = {.comm = c, .device = cpu, .t = M2_F64};
-    const char *broke = law_adjoints(&b);
-    done_with(&b);
-    if (!broke) broke = law_mixers(&b);
-    b.t = M2_F32;
-    if (!broke) broke = law_mixers(&b);
+    const char *broke = NULL;
+    int cpu = !strcmp(device->api->kind, "cpu");
+    for (int i = cpu ? 0 : 1; !broke && i < 2; i++) {
+        bench b = {.comm = c, .device = device, .t = i ? M2_F32 : M2_F64};
+        broke = law_adjoints(&b);
+        done_with(&b);
+        if (!broke) broke = law_mixers(&b);
+    }
     return broke;
 }
 #endif
