@@ -22,6 +22,14 @@ void m2_log_setup(m2_log_level lowest, int rank)
     pthread_mutex_unlock(&sink.lock);
 }
 
+int m2_log_rank(void)
+{
+    pthread_mutex_lock(&sink.lock);
+    int rank = sink.rank;
+    pthread_mutex_unlock(&sink.lock);
+    return rank;
+}
+
 static void say(m2_log_level level, const char *text)
 {
     static const char *const tag[] = {"debug: ", "", "warning: ", "error: "};

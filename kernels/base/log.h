@@ -13,6 +13,7 @@ extern "C" {
 #endif
 
 M2_API void m2_log_setup(m2_log_level lowest, int rank); /* default: INFO, rank 0 */
+M2_API int m2_log_rank(void);
 M2_API void m2_log(m2_log_level level, const char *fmt, ...) M2_PRINTF(2, 3);
 /* Logs the sentence once per process however often it is said: for choices that repeat per layer. */
 M2_API void m2_log_once(m2_log_level level, const char *fmt, ...) M2_PRINTF(2, 3);
