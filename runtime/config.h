@@ -27,7 +27,8 @@ M2_API void m2_config_write(const m2_config *cfg, FILE *out); /* YAML that loads
 M2_API m2_status m2_config_parse_text(m2_config *cfg, const char *yaml, const char *origin) M2_MUST_USE;
 /* M2_USAGE naming the first key that differs though it is not restart-safe (values of both). */
 M2_API m2_status m2_config_check_resume(const m2_config *saved, const m2_config *now) M2_MUST_USE;
-M2_API void m2_config_help(FILE *out, const char *prefix); /* table of rows whose key starts with prefix */
+/* Prints the table of options whose key starts with prefix; M2_USAGE with the nearest key if there are none. */
+M2_API m2_status m2_config_help(FILE *out, const char *prefix) M2_MUST_USE;
 M2_API const char *m2_nearest_name(const char *name, const char *const *names, int n); /* NULL if nothing is near */
 
 #endif
