@@ -1,0 +1,21 @@
+/* bench.c - m2 bench SUBJECT */
+#include "tools/bench.h"
+#include "tools/tool.h"
+
+const char tool_bench_usage[] =
+    "usage: m2 bench ops [--op NAME]            every op, against a large matrix product and a plain copy\n"
+    "       m2 bench conv                       the long convolution per length, against its floor and FFTW\n"
+    "\n"
+    "m2 bench SUBJECT --help lists the flags of each.\n";
+
+static m2_status bench_conv(int argc, char **argv)
+{
+    return m2_bench_conv(argc - 1, argv + 1);
+}
+
+m2_status tool_bench(int argc, char **argv)
+{
+    static const m2_subject subjects[] = {
+        {"ops", bench_ops_usage, bench_ops}, {"conv", NULL, bench_conv}, {NULL, NULL, NULL}};
+    return m2_subjects_run(argc, argv, subjects);
+}
