@@ -21,9 +21,10 @@ static void build(m2_program *p, const m2_config *cfg)
         m2_attrs dropout = {.i[M2_DROPOUT_WHOLE_B] = s->rows_whole, .f[M2_DROPOUT_P] = cfg->model_dropout};
         x.sum = m2_build_unary(p, "dropout", &m2_op_dropout, &dropout, x.sum);
     }
+    m2_tid position = m2i_position(p, cfg);
     for (int64_t i = 0; i < cfg->model_layers; i++) {
         m2_program_push_block(p, "block.%d", (int)i);
-        m2i_block(p, cfg, &x);
+        m2i_block(p, cfg, position, &x);
         m2_program_pop(p);
     }
     m2_tid y = m2i_norm(p, "norm", &x, cfg->model_norm_eps);

@@ -34,12 +34,14 @@ typedef struct m2i_stream {
 m2_tid m2i_norm(m2_program *p, const char *name, m2i_stream *s, double eps);
 
 /* ---- mixer.c: sequence mixing. u (B, L, d) -> (B, L, d) */
-m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid u);
+m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid position, m2_tid u);
+/* What all implicit filters of a model read: features (L, model.filter.emb) of each position, SPEC 3.3. */
+m2_tid m2i_position(m2_program *p, const m2_config *cfg);
 
 /* ---- mlp.c: dimension mixing, model.mlp. u (B, L, d) -> (B, L, d) */
 m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, m2_tid u);
 
 /* ---- block.c: norm, mixer, and if model.mlp is not none, norm, MLP */
-void m2i_block(m2_program *p, const m2_config *cfg, m2i_stream *s);
+void m2i_block(m2_program *p, const m2_config *cfg, m2_tid position, m2i_stream *s);
 
 #endif

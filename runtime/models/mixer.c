@@ -11,21 +11,25 @@
 #include <stdio.h>
 #include <string.h>
 
-/* -> k (F, L) */
-static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, int64_t filters)
+m2_tid m2i_position(m2_program *p, const m2_config *cfg)
 {
-    int64_t length = m2_program_spec_of(p)->length, width = cfg->model_filter_width;
+    return m2i_param(p, "filter.position", cfg->model_length, cfg->model_filter_emb, M2_INIT_POSEMB,
+                     (double)cfg->model_length, M2_GROUP_FILTER, M2_PARAM_PRECISE | M2_PARAM_FROZEN);
+}
+
+/* -> k (F, L) */
+static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, m2_tid position, int64_t filters)
+{
+    int64_t width = cfg->model_filter_width;
     m2i_dense layer = {.out = width,
                        .in = cfg->model_filter_emb,
                        .std = cfg->model_init_std,
                        .group = M2_GROUP_FILTER,
                        .flags = M2_PARAM_PRECISE};
-    m2_attrs decay = {.i[M2_DECAY_LMAX] = length,
+    m2_attrs decay = {.i[M2_DECAY_LMAX] = cfg->model_length,
                       .f = {[M2_DECAY_DELTA0] = log(0.01) / 1.5, [M2_DECAY_DELTA1] = log(0.01) / 0.3}};
-    m2_tid h = m2i_param(p, "position", length, cfg->model_filter_emb, M2_INIT_POSEMB, (double)length,
-                         M2_GROUP_FILTER, M2_PARAM_PRECISE | M2_PARAM_FROZEN);
-    m2_tid frequency = m2i_param(p, "frequency", width, 0, M2_INIT_CONST, cfg->model_filter_freq,
-                                 M2_GROUP_FILTER, M2_PARAM_PRECISE);
+    m2_tid h = position, frequency = m2i_param(p, "frequency", width, 0, M2_INIT_CONST,
+                                               cfg->model_filter_freq, M2_GROUP_FILTER, M2_PARAM_PRECISE);
     for (int64_t i = 0; i <= cfg->model_filter_layers; i++) {
         char name[32];
         snprintf(name, sizeof name, "layer.%d", (int)i);
@@ -40,7 +44,7 @@ static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, int64_t filte
     return m2_build_unary(p, "decay", &m2_op_decay, &decay, h);
 }
 
-m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid u)
+m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid position, m2_tid u)
 {
     int64_t d = cfg->model_width, filters = d / cfg->model_share, taps = cfg->model_short_taps;
     double out_std = cfg->model_init_std / sqrt(2 * (double)cfg->model_layers);
@@ -57,7 +61,7 @@ m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid u)
     m2i_call(p, "short", &m2_op_shortconv, &gate, gated, q, w, b, M2_NONE);
 
     m2_program_push(p, "filter");
-    m2_tid k = implicit_filter(p, cfg, filters);
+    m2_tid k = implicit_filter(p, cfg, position, filters);
     m2_program_pop(p);
     m2_tid skip = m2i_param(p, "skip", filters, 0, M2_INIT_NORMAL, 1, M2_GROUP_DECAYED, M2_PARAM_PRECISE);
     m2_attrs share = {.i[M2_LONGCONV_SHARE] =

@@ -1,0 +1,223 @@
+/* Model families: parameter counts of SPEC 5.1, 5.2 and 8, the published configurations, names, every option's program
+ * plans in every precision, initial values, refusals. */
+#include "runtime/models/model.h"
+#include "runtime/optim.h"
+
+#include <CUnit/Basic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static m2_config config(int n, const char *const *options)
+{
+    m2_config cfg;
+    m2_config_defaults(&cfg);
+    cfg.model_vocab = 50264;
+    for (int i = 0; i < n; i++) CU_ASSERT_EQUAL(m2_config_set(&cfg, options[i]), M2_OK);
+    return cfg;
+}
+
+static m2_status build(const m2_config *cfg, m2_mode mode, m2_program **out)
+{
+    m2_program_spec spec = {
+        .mode = mode, .precision = M2_PREC_F32, .rows = 1, .rows_whole = 1, .length = cfg->model_length};
+    return m2_model_build(cfg, &spec, out);
+}
+
+enum { OPTIONS = 8 };
+static const struct {
+    int64_t params;
+    int n;
+    const char *options[OPTIONS];
+} sizes[] = {
+    {144567936, 3, {"model.width=1024", "model.layers=22", "model.share=8"}},
+    {361844736, 3, {"model.width=1536", "model.layers=30", "model.share=8"}},
+    {152483904,
+     5,
+     {"model.width=864", "model.layers=18", "model.share=1", "model.mlp=dense", "model.mlp_ratio=2"}},
+    {357086464,
+     5,
+     {"model.width=1024", "model.layers=36", "model.share=1", "model.mlp=dense", "model.mlp_ratio=2"}},
+};
+
+static void test_sizes(void)
+{
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        m2_program *p = NULL;
+        m2_config cfg = config(sizes[i].n, sizes[i].options);
+        CU_ASSERT_EQUAL(m2_config_set(&cfg, "model.length=2048"), M2_OK);
+        CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_EVAL, &p), M2_OK);
+        CU_ASSERT_EQUAL(m2_program_param_count(p), sizes[i].params);
+        if (m2_program_param_count(p) != sizes[i].params)
+            printf("  %lld\n", (long long)m2_program_param_count(p));
+        m2_program_free(&p);
+    }
+}
+
+/* Every parameter is in a group, has a gradient, and the filter's network alone is spared weight decay. */
+static void check_rows(m2_program *p)
+{
+    const m2_param *rows;
+    int n = m2_program_params(p, &rows);
+    for (int i = 0; i < n; i++) {
+        int filter = strstr(rows[i].name, "filter.") != NULL;
+        CU_ASSERT_EQUAL(rows[i].group, filter ? M2_GROUP_FILTER : M2_GROUP_DECAYED);
+        CU_ASSERT_EQUAL(rows[i].grad == M2_NONE, (rows[i].flags & M2_PARAM_FROZEN) != 0);
+    }
+}
+
+static void test_options(void)
+{
+    static const char *const small[] = {"model.width=16", "model.layers=2", "model.length=12",
+                                        "model.share=4"};
+    static const char *const variants[] = {
+        "model.mlp=none",  "model.mlp=dense",      "model.mlp=blockdiag",   "model.mlp=blockdiag_glu",
+        "model.share=1",   "model.share_by=index", "model.filter.layers=0", "model.short_taps=5",
+        "model.dropout=0", "model.length=1"};
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        m2_config cfg = config(4, small);
+        m2_program *p = NULL;
+        m2_recompute recompute = {M2_RECOMPUTE_BLOCK};
+        m2_update_spec update = m2_optim_update(&cfg);
+        m2_plan_options plan = {.threads = 1};
+        cfg.model_vocab = 24;
+        CU_ASSERT_EQUAL(m2_config_set(&cfg, variants[i]), M2_OK);
+        CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_TRAIN, &p), M2_OK);
+        CU_ASSERT_EQUAL(m2_program_find(p, "logits"), M2_NONE);
+        m2_program_backward(p, m2_program_find(p, "loss"), &recompute);
+        m2_program_update(p, &update);
+        CU_ASSERT_EQUAL(m2_program_plan(p, &plan), M2_OK);
+        check_rows(p);
+        m2_program_free(&p);
+        CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_EVAL, &p), M2_OK);
+        CU_ASSERT_NOT_EQUAL(m2_program_find(p, "logits"), M2_NONE);
+        m2_program_free(&p);
+    }
+}
+
+/* What training keeps in which dtype: the residual stream is precise, what goes into projections is not. */
+static void test_precisions(void)
+{
+    static const struct {
+        m2_precision precision;
+        m2_dtype stream, compute;
+    } rows[] = {{M2_PREC_F32, M2_F32, M2_F32},
+                {M2_PREC_F64, M2_F64, M2_F64},
+                {M2_PREC_TF32, M2_F32, M2_F32},
+                {M2_PREC_BF16, M2_F32, M2_BF16}};
+    for (int i = 0; i < 4; i++) {
+        static const char *const small[] = {"model.width=16", "model.layers=2", "model.length=12",
+                                            "model.mlp=blockdiag_glu"};
+        m2_config cfg = config(4, small);
+        m2_program *p = NULL;
+        m2_program_spec spec = {M2_MODE_TRAIN, rows[i].precision, 2, 2, 12};
+        m2_recompute recompute = {M2_RECOMPUTE_NONE};
+        m2_update_spec update = m2_optim_update(&cfg);
+        m2_plan_options plan = {.threads = 1};
+        CU_ASSERT_EQUAL_FATAL(m2_model_build(&cfg, &spec, &p), M2_OK);
+        for (int k = 0; k < m2_program_calls(p); k++) {
+            m2_call_info c = m2_program_call_info(p, k);
+            if (c.op == &m2_op_addnorm) CU_ASSERT_EQUAL(c.out[0].dtype, rows[i].stream);
+            if (c.op == &m2_op_addnorm) CU_ASSERT_EQUAL(c.out[1].dtype, rows[i].compute);
+            if (c.op == &m2_op_longconv) CU_ASSERT_EQUAL(c.in[0].dtype, rows[i].compute);
+            if (c.op == &m2_op_longconv) CU_ASSERT_EQUAL(c.in[1].dtype, rows[i].stream); /* taps */
+        }
+        m2_program_backward(p, m2_program_find(p, "loss"), &recompute);
+        m2_program_update(p, &update);
+        CU_ASSERT_EQUAL(m2_program_plan(p, &plan), M2_OK);
+        m2_program_free(&p);
+    }
+}
+
+/* The files that come with m2 are what they say. */
+static void test_files(void)
+{
+    static const struct {
+        const char *name;
+        int64_t params;
+    } files[] = {{"145m", 144567936},
+                 {"360m", 361844736},
+                 {"1b", 995532608},
+                 {"hyena-153m", 152483904},
+                 {"tiny", 1438944}};
+    for (int i = 0; i < 5; i++) {
+        char path[1024];
+        const char *root = getenv("M2_SOURCE");
+        m2_config cfg;
+        m2_program *p = NULL;
+        m2_config_defaults(&cfg);
+        snprintf(path, sizeof path, "%s/configs/gpt/%s.yaml", root ? root : ".", files[i].name);
+        CU_ASSERT_EQUAL_FATAL(m2_config_load(&cfg, path), M2_OK);
+        if (!cfg.model_vocab) cfg.model_vocab = 4096;
+        CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_EVAL, &p), M2_OK);
+        CU_ASSERT_EQUAL(m2_program_param_count(p), files[i].params);
+        if (m2_program_param_count(p) != files[i].params)
+            printf("  %s: %lld\n", files[i].name, (long long)m2_program_param_count(p));
+        m2_program_free(&p);
+    }
+}
+
+static double std_of(const m2_param *rows, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(rows[i].name, name)) return rows[i].init_a;
+    return -1;
+}
+
+/* SPEC 5.1: what ends a residual branch starts smaller by sqrt(2 layers). */
+static void test_initial_values(void)
+{
+    static const char *const options[] = {"model.layers=8", "model.mlp=dense"};
+    m2_config cfg = config(2, options);
+    const m2_param *rows;
+    m2_program *p = NULL;
+    CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_EVAL, &p), M2_OK);
+    int n = m2_program_params(p, &rows);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "embed.weight"), 0.02, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "block.7.mixer.in.weight"), 0.02, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "block.7.mixer.out.weight"), 0.005, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "block.0.mlp.up.weight"), 0.02, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "block.0.mlp.down.weight"), 0.005, 1e-12);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "block.0.mixer.short.weight"), 0.57735, 1e-5);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "block.0.mixer.filter.frequency"), 14, 0);
+    CU_ASSERT_DOUBLE_EQUAL(std_of(rows, n, "block.0.mixer.skip"), 1, 0);
+    m2_program_free(&p);
+}
+
+static void test_refusals(void)
+{
+    static const char *const wrong[][2] = {{"model.share=7", "model.share=7 does not divide"},
+                                           {"model.filter.emb=32", "must be odd"},
+                                           {"model.vocab=0", "model.vocab is not set"},
+                                           {"model.mlp_ratio=2.5", "is not a whole number"}};
+    for (int i = 0; i < 4; i++) {
+        m2_program *p;
+        const char *const options[] = {"model.width=257", "model.share=1", "model.mlp=dense", wrong[i][0]};
+        m2_config cfg = config(4, options);
+        CU_ASSERT_EQUAL(build(&cfg, M2_MODE_EVAL, &p), M2_USAGE);
+        CU_ASSERT_PTR_NULL(p);
+        CU_ASSERT_PTR_NOT_NULL(strstr(m2_message(), wrong[i][1]));
+    }
+    static const char *const blocks[] = {"model.mlp=blockdiag", "model.mlp_blocks=3"};
+    m2_program *p;
+    m2_config cfg = config(2, blocks);
+    CU_ASSERT_EQUAL(build(&cfg, M2_MODE_EVAL, &p), M2_USAGE);
+    CU_ASSERT_PTR_NOT_NULL(strstr(m2_message(), "model.mlp_blocks=3"));
+}
+
+int main(void)
+{
+    if (CU_initialize_registry() != CUE_SUCCESS) return 1;
+    CU_pSuite suite = CU_add_suite("models", NULL, NULL);
+    CU_add_test(suite, "sizes", test_sizes);
+    CU_add_test(suite, "options", test_options);
+    CU_add_test(suite, "precisions", test_precisions);
+    CU_add_test(suite, "files", test_files);
+    CU_add_test(suite, "initial values", test_initial_values);
+    CU_add_test(suite, "refusals", test_refusals);
+    CU_basic_set_mode(CU_BRM_NORMAL);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures != 0;
+}
