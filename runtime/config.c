@@ -44,7 +44,7 @@ static int edits(const char *a, const char *b)
 {
     enum { MOST = 63 };
     int n = (int)strlen(a), m = (int)strlen(b), row[3][MOST + 1];
-    if (n > MOST || m > MOST) return MOST;
+    if (n > MOST || m > MOST) return 1 << 20;
     int *before = row[0], *above = row[1], *here = row[2];
     for (int j = 0; j <= m; j++) above[j] = j;
     for (int i = 1; i <= n; i++) {
