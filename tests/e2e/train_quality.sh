@@ -18,8 +18,8 @@ model.layers: 2
 model.length: 64
 model.dropout: 0
 train.batch: 16
-train.steps: 500
-optim.lr: 0.01
+train.steps: 300
+optim.lr: 0.003
 optim.weight_decay: 0
 run.device: cpu
 END
