@@ -59,7 +59,7 @@ static m2_status bytes_needed(const m2_config *cfg, const m2_ranks *ranks, const
 }
 
 /* Tries the whole share first, then smaller microbatches, then recomputation. Leaves the last one tried when nothing fits. */
-static m2_status choose(const m2_config *cfg, const m2_ranks *ranks, m2_batch *batch, int *recompute)
+m2_status m2_training_choose(const m2_config *cfg, const m2_ranks *ranks, m2_batch *batch, int *recompute)
 {
     int automatic = !strcmp(cfg->train_recompute, "auto"), fits = 0;
     int64_t room = memory_for_one(ranks), bytes = 0;
@@ -88,7 +88,7 @@ m2_status m2_training_make(const m2_config *cfg, const m2_ranks *ranks, m2_train
     m2_batch *b = &out->batch;
     *out = (m2_training){0};
     M2_TRY(m2_batch_cut(cfg->train_batch, cfg->train_micro, ranks->comm->rank, ranks->comm->size, b));
-    M2_TRY(m2_comm_agree(ranks->comm, choose(cfg, ranks, b, &out->recompute)));
+    M2_TRY(m2_comm_agree(ranks->comm, m2_training_choose(cfg, ranks, b, &out->recompute)));
     int64_t word[2] = {b->micro, -out->recompute}; /* the choice of the rank with the least memory */
     M2_TRY(host->api->all_reduce(host, word, word, 2, M2_I64, M2_MIN, NULL));
     out->recompute = (int)-word[1];

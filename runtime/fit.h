@@ -16,6 +16,10 @@ M2_API m2_status m2_training_check(const m2_config *cfg, const m2_ranks *ranks) 
 /* The forward, backward, reductions (over more than one rank) and update of cfg's model, planned, not bound. */
 M2_API m2_status m2_training_build(const m2_config *cfg, const m2_ranks *ranks, const m2_batch *batch, int recompute,
                                    m2_program **out) M2_MUST_USE;
+/* What train.micro = 0 and train.recompute = auto stand for on this rank: the largest microbatch whose memory fits. batch
+ * comes from m2_batch_cut. Not collective; reads only rank, size and local_size of ranks->comm, and kind, threads and
+ * memory of ranks->device. */
+M2_API m2_status m2_training_choose(const m2_config *cfg, const m2_ranks *ranks, m2_batch *batch, int *recompute) M2_MUST_USE;
 /* Chooses what train.micro = 0 and train.recompute = auto leave open, then builds and binds: the largest microbatch whose
  * memory fits beside that of validation, all ranks alike. Collective. */
 M2_API m2_status m2_training_make(const m2_config *cfg, const m2_ranks *ranks, m2_training *out) M2_MUST_USE;

@@ -137,6 +137,8 @@ M2_API m2_memory_plan m2_program_memory_used(const m2_program *p); /* high-water
 typedef enum m2_region { M2_FORWARD = 1, M2_BACKWARD = 2, M2_UPDATE = 4 } m2_region;
 /* Sums the costs of calls in a mask of regions (recomputation counts as backward). */
 M2_API m2_cost m2_program_cost(const m2_program *p, unsigned regions);
+/* FLOPs of the forward and backward of one microbatch that the model asks for, recomputation left out: MFU's numerator. */
+M2_API double m2_program_model_flops(const m2_program *p);
 M2_API int64_t m2_program_param_count(const m2_program *p); /* trained elements, tied ones once */
 M2_API int m2_program_params(const m2_program *p, const m2_param **rows); /* table; returns its length */
 /* Elements of the flat arrays, padding included: all parameters ("param"), and the trained ones, which come first
@@ -175,6 +177,7 @@ typedef struct m2_call_info {
     const char *path;
     const m2_op *op;
     m2_region region;
+    int again; /* a recomputation of a forward call */
     m2_cost cost;
     m2_attrs attrs;
     m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];

@@ -43,14 +43,14 @@ static m2_status choose_threads(const m2_config *cfg, m2_ranks *r)
     return M2_OK;
 }
 
-static m2_status choose_precision(const m2_config *cfg, m2_ranks *r)
+m2_status m2_precision_choose(const m2_config *cfg, const m2_device *dev, m2_precision *out)
 {
-    int cpu = !strcmp(r->device->api->kind, "cpu");
+    int cpu = !strcmp(dev->api->kind, "cpu");
     const char *name = cfg->train_precision;
     if (!strcmp(name, "auto")) name = cpu ? "f32" : "bf16";
     for (int i = 0; i < (int)(sizeof precisions / sizeof *precisions); i++)
-        if (!strcmp(precisions[i], name)) r->precision = (m2_precision)i;
-    int wide = r->precision == M2_PREC_F32 || r->precision == M2_PREC_F64;
+        if (!strcmp(precisions[i], name)) *out = (m2_precision)i;
+    int wide = *out == M2_PREC_F32 || *out == M2_PREC_F64;
     if (cpu && !wide)
         return m2_fail(M2_USAGE, "train.precision=%s needs a GPU: use f32, f64 or auto on the CPU", name);
     return M2_OK;
@@ -70,7 +70,7 @@ m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out)
     if (st == M2_OK) st = m2_comm_agree(out->comm, why.code == M2_OK ? M2_OK : m2_error_put(&why));
     if (st == M2_OK) st = same_kind(out);
     if (st == M2_OK) st = choose_threads(cfg, out);
-    if (st == M2_OK) st = choose_precision(cfg, out);
+    if (st == M2_OK) st = m2_precision_choose(cfg, out->device, &out->precision);
     if (st != M2_OK) m2_ranks_close(out);
     return st;
 }

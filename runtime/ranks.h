@@ -20,6 +20,8 @@ M2_API void m2_ranks_close(m2_ranks *r); /* collective; accepts a zeroed one */
  * the job for all of them (under MPI it does not return); alone, it is just returned. */
 M2_API m2_status m2_ranks_alone(m2_comm *c, m2_status st) M2_MUST_USE;
 
+/* The arithmetic that train.precision means on a device; M2_USAGE where it has none of it. */
+M2_API m2_status m2_precision_choose(const m2_config *cfg, const m2_device *dev, m2_precision *out) M2_MUST_USE;
 M2_API const char *m2_precision_name(m2_precision p); /* as train.precision says it */
 
 #endif

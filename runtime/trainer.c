@@ -375,7 +375,7 @@ m2_status m2_train(const m2_config *cfg)
                cfg->train_steps);
     if (st == M2_OK && !done) {
         const m2_batch *b = &t.training.batch;
-        t.flops = m2_program_cost(t.training.program, M2_FORWARD | M2_BACKWARD).flops * b->micros * b->ranks;
+        t.flops = m2_program_model_flops(t.training.program) * b->micros * b->ranks;
         describe(&t);
         m2_progress_start(&t.progress, cfg->train_steps, cfg->train_log_every, t.step,
                           t.step * cfg->train_batch * cfg->model_length, t.ranks.comm->rank == 0);

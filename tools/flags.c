@@ -74,6 +74,17 @@ m2_status m2_flags_take(int *argc, char **argv, const m2_flag *flags)
     return M2_OK;
 }
 
+m2_status m2_config_take(int argc, char **argv, m2_config *out)
+{
+    if (argc < 2 || strchr(argv[1], '='))
+        return m2_fail(M2_USAGE, "which configuration? m2 %s CONFIG.yaml [KEY=VALUE ...], see m2 help %.*s",
+                       argv[0], (int)strcspn(argv[0], " "), argv[0]);
+    m2_config_defaults(out);
+    M2_TRY(m2_config_load(out, argv[1]));
+    for (int i = 2; i < argc; i++) M2_TRY(m2_config_set(out, argv[i]));
+    return M2_OK;
+}
+
 m2_status m2_subjects_run(int argc, char **argv, const m2_subject *subjects)
 {
     const char *names[MAX_FLAGS];

@@ -8,5 +8,7 @@ m2_status inspect_checkpoint(int argc, char **argv);
 extern const char inspect_checkpoint_usage[];
 m2_status inspect_store(int argc, char **argv);
 extern const char inspect_store_usage[];
+m2_status inspect_plan(int argc, char **argv);
+extern const char inspect_plan_usage[];
 
 #endif

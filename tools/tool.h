@@ -51,6 +51,10 @@ typedef struct m2_flag {
     void *value; /* left alone when the flag is not given */
 } m2_flag;
 
+struct m2_config;
+/* The configuration that argv[1], a file, and the KEY=VALUE words after it describe: what `m2 train` would run. */
+m2_status m2_config_take(int argc, char **argv, struct m2_config *out) M2_MUST_USE;
+
 /* Takes flags out of argv in any order ("--tokens 80", "--tokens=80"; "-o" is a name like any other; "--" ends flags) and
  * leaves the other words in argv[1 .. *argc). Unknown flag: M2_USAGE with the nearest name. flags ends with a NULL name. */
 m2_status m2_flags_take(int *argc, char **argv, const m2_flag *flags) M2_MUST_USE;

@@ -1,11 +1,10 @@
 /* train.c - m2 train CONFIG.yaml [key=value ...] */
 #include "kernels/base/log.h"
 #include "parallel/comm.h"
+#include "runtime/config.h"
 #include "runtime/rundir.h"
 #include "runtime/trainer.h"
 #include "tools/tool.h"
-
-#include <string.h>
 
 const char tool_train_usage[] =
     "usage: m2 train CONFIG.yaml [KEY=VALUE ...]\n"
@@ -30,13 +29,8 @@ m2_status tool_train(int argc, char **argv)
     m2_comm_launcher(&rank, &size, &local_rank, &local_size);
     m2_log_setup(M2_LOG_INFO, rank);
     M2_TRY(m2_flags_take(&argc, argv, none));
-    if (argc < 2 || strchr(argv[1], '='))
-        return m2_fail(M2_USAGE,
-                       "which configuration? m2 train CONFIG.yaml [KEY=VALUE ...], see m2 help train");
     m2_config cfg;
-    m2_config_defaults(&cfg);
-    M2_TRY(m2_config_load(&cfg, argv[1]));
-    for (int i = 2; i < argc; i++) M2_TRY(m2_config_set(&cfg, argv[i]));
+    M2_TRY(m2_config_take(argc, argv, &cfg));
     if (!*cfg.run_dir) m2_rundir_default(&cfg, argv[1], cfg.run_dir, sizeof cfg.run_dir);
     return m2_train(&cfg);
 }

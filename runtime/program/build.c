@@ -410,6 +410,14 @@ m2_cost m2_program_cost(const m2_program *p, unsigned regions)
     return sum;
 }
 
+double m2_program_model_flops(const m2_program *p)
+{
+    double flops = 0;
+    for (int i = 0; i < p->n_calls; i++)
+        if (p->calls[i].region != M2_UPDATE && !p->calls[i].again) flops += m2i_call_cost(p, &p->calls[i]).flops;
+    return flops;
+}
+
 int64_t m2_program_param_count(const m2_program *p)
 {
     int64_t n = 0;
@@ -442,7 +450,7 @@ int m2_program_calls(const m2_program *p)
 m2_call_info m2_program_call_info(const m2_program *p, int i)
 {
     const m2i_call *c = &p->calls[i];
-    m2_call_info info = {.path = c->path, .op = c->op, .region = c->region, .attrs = c->attrs};
+    m2_call_info info = {.path = c->path, .op = c->op, .region = c->region, .again = c->again, .attrs = c->attrs};
     info.cost = m2i_call_cost(p, c);
     m2i_call_descs(p, c, info.in, info.out);
     return info;

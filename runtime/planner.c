@@ -1,0 +1,100 @@
+#include "runtime/planner.h"
+#include "runtime/fit.h"
+#include "runtime/tokens.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { VOCAB = 4096 }; /* of a tokenizer that m2 prepare --train-tokenizer 4096 makes, as the quick start does */
+
+/* ---- the job that is imagined ------------------------------------------------------------------------------------ */
+static m2_status choose_vocab(m2_planned *p)
+{
+    m2_config *cfg = &p->cfg;
+    if (cfg->model_vocab) return M2_OK;
+    p->vocab_chosen = !*cfg->data_train;
+    cfg->model_vocab = VOCAB;
+    if (p->vocab_chosen) return M2_OK;
+    m2_tokens store;
+    cfg->model_vocab = 0;
+    m2_status st = m2_tokens_open(cfg, "data.train", cfg->data_train, &store);
+    if (st == M2_OK) cfg->model_vocab = m2_tokens_padded(store.info.vocab);
+    m2_tokens_free(&store);
+    return st;
+}
+
+static m2_status imagine_ranks(const m2_planner_spec *spec, m2_planned *p)
+{
+    int local = spec->local_size < spec->ranks ? spec->local_size : spec->ranks;
+    m2_config *cfg = &p->cfg;
+    M2_TRY(m2_context(m2_device_open(cfg->run_device, 0, &p->ranks.device), "run.device"));
+    m2_device *dev = p->ranks.device;
+    dev->threads = cfg->run_threads ? (int)cfg->run_threads : dev->threads > local ? dev->threads / local : 1;
+    M2_TRY(m2_precision_choose(cfg, dev, &p->ranks.precision));
+    snprintf(cfg->train_precision, sizeof cfg->train_precision, "%s", m2_precision_name(p->ranks.precision));
+    p->place = (m2_comm){.size = spec->ranks, .local_size = local, .device = dev, .host = &p->place};
+    p->ranks.comm = &p->place;
+    return M2_OK;
+}
+
+/* ---- what the program says --------------------------------------------------------------------------------------- */
+static m2_traffic *traffic_of(m2_planned *p, const char *verb)
+{
+    int i = 0;
+    while (i < p->n_traffic && strcmp(p->traffic[i].verb, verb) != 0) i++;
+    if (i == M2_TRAFFIC_KINDS) return NULL;
+    if (i == p->n_traffic) p->traffic[p->n_traffic++] = (m2_traffic){.verb = verb};
+    return &p->traffic[i];
+}
+
+static m2_status sum_up(m2_planned *p)
+{
+    double times = (double)p->batch.micros * p->batch.ranks;
+    for (int i = 0; i < m2_program_calls(p->program); i++) {
+        m2_call_info c = m2_program_call_info(p->program, i);
+        if (c.region == M2_FORWARD) p->flops_forward += c.cost.flops * times;
+        if (c.again) p->flops_again += c.cost.flops * times;
+        if (c.op->id >= 0) continue;
+        m2_traffic *t = traffic_of(p, c.op->name);
+        M2_CHECK(t);
+        t->calls++;
+        t->bytes += m2_collective_bytes(c.op, &c.attrs, c.in, c.out, 0, p->batch.ranks);
+    }
+    p->flops_model = m2_program_model_flops(p->program) * times;
+    p->parameters = m2_program_param_count(p->program);
+    p->memory = m2_program_memory(p->program);
+    return M2_OK;
+}
+
+int64_t m2_memory_total(const m2_memory_plan *m)
+{
+    return m->params + m->grads + m->optimizer + m->activations + m->workspace + m->io;
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------------------- */
+static m2_status make(const m2_planner_spec *spec, m2_planned *p)
+{
+    const m2_config *cfg = &p->cfg;
+    M2_TRY(choose_vocab(p));
+    M2_TRY(imagine_ranks(spec, p));
+    M2_TRY(m2_batch_cut(cfg->train_batch, cfg->train_micro, 0, spec->ranks, &p->batch));
+    if (m2_training_choose(cfg, &p->ranks, &p->batch, &p->recompute) != M2_OK) /* the last one tried is shown */
+        snprintf(p->too_big, sizeof p->too_big, "%s", m2_message());
+    M2_TRY(m2_training_build(cfg, &p->ranks, &p->batch, p->recompute, &p->program));
+    return sum_up(p);
+}
+
+m2_status m2_planned_make(const m2_config *cfg, const m2_planner_spec *spec, m2_planned *out)
+{
+    *out = (m2_planned){.cfg = *cfg};
+    m2_status st = make(spec, out);
+    if (st != M2_OK) m2_planned_free(out);
+    return st;
+}
+
+void m2_planned_free(m2_planned *p)
+{
+    m2_program_free(&p->program);
+    m2_device_close(&p->ranks.device);
+    *p = (m2_planned){0};
+}

@@ -1,0 +1,45 @@
+#!/bin/bash
+# m2 inspect plan: the published parameter counts; memory and traffic of many ranks without allocating any of it; what it
+# predicts is what training then has.
+. "$M2_SOURCE/tests/e2e/common.bash"
+configs=$M2_SOURCE/configs/gpt
+
+field() { grep -oE "\"$1\": [0-9.e+]+" | head -1 | cut -d' ' -f2; } # of JSON on stdin
+
+# exact counts, and as people say them
+while read -r name count said; do
+    "$M2" inspect plan "$configs/$name.yaml" >out || fail "inspect plan $name"
+    grep -q "^parameters  *$said ($count)\$" out || { cat out; fail "$name: expected $said ($count) parameters"; }
+done <<END
+360m 361844736 361.8M
+145m 144567936 144.6M
+hyena-153m 152483904 152.5M
+END
+
+# 64 ranks of 360M parameters in an address space where not even the weights of one would fit
+(ulimit -v 1000000 && exec "$M2" inspect plan "$configs/360m.yaml" --ranks 64 run.device=cpu --json) >plan.json || fail "64 ranks in 1 GB"
+[ "$(field ranks <plan.json)" = 64 ] || fail "--ranks 64 gave $(field ranks <plan.json)"
+[ "$(field total <plan.json)" -gt 6000000000 ] || fail "memory per rank"
+# a ring or any other even exchange of n bytes: 2 (P-1)/P n from every rank, the loss's few bytes besides
+sent=$(field bytes <plan.json) whole=$(field grads <plan.json)
+awk -v s="$sent" -v w="$whole" 'BEGIN { x = s / (w * 2 * 63 / 64); exit !(x > 0.9999 && x < 1.0001) }' || fail "$sent bytes for $whole of gradients"
+
+# every call, forward and backward, one line each
+"$M2" inspect plan "$configs/tiny.yaml" run.device=cpu --calls >calls || fail "--calls"
+grep -qE '^ +[0-9]+ +block\.3\.mixer\.conv +longconv ' calls || fail "forward of block.3.mixer.conv is not listed"
+grep -qE 'block\.3\.mixer\.conv +longconv_grad ' calls || fail "backward of block.3.mixer.conv is not listed"
+[ "$(awk 'length > 160' calls | wc -l)" = 0 ] || fail "--calls prints lines over 160 columns"
+
+# the plan and the run agree
+small_run
+"$M2" inspect plan config.yaml --ranks 2 --local 2 >out || fail "plan of the small run"
+ranks 2 "$M2" train config.yaml train.steps=2 run.dir=run >log 2>&1 || { cat log; fail "training"; }
+planned=$(sed -nE 's/^memory +(.*) per rank$/\1/p' out)
+grep -q "; $planned per rank" log || { cat out log; fail "training does not have the planned $planned per rank"; }
+
+# what cannot be is said in one sentence
+"$M2" inspect plan "$configs/tiny.yaml" --ranks 3 2>err && fail "3 ranks for 16 sequences"
+grep -q 'cannot be shared evenly by 3 ranks' err || { cat err; fail "message about 3 ranks"; }
+"$M2" inspect plan "$configs/tiny.yaml" --rank 3 2>err && fail "--rank"
+grep -q 'did you mean --ranks' err || fail "--rank does not suggest --ranks"
+echo "plans agree"

@@ -1,0 +1,165 @@
+/* inspect_plan.c - m2 inspect plan CONFIG: what a training step needs, before anything is allocated. */
+#include "kernels/base/log.h"
+#include "runtime/planner.h"
+#include "tools/inspect.h"
+#include "tools/tool.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+
+const char inspect_plan_usage[] =
+    "usage: m2 inspect plan CONFIG.yaml [KEY=VALUE ...] [--ranks N] [--local N] [--calls] [--json]\n"
+    "\n"
+    "What a training step of a configuration needs: parameters, FLOPs, memory per rank, bytes that ranks\n"
+    "exchange. Nothing is allocated: a laptop can plan for 512 ranks.\n"
+    "\n"
+    "  --ranks N    as if on N ranks, each on a machine like this one (1)\n"
+    "  --local N    as if N of them shared such a machine, its memory and its cores (1)\n"
+    "  --calls      every call of forward, backward and update: shapes, bytes, FLOPs, place in memory\n"
+    "  --json       for programs\n";
+
+/* ---- rows that text and JSON share ------------------------------------------------------------------------------- */
+typedef struct memory_row {
+    const char *name;
+    int64_t bytes;
+} memory_row;
+
+enum { MEMORY_ROWS = 6 };
+
+static void memory_rows(const m2_memory_plan *m, memory_row *rows)
+{
+    const memory_row all[MEMORY_ROWS] = {{"params", m->params},           {"grads", m->grads},
+                                         {"optimizer", m->optimizer},     {"activations", m->activations},
+                                         {"workspace", m->workspace},     {"io", m->io}};
+    for (int i = 0; i < MEMORY_ROWS; i++) rows[i] = all[i];
+}
+
+static double tokens_per_step(const m2_planned *p)
+{
+    return (double)p->batch.global * (double)p->cfg.model_length;
+}
+
+/* ---- text -------------------------------------------------------------------------------------------------------- */
+static void print_model(const m2_planned *p)
+{
+    const m2_config *c = &p->cfg;
+    char count[32];
+    printf("%-12s %s, %" PRId64 " blocks of width %" PRId64 ", length %" PRId64 ", vocabulary %" PRId64 "%s\n",
+           "model", c->model_family, c->model_layers, c->model_width, c->model_length, c->model_vocab,
+           p->vocab_chosen ? " (assumed: model.vocab and data.train are not set)" : "");
+    printf("%-12s %s (%" PRId64 ")\n", "parameters", m2_human_count(count, (double)p->parameters), p->parameters);
+}
+
+static void print_step(const m2_planned *p)
+{
+    const m2_batch *b = &p->batch;
+    double tokens = tokens_per_step(p);
+    printf("%-12s %" PRId64 " x %" PRId64 " tokens = %d rank%s x %d microbatch%s x %" PRId64 ", %s%s\n", "step",
+           b->global, p->cfg.model_length, b->ranks, b->ranks == 1 ? "" : "s", b->micros,
+           b->micros == 1 ? "" : "es", b->micro, p->cfg.train_precision,
+           p->recompute ? ", blocks recomputed" : "");
+    printf("%-12s %.4g MFLOP per token (forward %.4g), %.4g TFLOP per step", "work", p->flops_model / tokens * 1e-6,
+           p->flops_forward / tokens * 1e-6, p->flops_model * 1e-12);
+    if (p->flops_again > 0)
+        printf(", and %.3g%% for recomputation", 100 * p->flops_again / p->flops_model);
+    putchar('\n');
+}
+
+static void print_memory(const m2_planned *p)
+{
+    memory_row rows[MEMORY_ROWS];
+    char bytes[32];
+    memory_rows(&p->memory, rows);
+    printf("%-12s %s per rank\n", "memory", m2_human_bytes(bytes, m2_memory_total(&p->memory)));
+    for (int i = 0; i < MEMORY_ROWS; i++)
+        printf("  %-12s %10s %16" PRId64 " bytes\n", rows[i].name, m2_human_bytes(bytes, rows[i].bytes),
+               rows[i].bytes);
+}
+
+static void print_fit(const m2_planned *p)
+{
+    if (*p->too_big) printf("%-12s does not fit: %s\n", "", p->too_big);
+}
+
+static void print_traffic(const m2_planned *p)
+{
+    char bytes[32];
+    int64_t sum = 0;
+    for (int i = 0; i < p->n_traffic; i++) sum += p->traffic[i].bytes;
+    if (!p->n_traffic) return;
+    printf("%-12s %s sent by each rank in a step\n", "network", m2_human_bytes(bytes, sum));
+    for (int i = 0; i < p->n_traffic; i++)
+        printf("  %-12s %10s %16" PRId64 " bytes in %" PRId64 " call%s\n", p->traffic[i].verb,
+               m2_human_bytes(bytes, p->traffic[i].bytes), p->traffic[i].bytes, p->traffic[i].calls,
+               p->traffic[i].calls == 1 ? "" : "s");
+}
+
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
+static json_t *json_traffic(const m2_planned *p)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < p->n_traffic; i++)
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "verb", p->traffic[i].verb, "calls",
+                                              (json_int_t)p->traffic[i].calls, "bytes",
+                                              (json_int_t)p->traffic[i].bytes));
+    return list;
+}
+
+static m2_status print_json(const m2_planned *p)
+{
+    memory_row rows[MEMORY_ROWS];
+    double tokens = tokens_per_step(p);
+    json_t *memory = json_object();
+    memory_rows(&p->memory, rows);
+    for (int i = 0; i < MEMORY_ROWS; i++)
+        json_object_set_new(memory, rows[i].name, json_integer((json_int_t)rows[i].bytes));
+    json_object_set_new(memory, "total", json_integer((json_int_t)m2_memory_total(&p->memory)));
+    json_t *root = json_pack(
+        "{s:s, s:I, s:I, s:I, s:s, s:i, s:I, s:i, s:b, s:b, s:f, s:f, s:f, s:o, s:o}", "family", p->cfg.model_family,
+        "parameters", (json_int_t)p->parameters, "vocab", (json_int_t)p->cfg.model_vocab, "length",
+        (json_int_t)p->cfg.model_length, "precision", p->cfg.train_precision, "ranks", p->batch.ranks, "micro",
+        (json_int_t)p->batch.micro, "micros", p->batch.micros, "recompute", p->recompute, "fits", !*p->too_big, "flops_per_token",
+        p->flops_model / tokens, "flops_per_step", p->flops_model, "flops_recomputed_per_step", p->flops_again,
+        "memory_per_rank", memory, "traffic_per_rank", json_traffic(p));
+    int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+    json_decref(root);
+    putchar('\n');
+    return bad ? m2_fail(M2_IO, "cannot write JSON to standard output") : M2_OK;
+}
+
+/* ---- the subject ------------------------------------------------------------------------------------------------- */
+m2_status inspect_plan(int argc, char **argv)
+{
+    int calls = 0, json = 0;
+    int64_t ranks = 1, local = 1;
+    const m2_flag flags[] = {{"--ranks", M2_FLAG_INT, &ranks},
+                             {"--local", M2_FLAG_INT, &local},
+                             {"--calls", M2_FLAG_ON, &calls},
+                             {"--json", M2_FLAG_ON, &json},
+                             {NULL, M2_FLAG_ON, NULL}};
+    M2_TRY(m2_flags_take(&argc, argv, flags));
+    if (ranks < 1 || ranks > 1 << 20)
+        return m2_fail(M2_USAGE, "--ranks %" PRId64 ": expected 1 to %d", ranks, 1 << 20);
+    if (local < 1 || local > ranks)
+        return m2_fail(M2_USAGE, "--local %" PRId64 ": expected 1 to --ranks, %" PRId64, local, ranks);
+    m2_log_setup(M2_LOG_WARN, 0);
+    m2_config cfg;
+    m2_planned p;
+    m2_planner_spec spec = {.ranks = (int)ranks, .local_size = (int)local};
+    M2_TRY(m2_config_take(argc, argv, &cfg));
+    M2_TRY(m2_planned_make(&cfg, &spec, &p));
+    m2_status st = M2_OK;
+    if (json) {
+        st = print_json(&p);
+    } else {
+        print_model(&p);
+        print_step(&p);
+        print_memory(&p);
+        print_fit(&p);
+        print_traffic(&p);
+    }
+    if (calls && !json) m2_program_print(p.program, stdout);
+    m2_planned_free(&p);
+    return st;
+}
