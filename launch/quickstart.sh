@@ -1,5 +1,5 @@
 #!/bin/bash
-# quickstart.sh [TEXT...] - from a bare Debian machine to a language model that speaks, in about six minutes on two cores:
+# quickstart.sh [TEXT...] - from a bare Debian machine to a language model that speaks, in about five minutes on two cores:
 # packages, build, tokenizer, three minutes of training with mpirun (killed once on the way, resumed), evaluation, a sample.
 # TEXT: .txt, .jsonl (also .zst, .gz) or folders; default: the Perl documentation, which Debian's package perl-doc installs.
 # Everything it makes is under runs/quickstart. Run again, it resumes: delete that folder to start over.
@@ -30,7 +30,7 @@ fi
 
 train() {
     launch/local.sh -n 2 $m2 train configs/gpt/tiny.yaml data.train=$run/train.h5 data.val=$run/val.h5 run.dir=$run/model \
-        "checkpoint.every=${QUICKSTART_CHECKPOINT_EVERY:-50}" "train.steps=${QUICKSTART_STEPS:-600}"
+        "train.steps=${QUICKSTART_STEPS:-1500}"
 }
 
 if [ ! -e $run/killed ]; then

@@ -13,7 +13,11 @@
 static m2_status open_cuda(int index, int threads, m2_device **out)
 {
     void *module = dlopen(MODULE_FILE, RTLD_NOW | RTLD_LOCAL);
-    if (!module) return m2_fail(M2_USAGE, "the CUDA module is not available (%s): build with a CUDA toolkit", dlerror());
+    if (!module) {
+        const char *why = dlerror(); // a module that is there may lack libraries of its own: that text stays
+        if (!strncmp(why, MODULE_FILE ": cannot open", strlen(MODULE_FILE ": cannot open"))) why = "built without CUDA";
+        return m2_fail(M2_USAGE, "no CUDA module (%s)", why);
+    }
     union {
         void *object;
         m2_device_module_open function;
