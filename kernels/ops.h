@@ -60,12 +60,18 @@
  *   the GPU.
  * ---- gather(x, idx) -> y        x (..., C) as R rows, idx (n) i32: y[i] = x[idx[i]], zeros if idx[i] < 0.
  *   gather_grad(idx, dy) -> dx
+ * ---- transpose(x) -> y          x (B, L, C) -> y (C, B, L), the way into the mixer without a projection.
+ *   transpose_grad(dy) -> dx
+ * ---- pool(x, n) -> y            x (B, L, C), n (B) i32: y[b] = mean of x[b, t] over t < n[b] (at most L), zeros if
+ *   n[b] <= 0. y (B, C). pool_grad(n, dy) -> dx
  * ---- xent(logits, targets) -> loss, lse, hits
  *   logits (..., V) T as R rows, targets i32 with R elements, ignored where == IGNORE. loss () P = sum over valid
  *   rows of
  *   (lse - logit[target]) / denom, denom = DENOM or, DENOM = 0, the number of valid rows (loss 0 if there are none);
  *   lse (R) P; hits () P = number of valid rows whose argmax (lowest index on ties) is the target.
  *   xent_grad(logits, targets, lse, [dloss]) -> dlogits. Absent dloss means 1.
+ * ---- mse(x, y) -> loss          x T and y P with as many elements; loss () P = sum (x - y)^2 / denom, denom = DENOM or, DENOM
+ *   = 0, their number. mse_grad(x, y, [dloss]) -> dx
  * ---- sumsq(x) -> s              s () f64 = sum of squares, any float dtype
  * ---- adam(p, g, m, v, groups, [norm2]) -> p, m, v, [p16]       one flat shard, updated in place
  *   p, g, m, v (n) P; groups u8, one per M2_GROUP_BLOCK elements (n is a multiple); norm2 () f64 = squared global
@@ -100,6 +106,7 @@ enum { M2_DROPOUT_P = 0 };
 enum { M2_DROPOUT_WHOLE_B = 0 };
 enum { M2_EMBED_OUT_DTYPE = 0, M2_EMBED_PAD };
 enum { M2_XENT_IGNORE = 0, M2_XENT_DENOM };
+enum { M2_MSE_DENOM = 0 };
 enum { M2_ADAM_DECAY = 0 };
 enum { M2_DECAY_COUPLED, M2_DECAY_FREE };
 enum { M2_ADAM_BETA1 = 0, M2_ADAM_BETA2, M2_ADAM_EPS };
