@@ -3,11 +3,16 @@
 #include <math.h>
 #include <string.h>
 
+/* What optim.groups can say, for each group: learning rate and weight decay, as factors of optim.lr and
+ * optim.weight_decay, or absolute, the decay then times the learning rate. */
 static const struct {
-    double lr_scale, decay_scale; /* of optim.lr, optim.weight_decay */
-} groups[M2_GROUP_COUNT] = {
-    [M2_GROUP_DECAYED] = {1, 1},
-    [M2_GROUP_FILTER] = {1, 0},
+    const char *name;
+    int absolute[M2_GROUP_COUNT];
+    double lr[M2_GROUP_COUNT], decay[M2_GROUP_COUNT];
+} groupings[] = {
+    {"filter", {0, 0, 0}, {1, 1, 1}, {1, 0, 0}},             /* SPEC 5.1 */
+    {"one", {0, 0, 0}, {1, 1, 1}, {1, 1, 1}},                /* SPEC 3.8: as the released M2-BERT was trained */
+    {"intended", {0, 1, 1}, {1, 1e-3, 1e-5}, {1, 0.1, 0}}, /* SPEC 3.8: as its code meant to */
 };
 
 m2_update_spec m2_optim_update(const m2_config *cfg)
@@ -30,9 +35,13 @@ m2_step m2_optim_step(const m2_config *cfg, const m2_schedule *schedule, int64_t
     s.lr_peak = schedule->peak;
     s.clip = cfg->optim_clip;
     s.outlier = cfg->optim_outlier;
+    int free_decay = !strcmp(cfg->optim_decay, "free"), k = 0;
+    while (strcmp(groupings[k].name, cfg->optim_groups) != 0) k++; /* the option has these values only */
     for (int g = 0; g < M2_GROUP_COUNT; g++) {
-        s.group[g].lr_scale = groups[g].lr_scale;
-        s.group[g].weight_decay = groups[g].decay_scale * cfg->optim_wd;
+        int absolute = groupings[k].absolute[g];
+        double lr = groupings[k].lr[g], decay = groupings[k].decay[g];
+        s.group[g].lr_scale = absolute ? lr / s.lr_peak : lr;
+        s.group[g].weight_decay = absolute ? decay * (free_decay ? lr : 1) : decay * cfg->optim_wd;
     }
     return s;
 }

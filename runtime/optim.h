@@ -5,10 +5,11 @@
 #include "runtime/program.h"
 #include "runtime/schedule.h"
 
-/* m2_param.group: model builders say which of these a row belongs to. */
+/* m2_param.group: model builders say which of these a row belongs to; optim.groups says what that means. */
 enum {
-    M2_GROUP_DECAYED, /* all but ... */
-    M2_GROUP_FILTER,  /* ... the implicit filter's network: no weight decay (SPEC 5.1) */
+    M2_GROUP_DECAYED,  /* all but ... */
+    M2_GROUP_FILTER,   /* ... the implicit filters' networks */
+    M2_GROUP_POSITION, /* ... and the positional features they train (SPEC 3.3) */
     M2_GROUP_COUNT
 };
 

@@ -44,7 +44,8 @@ typedef enum m2_init_kind {
 
 enum {
     M2_PARAM_PRECISE = 1, /* kept in f32 where the compute dtype is bf16 (P of kernels/ops.h) */
-    M2_PARAM_FROZEN = 2   /* a buffer: saved with the model, not counted, not trained */
+    M2_PARAM_FROZEN = 2,  /* a buffer: saved with the model, not counted, not trained */
+    M2_PARAM_ALIKE = 4    /* starts with the same values in every block: "block.N." of its name does not count */
 };
 
 typedef struct m2_param {

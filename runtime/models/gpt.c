@@ -17,10 +17,7 @@ static void build(m2_program *p, const m2_config *cfg)
                              cfg->model_init_std, M2_GROUP_DECAYED, 0);
     m2i_stream x = {m2i_call(p, "embed", &m2_op_embed, &embed, NULL, tokens, table, M2_NONE, M2_NONE),
                     M2_NONE};
-    if (s->mode == M2_MODE_TRAIN && cfg->model_dropout > 0) {
-        m2_attrs dropout = {.i[M2_DROPOUT_WHOLE_B] = s->rows_whole, .f[M2_DROPOUT_P] = cfg->model_dropout};
-        x.sum = m2_build_unary(p, "dropout", &m2_op_dropout, &dropout, x.sum);
-    }
+    x.sum = m2i_dropout(p, "dropout", cfg->model_dropout, x.sum);
     m2_tid position = m2i_position(p, cfg);
     for (int64_t i = 0; i < cfg->model_layers; i++) {
         m2_program_push_block(p, "block.%d", (int)i);

@@ -1,6 +1,7 @@
 #include "runtime/models/layers.h"
 
 #include <stdio.h>
+#include <string.h>
 
 m2_tid m2i_param(m2_program *p, const char *name, int64_t d0, int64_t d1, m2_init_kind init, double a,
                  int group, unsigned flags)
@@ -35,6 +36,19 @@ m2_tid m2i_linear(m2_program *p, const char *name, m2_tid x, const m2i_dense *d)
     m2_tid y = m2i_call(p, "linear", &m2_op_linear, &layout, NULL, x, w, b, M2_NONE);
     m2_program_pop(p);
     return y;
+}
+
+m2_tid m2i_dropout(m2_program *p, const char *name, double rate, m2_tid x)
+{
+    const m2_program_spec *s = m2_program_spec_of(p);
+    m2_attrs attrs = {.i[M2_DROPOUT_WHOLE_B] = s->rows_whole, .f[M2_DROPOUT_P] = rate};
+    if (s->mode != M2_MODE_TRAIN || rate <= 0) return x;
+    return m2_build_unary(p, name, &m2_op_dropout, &attrs, x);
+}
+
+unsigned m2i_alike(const m2_config *cfg)
+{
+    return strcmp(cfg->model_init, "reference") ? 0 : M2_PARAM_ALIKE;
 }
 
 m2_tid m2i_norm(m2_program *p, const char *name, m2i_stream *s, double eps)

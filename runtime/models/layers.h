@@ -26,6 +26,11 @@ typedef struct m2i_dense {
 } m2i_dense;
 m2_tid m2i_linear(m2_program *p, const char *name, m2_tid x, const m2i_dense *d); /* scope `name`: weight, bias */
 
+/* x in training with probability `rate` > 0 of each element to be dropped, else x. */
+m2_tid m2i_dropout(m2_program *p, const char *name, double rate, m2_tid x);
+/* Flags of parameters that the published initialisation draws once for all blocks. */
+unsigned m2i_alike(const m2_config *cfg);
+
 /* The residual stream between blocks: sum + delta, not yet added. */
 typedef struct m2i_stream {
     m2_tid sum, delta; /* delta M2_NONE: nothing to add */
@@ -34,14 +39,21 @@ typedef struct m2i_stream {
 m2_tid m2i_norm(m2_program *p, const char *name, m2i_stream *s, double eps);
 
 /* ---- mixer.c: sequence mixing. u (B, L, d) -> (B, L, d) */
-m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid position, m2_tid u);
+typedef struct m2i_mixing {
+    int gate;          /* M2_GATE_FIRST: the input gate comes last; M2_GATE_SECOND: first */
+    int bidirectional; /* filters reach into the future too, with taps from a network of their own */
+    int residual;      /* a second long convolution, of the mixer's input itself */
+    double out_std;    /* of the out-projection's initial weight */
+} m2i_mixing;
+/* position: what filters read, or M2_NONE: each filter has and trains features of its own. */
+m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, const m2i_mixing *kind, m2_tid position, m2_tid u);
 /* What all implicit filters of a model read: features (L, model.filter.emb) of each position, SPEC 3.3. */
 m2_tid m2i_position(m2_program *p, const m2_config *cfg);
 
-/* ---- mlp.c: dimension mixing, model.mlp. u (B, L, d) -> (B, L, d) */
-m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, m2_tid u);
+/* ---- mlp.c: dimension mixing, model.mlp. u (B, L, d) -> (B, L, d). ending: factor of the last weight's initial values */
+m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, double ending, m2_tid u);
 
-/* ---- block.c: norm, mixer, and if model.mlp is not none, norm, MLP */
+/* ---- block.c: pre-norm blocks: norm, mixer, and if model.mlp is not none, norm, MLP */
 void m2i_block(m2_program *p, const m2_config *cfg, m2_tid position, m2i_stream *s);
 
 #endif

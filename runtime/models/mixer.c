@@ -1,10 +1,12 @@
-/* mixer.c - sequence mixing by gated long convolution (SPEC 5.1, 5.2), channel-major from the in- to the out-projection.
+/* mixer.c - sequence mixing by gated long convolution (SPEC 3.2, 5.1, 5.2), channel-major from the in- to the out-projection.
  *
  *   p = u Win^T + bin (3d);  x0, x1, v = thirds of the short causal convolution of p;  w = v x1
- *   y[c] = filter of c's head * w[c] + D w[c];   delta = (y x0) Wout^T + bout
+ *   y[c] = filter of c's head * w[c] + D w[c];   result = (y x0) Wout^T + bout
+ *   residual: result = (y x0 + yr) Wout^T + bout, yr[c] = filter' of c's head * u[c] + D' u[c]
  *
  * The filters, one per model.share channels, come from a small network of the position (SPEC 3.3):
- *   h = sin(a (W0 z + b0)), again per inner layer, then k = (W h) exp(-t |delta|), z the positional features */
+ *   h = sin(a (W0 z + b0)), again per inner layer, then k = (W h) exp(-t |delta|), z the positional features
+ * Bidirectional ones have a second network, with the same z and a, for the taps that reach into the future. */
 #include "runtime/models/layers.h"
 
 #include <math.h>
@@ -18,9 +20,9 @@ m2_tid m2i_position(m2_program *p, const m2_config *cfg)
 }
 
 /* -> k (F, L) */
-static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, m2_tid position, int64_t filters)
+static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, m2_tid position, m2_tid frequency)
 {
-    int64_t width = cfg->model_filter_width;
+    int64_t width = cfg->model_filter_width, filters = cfg->model_width / cfg->model_share;
     m2i_dense layer = {.out = width,
                        .in = cfg->model_filter_emb,
                        .std = cfg->model_init_std,
@@ -28,8 +30,7 @@ static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, m2_tid positi
                        .flags = M2_PARAM_PRECISE};
     m2_attrs decay = {.i[M2_DECAY_LMAX] = cfg->model_length,
                       .f = {[M2_DECAY_DELTA0] = log(0.01) / 1.5, [M2_DECAY_DELTA1] = log(0.01) / 0.3}};
-    m2_tid h = position, frequency = m2i_param(p, "frequency", width, 0, M2_INIT_CONST,
-                                               cfg->model_filter_freq, M2_GROUP_FILTER, M2_PARAM_PRECISE);
+    m2_tid h = position;
     for (int64_t i = 0; i <= cfg->model_filter_layers; i++) {
         char name[32];
         snprintf(name, sizeof name, "layer.%d", (int)i);
@@ -44,29 +45,54 @@ static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, m2_tid positi
     return m2_build_unary(p, "decay", &m2_op_decay, &decay, h);
 }
 
-m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, m2_tid position, m2_tid u)
+/* u, post (d, B, L) -> (filter * u + D u) post; post may be M2_NONE. */
+static m2_tid long_convolution(m2_program *p, const m2_config *cfg, const m2i_mixing *kind, m2_tid position,
+                               m2_tid u, m2_tid post)
 {
-    int64_t d = cfg->model_width, filters = d / cfg->model_share, taps = cfg->model_short_taps;
-    double out_std = cfg->model_init_std / sqrt(2 * (double)cfg->model_layers);
-    m2i_dense in = {.out = 3 * d, .in = d, .std = cfg->model_init_std, .y_cm = 1};
-    m2i_dense out = {.out = d, .in = d, .std = out_std, .x_cm = 1};
-    m2_tid q = m2i_linear(p, "in", u, &in), gated[M2_MAX_OUT], conv[M2_MAX_OUT];
-
-    m2_attrs gate = {.i[M2_SHORTCONV_GATE] = M2_GATE_FIRST};
-    double bound = 1 / sqrt((double)taps);
-    m2_tid w =
-        m2i_param(p, "short.weight", 3 * d, taps, M2_INIT_UNIFORM, bound, M2_GROUP_DECAYED, M2_PARAM_PRECISE);
-    m2_tid b =
-        m2i_param(p, "short.bias", 3 * d, 0, M2_INIT_UNIFORM, bound, M2_GROUP_DECAYED, M2_PARAM_PRECISE);
-    m2i_call(p, "short", &m2_op_shortconv, &gate, gated, q, w, b, M2_NONE);
-
+    m2_tid future = M2_NONE, out[M2_MAX_OUT];
     m2_program_push(p, "filter");
-    m2_tid k = implicit_filter(p, cfg, position, filters);
+    m2_tid frequency = m2i_param(p, "frequency", cfg->model_filter_width, 0, M2_INIT_CONST,
+                                 cfg->model_filter_freq, M2_GROUP_FILTER, M2_PARAM_PRECISE);
+    if (position == M2_NONE)
+        position = m2i_param(p, "position", cfg->model_length, cfg->model_filter_emb, M2_INIT_POSEMB,
+                             (double)cfg->model_length, M2_GROUP_POSITION, M2_PARAM_PRECISE);
+    m2_tid k = implicit_filter(p, cfg, position, frequency);
+    if (kind->bidirectional) {
+        m2_program_push(p, "reverse");
+        future = implicit_filter(p, cfg, position, frequency);
+        m2_program_pop(p);
+    }
     m2_program_pop(p);
-    m2_tid skip = m2i_param(p, "skip", filters, 0, M2_INIT_NORMAL, 1, M2_GROUP_DECAYED, M2_PARAM_PRECISE);
+    m2_tid skip = m2i_param(p, "skip", cfg->model_width / cfg->model_share, 0, M2_INIT_NORMAL, 1,
+                            M2_GROUP_DECAYED, M2_PARAM_PRECISE | m2i_alike(cfg));
     m2_attrs share = {.i[M2_LONGCONV_SHARE] =
                           strcmp(cfg->model_share_by, "index") ? M2_SHARE_HEAD : M2_SHARE_INDEX};
-    m2_tid operands[M2_MAX_IN] = {gated[1], k, M2_NONE, skip, M2_NONE, gated[0], M2_NONE, M2_NONE};
-    m2_tid y = m2_program_call(p, "conv", &m2_op_longconv, &share, operands, conv);
+    m2_tid operands[M2_MAX_IN] = {u, k, future, skip, M2_NONE, post, M2_NONE, M2_NONE};
+    return m2_program_call(p, "conv", &m2_op_longconv, &share, operands, out);
+}
+
+m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, const m2i_mixing *kind, m2_tid position, m2_tid u)
+{
+    int64_t d = cfg->model_width, taps = cfg->model_short_taps;
+    unsigned flags = M2_PARAM_PRECISE | m2i_alike(cfg);
+    m2i_dense in = {
+        .out = 3 * d, .in = d, .std = cfg->model_init_std, .x_cm = kind->residual, .y_cm = 1};
+    m2i_dense out = {.out = d, .in = d, .std = kind->out_std, .x_cm = 1};
+    if (kind->residual) u = m2_build_unary(p, "turn", &m2_op_transpose, NULL, u);
+    m2_tid q = m2i_linear(p, "in", u, &in), gated[M2_MAX_OUT];
+
+    m2_attrs gate = {.i[M2_SHORTCONV_GATE] = kind->gate};
+    double bound = 1 / sqrt((double)taps);
+    m2_tid w = m2i_param(p, "short.weight", 3 * d, taps, M2_INIT_UNIFORM, bound, M2_GROUP_DECAYED, flags);
+    m2_tid b = m2i_param(p, "short.bias", 3 * d, 0, M2_INIT_UNIFORM, bound, M2_GROUP_DECAYED, flags);
+    m2i_call(p, "short", &m2_op_shortconv, &gate, gated, q, w, b, M2_NONE);
+
+    m2_tid y = long_convolution(p, cfg, kind, position, gated[1], gated[0]);
+    if (kind->residual) {
+        m2_program_push(p, "residual");
+        m2_tid beside = long_convolution(p, cfg, kind, position, u, M2_NONE);
+        m2_program_pop(p);
+        y = m2_build_binary(p, "sum", &m2_op_add, NULL, y, beside);
+    }
     return m2i_linear(p, "out", y, &out);
 }

@@ -24,22 +24,23 @@ static m2_tid blockdiag(m2_program *p, const m2_config *cfg, const char *name, m
                     .init = M2_INIT_UNIFORM,
                     .init_a = scale / sqrt((double)r),
                     .pad_row = -1,
-                    .group = M2_GROUP_DECAYED};
+                    .group = M2_GROUP_DECAYED,
+                    .flags = m2i_alike(cfg)};
     snprintf(row.name, sizeof row.name, "weight");
     m2_program_push(p, "%s", name);
     m2_tid w = m2_program_param(p, row), b = M2_NONE;
-    if (bias) b = m2i_param(p, "bias", out, 0, M2_INIT_UNIFORM, 1 / sqrt((double)out), M2_GROUP_DECAYED, 0);
+    if (bias)
+        b = m2i_param(p, "bias", out, 0, M2_INIT_UNIFORM, 1 / sqrt((double)out), M2_GROUP_DECAYED, row.flags);
     m2_tid y = m2i_call(p, "blockdiag", &m2_op_blockdiag, NULL, NULL, x, w, b, M2_NONE);
     m2_program_pop(p);
     return y;
 }
 
-m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, m2_tid u)
+m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, double ending, m2_tid u)
 {
     int64_t d = cfg->model_width, e = (int64_t)(cfg->model_mlp_ratio * (double)d + 0.5),
             blocks = cfg->model_mlp_blocks;
     int dense = !strcmp(cfg->model_mlp, "dense"), gate = !strcmp(cfg->model_mlp, "blockdiag_glu");
-    double ending = 1 / sqrt(2 * (double)cfg->model_layers); /* of a residual branch, SPEC 5.1 */
     m2_attrs act = {0};
     for (int k = 0; k < M2_ACT_COUNT; k++)
         if (!strcmp(cfg->model_act, acts[k])) act.i[M2_ACT_KIND] = k;
@@ -59,9 +60,11 @@ m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, m2_tid u)
         m2i_dense down = {.out = d, .in = e, .std = ending * cfg->model_init_std};
         m2_tid h = m2i_linear(p, "up", u, &up);
         h = m2_build_unary(p, "act", &m2_op_act, &act, h);
+        h = m2i_dropout(p, "dropout", cfg->model_mlp_dropout, h);
         return m2i_linear(p, "down", h, &down);
     }
     m2_tid h = blockdiag(p, cfg, "up", u, gate ? 2 * e : e, d, 1, !gate);
     h = m2_build_unary(p, "act", gate ? &m2_op_glu : &m2_op_act, &act, h);
+    h = m2i_dropout(p, "dropout", cfg->model_mlp_dropout, h);
     return blockdiag(p, cfg, "down", h, d, e, ending, 1);
 }

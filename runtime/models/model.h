@@ -14,11 +14,18 @@ typedef struct m2_model {
     const char *name;    /* "gpt": value of model.family */
     const char *task;    /* what the loader must provide: "causal" | "mlm" | "image" */
     const char *summary; /* one line for help */
-    /* Inputs it declares for task "causal": "tokens" (B, L) i32 and "targets" (B, L) i32, M2_TARGET_NONE where nothing is
-     * to be predicted. Outputs: "loss" = sum over the microbatch / (rows_whole * L), "hits", and in EVAL mode "logits" (a
+    /* Inputs that it declares, (B, L) = (rows, length) of the spec:
+     *   "causal"  "tokens" and "targets" (B, L) i32, M2_TARGET_NONE where nothing is to be predicted
+     *   "mlm"     "tokens" (B, L) i32; for N = m2_mlm_places "places" (N) i32, flat indices of (B, L) or -1, and "targets"
+     *             (N) i32, M2_TARGET_NONE where places is -1; "scale" () P, which is 1 / places of the whole batch
+     * Outputs: "loss", a sum over the microbatch times 1 / (rows_whole * L) or "scale", "hits", and in EVAL mode "logits" (a
      * named output keeps its memory; training has no use for them). Parameter groups: runtime/optim.h. */
     void (*build)(m2_program *p, const m2_config *cfg);
 } m2_model;
+
+/* How many places of `tokens` a program has for hidden ones, each hidden with probability `rate`: eight standard deviations
+ * beyond what is expected, all of them for rate 1. Pure. */
+M2_API int64_t m2_mlm_places(int64_t tokens, double rate);
 
 M2_API const m2_model *m2_model_find(const char *name); /* NULL if none */
 /* Builds cfg's model for spec: M2_USAGE for impossible combinations. Returned program is not planned; caller frees. */

@@ -138,6 +138,14 @@ static uint64_t hash(const char *name) /* FNV-1a */
     return h;
 }
 
+/* The stream of random numbers that a row starts from. */
+static uint64_t init_stream(const m2_param *row)
+{
+    const char *name = row->name;
+    if (row->flags & M2_PARAM_ALIKE && !strncmp(name, "block.", 6)) name += 6 + strspn(name + 6, "0123456789");
+    return hash(name);
+}
+
 m2_status m2_program_init_params(m2_program *p, uint64_t seed)
 {
     M2_TRY(check_bound(p, "m2_program_init_params"));
@@ -157,7 +165,7 @@ m2_status m2_program_init_params(m2_program *p, uint64_t seed)
     for (int i = 0; i < p->n_params && st == M2_OK; i++) {
         const m2_param *row = &p->params[i];
         int64_t n = m2_desc_count(&m2i_at(p, row->tid)->desc);
-        init j = {.row = row, .key = m2_rng_make_key(seed, 0, hash(row->name)), .dtype = dtype, .out = host};
+        init j = {.row = row, .key = m2_rng_make_key(seed, 0, init_stream(row)), .dtype = dtype, .out = host};
         j.width = row->rank ? row->dims[row->rank - 1] : 1;
         m2_threads_for(p->b.device->threads, n, 4096, init_elements, &j);
         st = copy_now(p, p->b.base[M2I_MASTER] + row->offset * size, host, n * size);

@@ -134,20 +134,27 @@ static void test_files(void)
 {
     static const struct {
         const char *name;
+        const char *option; /* or NULL */
         int64_t params;
-    } files[] = {{"145m", 144567936},
-                 {"360m", 361844736},
-                 {"1b", 995532608},
-                 {"hyena-153m", 152483904},
-                 {"tiny", 1438944}};
-    for (int i = 0; i < 5; i++) {
+    } files[] = {{"gpt/145m", NULL, 144567936},
+                 {"gpt/360m", NULL, 361844736},
+                 {"gpt/1b", NULL, 995532608},
+                 {"gpt/hyena-153m", NULL, 152483904},
+                 {"gpt/tiny", NULL, 1438944},
+                 {"bert/80m", NULL, 80267328}, /* SPEC 3.6 */
+                 {"bert/80m", "model.additions=true", 80285760},
+                 {"bert/110m", NULL, 115583616},
+                 {"bert/260m", NULL, 259133760},
+                 {"bert/341m", NULL, 341038144}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[1024];
         const char *root = getenv("M2_SOURCE");
         m2_config cfg;
         m2_program *p = NULL;
         m2_config_defaults(&cfg);
-        snprintf(path, sizeof path, "%s/configs/gpt/%s.yaml", root ? root : ".", files[i].name);
+        snprintf(path, sizeof path, "%s/configs/%s.yaml", root ? root : ".", files[i].name);
         CU_ASSERT_EQUAL_FATAL(m2_config_load(&cfg, path), M2_OK);
+        if (files[i].option) CU_ASSERT_EQUAL(m2_config_set(&cfg, files[i].option), M2_OK);
         if (!cfg.model_vocab) cfg.model_vocab = 4096;
         CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_EVAL, &p), M2_OK);
         CU_ASSERT_EQUAL(m2_program_param_count(p), files[i].params);
