@@ -10,8 +10,8 @@ static const struct {
     int absolute[M2_GROUP_COUNT];
     double lr[M2_GROUP_COUNT], decay[M2_GROUP_COUNT];
 } groupings[] = {
-    {"filter", {0, 0, 0}, {1, 1, 1}, {1, 0, 0}},             /* SPEC 5.1 */
-    {"one", {0, 0, 0}, {1, 1, 1}, {1, 1, 1}},                /* SPEC 3.8: as the released M2-BERT was trained */
+    {"filter", {0, 0, 0}, {1, 1, 1}, {1, 0, 0}},           /* SPEC 5.1 */
+    {"one", {0, 0, 0}, {1, 1, 1}, {1, 1, 1}},              /* SPEC 3.8: as the released M2-BERT was trained */
     {"intended", {0, 1, 1}, {1, 1e-3, 1e-5}, {1, 0.1, 0}}, /* SPEC 3.8: as its code meant to */
 };
 
@@ -35,8 +35,8 @@ m2_step m2_optim_step(const m2_config *cfg, const m2_schedule *schedule, int64_t
     s.lr_peak = schedule->peak;
     s.clip = cfg->optim_clip;
     s.outlier = cfg->optim_outlier;
-    int free_decay = !strcmp(cfg->optim_decay, "free"), k = 0;
-    while (strcmp(groupings[k].name, cfg->optim_groups) != 0) k++; /* the option has these values only */
+    int free_decay = !strcmp(cfg->optim_decay, "free"), k = sizeof groupings / sizeof *groupings - 1;
+    while (k > 0 && strcmp(groupings[k].name, cfg->optim_groups) != 0) k--;
     for (int g = 0; g < M2_GROUP_COUNT; g++) {
         int absolute = groupings[k].absolute[g];
         double lr = groupings[k].lr[g], decay = groupings[k].decay[g];

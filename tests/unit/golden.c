@@ -1,12 +1,7 @@
 /* The models against tests/golden/gpt.txt, which plain PyTorch wrote in float64 (tests/golden/make_gpt.py): loss and the
  * gradient of every parameter, in f64 and f32, with and without recomputation of blocks. */
-#include "runtime/models/model.h"
 #include "runtime/optim.h"
-
-#include <CUnit/Basic.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
+#include "tests/unit/golden.h"
 
 enum { MAX_PARAMS = 64, MAX_CASES = 8 };
 
@@ -29,14 +24,6 @@ static golden cases[MAX_CASES];
 static int n_cases;
 
 /* ---- the file ---------------------------------------------------------------------------------------------------- */
-static double *numbers(char **at, int64_t *n)
-{
-    *n = strtoll(*at, at, 10);
-    double *x = calloc((size_t)*n, sizeof *x);
-    for (int64_t i = 0; i < *n; i++) x[i] = strtod(*at, at);
-    return x;
-}
-
 static void read_case(golden *g, char *text)
 {
     char *word = strtok(text, " \n");
@@ -56,12 +43,9 @@ static void read_param(golden *g, int is_grad, char *at)
 
 static void read_file(void)
 {
-    char path[1024], *line = NULL;
-    const char *root = getenv("M2_SOURCE");
+    char *line = NULL;
     size_t room = 0;
-    snprintf(path, sizeof path, "%s/tests/golden/gpt.txt", root ? root : ".");
-    FILE *f = fopen(path, "r");
-    CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+    FILE *f = open_golden("gpt.txt");
     while (getline(&line, &room, f) > 0) {
         golden *g = n_cases ? &cases[n_cases - 1] : NULL;
         char *at = line + strcspn(line, " ") + 1;
@@ -88,54 +72,6 @@ static void free_cases(void)
 
 /* ---- one case in one precision ----------------------------------------------------------------------------------- */
 static m2_device *device;
-
-static m2_status write_ints(m2_program *p, const char *name, const double *x, int64_t n)
-{
-    int32_t ids[256];
-    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)x[i];
-    return m2_program_write(p, m2_program_find(p, name), ids);
-}
-
-static m2_status write_doubles(m2_program *p, m2_tid t, const double *x, int64_t n)
-{
-    if (m2_program_desc(p, t).dtype == M2_F64) return m2_program_write(p, t, x);
-    float *y = malloc((size_t)n * sizeof *y);
-    for (int64_t i = 0; i < n; i++) y[i] = (float)x[i];
-    m2_status st = m2_program_write(p, t, y);
-    free(y);
-    return st;
-}
-
-/* Reads n elements as doubles into a buffer that the caller frees. */
-static double *read_doubles(m2_program *p, m2_tid t, int64_t n)
-{
-    double *x = malloc((size_t)n * sizeof *x);
-    float *raw = (float *)x;
-    CU_ASSERT_EQUAL_FATAL(m2_program_read(p, t, x), M2_OK);
-    if (m2_program_desc(p, t).dtype == M2_F32)
-        for (int64_t i = n - 1; i >= 0; i--) x[i] = (double)raw[i];
-    return x;
-}
-
-/* Largest difference relative to the largest of the reference. */
-static double distance(const double *x, const double *reference, int64_t n)
-{
-    double most = 0, off = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (fabs(reference[i]) > most) most = fabs(reference[i]);
-        if (!(fabs(x[i] - reference[i]) <= off)) off = fabs(x[i] - reference[i]);
-    }
-    return off / most;
-}
-
-static const m2_param *row_of(m2_program *p, const char *name)
-{
-    const m2_param *rows;
-    int n = m2_program_params(p, &rows);
-    for (int i = 0; i < n; i++)
-        if (!strcmp(rows[i].name, name)) return &rows[i];
-    return NULL;
-}
 
 static m2_status prepare(const golden *g, m2_precision precision, int recompute, m2_program **out)
 {
@@ -165,12 +101,6 @@ static m2_status run(const golden *g, m2_program *p)
     return m2_program_sync(p);
 }
 
-static void expect_close(const char *what, const golden *g, double off, double tol)
-{
-    CU_ASSERT(off <= tol);
-    if (!(off <= tol)) printf("\n  %s, %s: off by %.3g, allowed are %.1g\n", g->name, what, off, tol);
-}
-
 static void compare(const golden *g, m2_precision precision, int recompute, double tol)
 {
     m2_program *p = NULL;
@@ -179,7 +109,7 @@ static void compare(const golden *g, m2_precision precision, int recompute, doub
     if (st != M2_OK) printf("\n  %s: %s\n", g->name, m2_message());
     CU_ASSERT_EQUAL_FATAL(st, M2_OK);
     double *loss = read_doubles(p, m2_program_find(p, "loss"), 1);
-    expect_close("loss", g, fabs(*loss - g->loss) / g->loss, tol);
+    expect_close(g->name, "loss", fabs(*loss - g->loss) / g->loss, tol);
     free(loss);
     int trained = 0;
     const m2_param *rows;
@@ -187,7 +117,7 @@ static void compare(const golden *g, m2_precision precision, int recompute, doub
     CU_ASSERT_EQUAL(trained, g->n_params); /* neither side has more */
     for (int i = 0; i < g->n_params; i++) {
         double *grad = read_doubles(p, row_of(p, g->params[i].name)->grad, g->params[i].n);
-        expect_close(g->params[i].name, g, distance(grad, g->params[i].grad, g->params[i].n), tol);
+        expect_close(g->name, g->params[i].name, distance(grad, g->params[i].grad, g->params[i].n), tol);
         free(grad);
     }
     m2_program_free(&p);

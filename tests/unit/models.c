@@ -60,8 +60,12 @@ static void check_rows(m2_program *p)
     const m2_param *rows;
     int n = m2_program_params(p, &rows);
     for (int i = 0; i < n; i++) {
-        int filter = strstr(rows[i].name, "filter.") != NULL;
-        CU_ASSERT_EQUAL(rows[i].group, filter ? M2_GROUP_FILTER : M2_GROUP_DECAYED);
+        int filter = strstr(rows[i].name, "filter.") != NULL,
+            position = strstr(rows[i].name, "mixer.filter.position") ||
+                       strstr(rows[i].name, "residual.filter.position");
+        CU_ASSERT_EQUAL(rows[i].group, position ? M2_GROUP_POSITION
+                                       : filter ? M2_GROUP_FILTER
+                                                : M2_GROUP_DECAYED);
         CU_ASSERT_EQUAL(rows[i].grad == M2_NONE, (rows[i].flags & M2_PARAM_FROZEN) != 0);
     }
 }
@@ -73,7 +77,7 @@ static void test_options(void)
     static const char *const variants[] = {
         "model.mlp=none",  "model.mlp=dense",      "model.mlp=blockdiag",   "model.mlp=blockdiag_glu",
         "model.share=1",   "model.share_by=index", "model.filter.layers=0", "model.short_taps=5",
-        "model.dropout=0", "model.length=1"};
+        "model.dropout=0", "model.length=1",       "model.family=bert"};
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         m2_config cfg = config(4, small);
         m2_program *p = NULL;
@@ -191,6 +195,55 @@ static void test_initial_values(void)
     m2_program_free(&p);
 }
 
+/* 1 when two parameters of the program start with the same numbers, of which some are not zero. */
+static int start_alike(m2_program *p, const char *a, const char *b)
+{
+    enum { MOST = 4096 };
+    static float x[2][MOST];
+    const char *names[2] = {a, b};
+    const m2_param *rows;
+    int n = m2_program_params(p, &rows);
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < n; i++)
+            if (!strcmp(rows[i].name, names[k]))
+                CU_ASSERT_EQUAL(m2_program_read(p, rows[i].tid, x[k]), M2_OK);
+    return x[0][0] != 0 && !memcmp(x[0], x[1], 24 * sizeof(float)); /* the smallest has as many */
+}
+
+/* SPEC 3.5: what the published initialisation draws once, and what it draws for each block. */
+static void test_initialisations(void)
+{
+    static const char *const options[] = {
+        "model.family=bert", "model.layers=2",          "model.width=24", "model.share=1",
+        "model.length=8",    "model.mlp=blockdiag_glu", "model.vocab=16", "model.filter.width=8"};
+    static const char *const once[] = {"mixer.short.weight",  "mixer.short.bias", "mixer.skip",
+                                       "mixer.residual.skip", "mlp.up.weight",    "mlp.down.weight",
+                                       "mlp.down.bias"};
+    static const char *const anew[] = {"mixer.in.weight", "mixer.filter.out.weight",
+                                       "mixer.filter.reverse.layer.0.weight"};
+    m2_device *dev;
+    CU_ASSERT_EQUAL_FATAL(m2_device_open("cpu", 1, &dev), M2_OK);
+    for (int reference = 0; reference < 2; reference++) {
+        m2_config cfg = config(OPTIONS, options);
+        m2_program *p = NULL;
+        m2_plan_options plan = {.threads = 1};
+        char a[96], b[96];
+        if (reference) CU_ASSERT_EQUAL(m2_config_set(&cfg, "model.init=reference"), M2_OK);
+        CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_EVAL, &p), M2_OK);
+        CU_ASSERT_EQUAL(m2_program_plan(p, &plan), M2_OK);
+        CU_ASSERT_EQUAL_FATAL(m2_program_bind(p, dev), M2_OK);
+        CU_ASSERT_EQUAL(m2_program_init_params(p, 1), M2_OK);
+        for (int i = 0; i < 10; i++) {
+            const char *name = i < 7 ? once[i] : anew[i - 7];
+            snprintf(a, sizeof a, "block.0.%s", name);
+            snprintf(b, sizeof b, "block.1.%s", name);
+            CU_ASSERT_EQUAL(start_alike(p, a, b), reference && i < 7);
+        }
+        m2_program_free(&p);
+    }
+    m2_device_close(&dev);
+}
+
 static void test_refusals(void)
 {
     static const char *const wrong[][2] = {{"model.share=7", "model.share=7 does not divide"},
@@ -221,6 +274,7 @@ int main(void)
     CU_add_test(suite, "precisions", test_precisions);
     CU_add_test(suite, "files", test_files);
     CU_add_test(suite, "initial values", test_initial_values);
+    CU_add_test(suite, "initialisations", test_initialisations);
     CU_add_test(suite, "refusals", test_refusals);
     CU_basic_set_mode(CU_BRM_NORMAL);
     CU_basic_run_tests();

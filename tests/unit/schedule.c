@@ -86,6 +86,15 @@ static void test_step(void)
     CU_ASSERT_EQUAL(a.group[M2_GROUP_DECAYED].weight_decay, 0.1);
     CU_ASSERT_EQUAL(a.group[M2_GROUP_FILTER].weight_decay, 0);
     CU_ASSERT_EQUAL(a.group[M2_GROUP_FILTER].lr_scale, 1);
+    CU_ASSERT_EQUAL(m2_config_set(&cfg, "optim.groups=one"), M2_OK);
+    CU_ASSERT_EQUAL(m2_optim_step(&cfg, &s, 5).group[M2_GROUP_POSITION].weight_decay, 0.1);
+    CU_ASSERT_EQUAL(m2_config_set(&cfg, "optim.groups=intended"), M2_OK);
+    CU_ASSERT_EQUAL(m2_config_set(&cfg, "optim.decay=free"), M2_OK);
+    b = m2_optim_step(&cfg, &s, 5); /* learning rates 1e-3 and 1e-5; the decay of a step is lr * 0.1 */
+    CU_ASSERT_DOUBLE_EQUAL(b.lr * b.group[M2_GROUP_FILTER].lr_scale, 1e-3, 1e-15);
+    CU_ASSERT_DOUBLE_EQUAL(b.lr / b.lr_peak * b.group[M2_GROUP_FILTER].weight_decay, 1e-4, 1e-15);
+    CU_ASSERT_DOUBLE_EQUAL(b.lr * b.group[M2_GROUP_POSITION].lr_scale, 1e-5, 1e-15);
+    CU_ASSERT_EQUAL(b.group[M2_GROUP_POSITION].weight_decay, 0);
     CU_ASSERT(!m2_optim_skipped(&a, 1e12));
     CU_ASSERT(m2_optim_skipped(&a, (double)NAN) && m2_optim_skipped(&a, (double)INFINITY));
     a.outlier = 2;
