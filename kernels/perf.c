@@ -1,4 +1,5 @@
 #include "kernels/perf.h"
+#include "kernels/base/blas.h"
 #include "kernels/base/log.h"
 #include "kernels/base/threads.h"
 
@@ -91,6 +92,31 @@ static m2_status open_yard(m2_perf_yard *y)
     m2_status st = time_probe(&p, y, &seconds);
     m2_probe_free(&p);
     y->flops = 2.0 * 2048 * 2048 * 2048 / seconds;
+    return st;
+}
+
+m2_status m2_perf_peak(m2_device *dev, m2_dtype t, double *flops)
+{
+    enum { SIDE = 1024, RUNS = 4 };
+    *flops = dev->peak_flops;
+    if (strcmp(dev->api->kind, "cpu")) return M2_OK;
+    char *memory = NULL;
+    int64_t bytes = (int64_t)SIDE * SIDE * m2_dtype_size(t);
+    M2_TRY(dev->api->alloc(dev, M2_MEM_HOST, 3 * bytes, (void **)&memory));
+    memset(memory, 0, (size_t)(3 * bytes));
+    m2i_gemm g = {
+        .dtype = t, .m = SIDE, .n = SIDE, .k = SIDE, .alpha = 1, .lda = SIDE, .ldb = SIDE, .ldc = SIDE};
+    g.a = memory, g.b = memory + bytes, g.c = memory + 2 * bytes;
+    m2_status st = M2_OK;
+    double best = 1e30;
+    for (int i = 0; i < RUNS && st == M2_OK; i++) {
+        double from = m2_now();
+        st = m2i_gemm_run(&g, dev->threads);
+        double seconds = m2_now() - from;
+        if (seconds < best) best = seconds;
+    }
+    dev->api->free(dev, M2_MEM_HOST, memory);
+    *flops = 2.0 * SIDE * SIDE * SIDE / best;
     return st;
 }
 

@@ -28,6 +28,8 @@ typedef struct m2_perf {
 extern "C" {
 #endif
 M2_API m2_status m2_perf_open(m2_device *dev, const m2_probe_precision *prec, m2_perf_yard *yard) M2_MUST_USE;
+/* FLOP/s of a large matrix product in dtype t with dev->threads: measured on the CPU (0.1 s), the datasheet's on a GPU. */
+M2_API m2_status m2_perf_peak(m2_device *dev, m2_dtype t, double *flops) M2_MUST_USE;
 M2_API void m2_perf_close(m2_perf_yard *yard);
 /* Times the row's op and its gradient: fills out[0 .. *n), *n <= 2. The fastest of the runs that fit in 0.3 s. */
 M2_API m2_status m2_perf_measure(const m2_case *row, m2_perf_yard *yard, m2_perf out[2], int *n) M2_MUST_USE;

@@ -21,7 +21,7 @@
     REAL(waited, 4)        /* of them, waiting for data (rank 0) */                                            \
     REAL(tokens_per_s, 6)                                                                                      \
     REAL(flops_per_s, 4)   /* of the model, all ranks */                                                       \
-    REAL(mfu, 4)           /* their share of the devices' peak, where that is known */
+    REAL(mfu, 4)           /* their share of the devices' peak: datasheet of a GPU, measured matrix products of a CPU */
 
 #define M2_ABSENT (-INFINITY)
 

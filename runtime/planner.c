@@ -5,18 +5,17 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { VOCAB = 4096 }; /* of a tokenizer that m2 prepare --train-tokenizer 4096 makes, as the quick start does */
+enum {
+    VOCAB = 4096
+}; /* of a tokenizer that m2 prepare --train-tokenizer 4096 makes, as the quick start does */
 
 /* ---- the job that is imagined ------------------------------------------------------------------------------------ */
-static m2_status choose_vocab(m2_planned *p)
+m2_status m2_planned_vocab(m2_config *cfg, int *chosen)
 {
-    m2_config *cfg = &p->cfg;
+    *chosen = !cfg->model_vocab && !*cfg->data_train;
+    if (*chosen) cfg->model_vocab = VOCAB;
     if (cfg->model_vocab) return M2_OK;
-    p->vocab_chosen = !*cfg->data_train;
-    cfg->model_vocab = VOCAB;
-    if (p->vocab_chosen) return M2_OK;
     m2_tokens store;
-    cfg->model_vocab = 0;
     m2_status st = m2_tokens_open(cfg, "data.train", cfg->data_train, &store);
     if (st == M2_OK) cfg->model_vocab = m2_tokens_padded(store.info.vocab);
     m2_tokens_free(&store);
@@ -75,10 +74,11 @@ int64_t m2_memory_total(const m2_memory_plan *m)
 static m2_status make(const m2_planner_spec *spec, m2_planned *p)
 {
     const m2_config *cfg = &p->cfg;
-    M2_TRY(choose_vocab(p));
+    M2_TRY(m2_planned_vocab(&p->cfg, &p->vocab_chosen));
     M2_TRY(imagine_ranks(spec, p));
     M2_TRY(m2_batch_cut(cfg->train_batch, cfg->train_micro, 0, spec->ranks, &p->batch));
-    if (m2_training_choose(cfg, &p->ranks, &p->batch, &p->recompute) != M2_OK) /* the last one tried is shown */
+    if (m2_training_choose(cfg, &p->ranks, &p->batch, &p->recompute) !=
+        M2_OK) /* the last one tried is shown */
         snprintf(p->too_big, sizeof p->too_big, "%s", m2_message());
     M2_TRY(m2_training_build(cfg, &p->ranks, &p->batch, p->recompute, &p->program));
     return sum_up(p);

@@ -40,6 +40,9 @@ typedef struct m2_planned {
 M2_API m2_status m2_planned_make(const m2_config *cfg, const m2_planner_spec *spec, m2_planned *out) M2_MUST_USE;
 M2_API void m2_planned_free(m2_planned *p); /* accepts a zeroed or freed one */
 
+/* model.vocab = 0 becomes that of the store data.train or, without one, 4096: *chosen tells. */
+M2_API m2_status m2_planned_vocab(m2_config *cfg, int *chosen) M2_MUST_USE;
+
 /* Bytes of all arenas. */
 M2_API int64_t m2_memory_total(const m2_memory_plan *m);
 

@@ -172,8 +172,6 @@ M2_API m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, i
 M2_API m2_status m2_program_run_update(m2_program *p, const m2_step *step) M2_MUST_USE;
 M2_API m2_status m2_program_sync(m2_program *p) M2_MUST_USE;
 
-/* Per-call timing for `m2 bench step`: fills seconds[] (m2_program_calls of them) by running each call `repeats` times
- * between synchronisations. The numbers in memory are garbage afterwards. */
 typedef struct m2_call_info {
     const char *path;
     const m2_op *op;
@@ -185,6 +183,11 @@ typedef struct m2_call_info {
 } m2_call_info;
 M2_API int m2_program_calls(const m2_program *p);
 M2_API m2_call_info m2_program_call_info(const m2_program *p, int i);
-M2_API m2_status m2_program_time(m2_program *p, const m2_step *step, int repeats, double *seconds) M2_MUST_USE;
+/* Per-call timing: on = 1 puts events around every call from the next run on (plain launches instead of graphs; results
+ * stay the same), 0 takes them away. Without it, running costs nothing more. Not while something runs. */
+M2_API m2_status m2_program_profile(m2_program *p, int on) M2_MUST_USE;
+/* Waits, then adds to seconds[] (m2_program_calls of them) the time of the newest run of each call since the last reading. A
+ * collective's includes waiting for the other ranks. */
+M2_API m2_status m2_program_profile_read(m2_program *p, double *seconds) M2_MUST_USE;
 
 #endif

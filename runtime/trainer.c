@@ -1,5 +1,6 @@
 #include "runtime/trainer.h"
 #include "kernels/base/log.h"
+#include "kernels/perf.h"
 #include "runtime/batch.h"
 #include "runtime/checkpoint.h"
 #include "runtime/eval.h"
@@ -37,6 +38,7 @@ typedef struct trainer {
     int64_t saved;     /* step of the newest checkpoint, -1 = none */
     int64_t skips, skips_in_row;
     double flops; /* of a step, all ranks */
+    double peak;  /* FLOP/s this rank's device can do */
     double waited;
 } trainer;
 
@@ -116,12 +118,12 @@ static m2_status count_skip(trainer *t, const m2_step *step, const m2_record *r)
 
 static void measure(trainer *t, m2_record *r, double seconds)
 {
-    double waited = m2_loader_statistics(t->loader).seconds_waited, peak = t->ranks.device->peak_flops;
+    double waited = m2_loader_statistics(t->loader).seconds_waited;
     r->seconds = seconds;
     r->waited = waited - t->waited;
     r->tokens_per_s = (double)(t->cfg.train_batch * t->cfg.model_length) / seconds;
     r->flops_per_s = t->flops / seconds;
-    r->mfu = peak > 0 ? r->flops_per_s / (peak * t->ranks.comm->size) : M2_ABSENT;
+    r->mfu = t->peak > 0 ? r->flops_per_s / (t->peak * t->ranks.comm->size) : M2_ABSENT;
     t->waited = waited;
 }
 
@@ -287,6 +289,12 @@ static m2_status open_data(trainer *t)
     return m2_eval_open(cfg, &t->ranks, &eval, &t->eval);
 }
 
+/* All ranks at once, as they will compute: cores that they share are counted once. */
+static m2_status measure_peak(trainer *t)
+{
+    return m2_perf_peak(t->ranks.device, t->ranks.precision == M2_PREC_F64 ? M2_F64 : M2_F32, &t->peak);
+}
+
 static m2_status open_folder(trainer *t)
 {
     return t->ranks.comm->rank == 0 ? m2_rundir_open(&t->dir) : M2_OK;
@@ -342,6 +350,7 @@ static m2_status set_up(trainer *t, int *done)
     *done = st == M2_OK && t->step >= t->cfg.train_steps;
     if (st == M2_OK && !*done) {
         st = m2_training_make(&t->cfg, &t->ranks, &t->training);
+        if (st == M2_OK) st = m2_comm_agree(comm, measure_peak(t));
         if (st == M2_OK) st = m2_comm_agree(comm, prepare_state(t, &mf));
         if (st == M2_OK) st = m2_comm_agree(comm, open_data(t));
         if (st == M2_OK) st = m2_comm_agree(comm, write_folder(t));

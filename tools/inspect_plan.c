@@ -29,9 +29,9 @@ enum { MEMORY_ROWS = 6 };
 
 static void memory_rows(const m2_memory_plan *m, memory_row *rows)
 {
-    const memory_row all[MEMORY_ROWS] = {{"params", m->params},           {"grads", m->grads},
-                                         {"optimizer", m->optimizer},     {"activations", m->activations},
-                                         {"workspace", m->workspace},     {"io", m->io}};
+    const memory_row all[MEMORY_ROWS] = {{"params", m->params},       {"grads", m->grads},
+                                         {"optimizer", m->optimizer}, {"activations", m->activations},
+                                         {"workspace", m->workspace}, {"io", m->io}};
     for (int i = 0; i < MEMORY_ROWS; i++) rows[i] = all[i];
 }
 
@@ -45,24 +45,25 @@ static void print_model(const m2_planned *p)
 {
     const m2_config *c = &p->cfg;
     char count[32];
-    printf("%-12s %s, %" PRId64 " blocks of width %" PRId64 ", length %" PRId64 ", vocabulary %" PRId64 "%s\n",
+    printf("%-12s %s, %" PRId64 " blocks of width %" PRId64 ", length %" PRId64 ", vocabulary %" PRId64
+           "%s\n",
            "model", c->model_family, c->model_layers, c->model_width, c->model_length, c->model_vocab,
            p->vocab_chosen ? " (assumed: model.vocab and data.train are not set)" : "");
-    printf("%-12s %s (%" PRId64 ")\n", "parameters", m2_human_count(count, (double)p->parameters), p->parameters);
+    printf("%-12s %s (%" PRId64 ")\n", "parameters", m2_human_count(count, (double)p->parameters),
+           p->parameters);
 }
 
 static void print_step(const m2_planned *p)
 {
     const m2_batch *b = &p->batch;
     double tokens = tokens_per_step(p);
-    printf("%-12s %" PRId64 " x %" PRId64 " tokens = %d rank%s x %d microbatch%s x %" PRId64 ", %s%s\n", "step",
-           b->global, p->cfg.model_length, b->ranks, b->ranks == 1 ? "" : "s", b->micros,
+    printf("%-12s %" PRId64 " x %" PRId64 " tokens = %d rank%s x %d microbatch%s x %" PRId64 ", %s%s\n",
+           "step", b->global, p->cfg.model_length, b->ranks, b->ranks == 1 ? "" : "s", b->micros,
            b->micros == 1 ? "" : "es", b->micro, p->cfg.train_precision,
            p->recompute ? ", blocks recomputed" : "");
-    printf("%-12s %.4g MFLOP per token (forward %.4g), %.4g TFLOP per step", "work", p->flops_model / tokens * 1e-6,
-           p->flops_forward / tokens * 1e-6, p->flops_model * 1e-12);
-    if (p->flops_again > 0)
-        printf(", and %.3g%% for recomputation", 100 * p->flops_again / p->flops_model);
+    printf("%-12s %.4g MFLOP per token (forward %.4g), %.4g TFLOP per step", "work",
+           p->flops_model / tokens * 1e-6, p->flops_forward / tokens * 1e-6, p->flops_model * 1e-12);
+    if (p->flops_again > 0) printf(", and %.3g%% for recomputation", 100 * p->flops_again / p->flops_model);
     putchar('\n');
 }
 
@@ -115,13 +116,14 @@ static m2_status print_json(const m2_planned *p)
     for (int i = 0; i < MEMORY_ROWS; i++)
         json_object_set_new(memory, rows[i].name, json_integer((json_int_t)rows[i].bytes));
     json_object_set_new(memory, "total", json_integer((json_int_t)m2_memory_total(&p->memory)));
-    json_t *root = json_pack(
-        "{s:s, s:I, s:I, s:I, s:s, s:i, s:I, s:i, s:b, s:b, s:f, s:f, s:f, s:o, s:o}", "family", p->cfg.model_family,
-        "parameters", (json_int_t)p->parameters, "vocab", (json_int_t)p->cfg.model_vocab, "length",
-        (json_int_t)p->cfg.model_length, "precision", p->cfg.train_precision, "ranks", p->batch.ranks, "micro",
-        (json_int_t)p->batch.micro, "micros", p->batch.micros, "recompute", p->recompute, "fits", !*p->too_big, "flops_per_token",
-        p->flops_model / tokens, "flops_per_step", p->flops_model, "flops_recomputed_per_step", p->flops_again,
-        "memory_per_rank", memory, "traffic_per_rank", json_traffic(p));
+    json_t *root = json_pack("{s:s, s:I, s:I, s:I, s:s, s:i, s:I, s:i, s:b, s:b, s:f, s:f, s:f, s:o, s:o}",
+                             "family", p->cfg.model_family, "parameters", (json_int_t)p->parameters, "vocab",
+                             (json_int_t)p->cfg.model_vocab, "length", (json_int_t)p->cfg.model_length,
+                             "precision", p->cfg.train_precision, "ranks", p->batch.ranks, "micro",
+                             (json_int_t)p->batch.micro, "micros", p->batch.micros, "recompute", p->recompute,
+                             "fits", !*p->too_big, "flops_per_token", p->flops_model / tokens,
+                             "flops_per_step", p->flops_model, "flops_recomputed_per_step", p->flops_again,
+                             "memory_per_rank", memory, "traffic_per_rank", json_traffic(p));
     int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     json_decref(root);
     putchar('\n');

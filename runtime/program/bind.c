@@ -269,6 +269,7 @@ void m2i_unbind(m2_program *p)
     m2i_bound *b = &p->b;
     if (!b->device) return;
     m2_device *dev = b->device;
+    m2i_profile_end(p);
     destroy_graphs(dev, &b->whole);
     for (int s = 0; s < b->n_segments; s++) destroy_graphs(dev, &b->segments[s]);
     free(b->segments);

@@ -37,7 +37,7 @@ static m2_status launch(m2_program *p, int begin, int end, int first)
         if (p->calls[i].context) continue;
         b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
         if (range) range(b->device, p->calls[i].path);
-        m2_status st = b->run[i](&b->calls[i]);
+        m2_status st = m2i_run_call(p, i, b->stream);
         if (range) range(b->device, NULL);
         if (st != M2_OK) return failed(p, i, st);
     }
@@ -57,7 +57,7 @@ static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
 {
     const m2_device_api *api = p->b.device->api;
     if (s->begin == s->end) return M2_OK;
-    if (!api->capture_begin || p->options.no_graph || p->options.naive || !s->runs[variant]++)
+    if (!api->capture_begin || p->options.no_graph || p->options.naive || p->b.profile || !s->runs[variant]++)
         return launch(p, s->begin, s->end, variant & 1);
     if (!s->graph[variant]) M2_TRY(capture(p, s, variant));
     return api->graph_launch(p->b.device, s->graph[variant], p->b.stream);
@@ -69,7 +69,7 @@ static m2_status run_collective(m2_program *p, int i)
     const m2_device_api *api = b->device->api;
     M2_TRY(api->event_record(b->device, b->ready, b->stream));
     M2_TRY(api->event_wait(b->device, b->ready, b->comm_stream));
-    m2_status st = b->run[i](&b->calls[i]);
+    m2_status st = m2i_run_call(p, i, b->comm_stream);
     return st == M2_OK ? M2_OK : failed(p, i, st);
 }
 
@@ -113,25 +113,4 @@ m2_status m2_program_sync(m2_program *p)
 {
     M2_TRY(check_run(p, "m2_program_sync"));
     return p->b.device->api->stream_sync(p->b.device, p->b.stream);
-}
-
-/* ---- timing ------------------------------------------------------------------------------------------------------ */
-m2_status m2_program_time(m2_program *p, const m2_step *step, int repeats, double *seconds)
-{
-    M2_TRY(check_run(p, "m2_program_time"));
-    m2i_bound *b = &p->b;
-    M2_TRY(send_step(p, step));
-    for (int i = 0; i < p->n_calls; i++) {
-        m2_stream *stream = b->calls[i].stream;
-        b->calls[i].acc = p->calls[i].acc_first;
-        M2_TRY(b->device->api->stream_sync(b->device, b->stream));
-        double from = m2_now();
-        for (int r = 0; r < repeats; r++) {
-            m2_status st = b->run[i](&b->calls[i]);
-            if (st != M2_OK) return failed(p, i, st);
-        }
-        M2_TRY(b->device->api->stream_sync(b->device, stream));
-        seconds[i] = (m2_now() - from) / repeats;
-    }
-    return M2_OK;
 }

@@ -3,7 +3,8 @@
  *   build.c     scopes, tensors, calls, parameter table        autodiff.c  the backward region
  *   reduce.c    collectives and the update region              memory.c    lifetimes and offsets
  *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
- *   state.c     reading, writing, initialising                 print.c     the plan as text */
+ *   state.c     reading, writing, initialising                 print.c     the plan as text
+ *   profile.c   the time of each call */
 #ifndef M2_PROGRAM_INTERNAL_H
 #define M2_PROGRAM_INTERNAL_H
 
@@ -61,6 +62,12 @@ typedef struct m2i_segment {
 
 enum { M2I_MAX_DEPTH = 16, M2I_STEP_SLOTS = 16 };
 
+/* Events around every call; they exist while the program is profiled. */
+typedef struct m2i_profile {
+    m2_event **from, **to;
+    unsigned char *ran; /* since the last reading */
+} m2i_profile;
+
 /* What bind adds: memory and finished calls. Nothing in here is allocated after it. */
 typedef struct m2i_bound {
     m2_device *device;
@@ -79,6 +86,7 @@ typedef struct m2i_bound {
     m2_step last_step; /* its value there */
     int step_known, step_slot;
     int64_t activations_high, workspace_high;
+    m2i_profile *profile; /* NULL: off */
     int shared; /* the parameters and the stream are another program's */
 } m2i_bound;
 
@@ -129,6 +137,11 @@ static inline m2i_tensor *m2i_at(const m2_program *p, m2_tid t)
 {
     return &p->tensors[t];
 }
+
+/* ---- profile.c */
+/* Runs bound call i on `stream`, between events while the program is profiled. */
+m2_status m2i_run_call(m2_program *p, int i, m2_stream *stream);
+void m2i_profile_end(m2_program *p); /* accepts a program that is not profiled */
 
 /* ---- bind.c */
 void m2i_unbind(m2_program *p); /* frees everything bind made */

@@ -306,15 +306,27 @@ static void test_timing(void)
     run_way way = usual();
     m2_program *p;
     m2_step s = run_step_values(1);
-    double seconds[256];
+    double seconds[256] = {0}, sum = 0;
+    float loss[3];
     CU_ASSERT_EQUAL_FATAL(run_plan(small_gpt, NULL, &way, &p), M2_OK);
     CU_ASSERT_EQUAL_FATAL(m2_program_bind(p, cpu), M2_OK);
     CU_ASSERT_EQUAL_FATAL(m2_program_init_params(p, 3), M2_OK);
     CU_ASSERT_EQUAL_FATAL(run_write_inputs(p, 1, 0), M2_OK);
     CU_ASSERT_FATAL(m2_program_calls(p) <= 256);
     CU_ASSERT_EQUAL_FATAL(m2_program_run(p, &s, 0, 1), M2_OK);
-    CU_ASSERT_EQUAL(m2_program_time(p, &s, 2, seconds), M2_OK);
-    for (int i = 0; i < m2_program_calls(p); i++) CU_ASSERT(seconds[i] >= 0 && seconds[i] < 1);
+    CU_ASSERT_EQUAL(m2_program_profile_read(p, seconds), M2_BUG);
+    for (int k = 0; k < 3; k++) {
+        CU_ASSERT_EQUAL(m2_program_profile(p, k == 1), M2_OK);
+        CU_ASSERT_EQUAL(m2_program_run(p, &s, 0, 1), M2_OK);
+        CU_ASSERT_EQUAL(m2_program_read(p, m2_program_find(p, "loss"), &loss[k]), M2_OK);
+        if (k == 1) CU_ASSERT_EQUAL(m2_program_profile_read(p, seconds), M2_OK);
+    }
+    CU_ASSERT(loss[0] == loss[1] && loss[1] == loss[2]);
+    for (int i = 0; i < m2_program_calls(p); i++) {
+        CU_ASSERT(seconds[i] >= 0 && (seconds[i] == 0 || m2_program_call_info(p, i).region != M2_UPDATE));
+        sum += seconds[i];
+    }
+    CU_ASSERT(sum > 0);
     m2_program_free(&p);
 }
 

@@ -1,0 +1,179 @@
+#include "runtime/bench.h"
+#include "kernels/base/log.h"
+#include "kernels/base/rng.h"
+#include "kernels/perf.h"
+#include "runtime/eval.h"
+#include "runtime/optim.h"
+#include "runtime/planner.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WARM_UP = 3 /* plain launches, capture, first replay */, PROFILED = 3 };
+
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
+static int32_t *random_tokens(const m2_bench *b)
+{
+    int64_t n = b->training.batch.micro * b->cfg.model_length;
+    int32_t *ids = malloc(2 * (size_t)n * sizeof *ids); /* tokens, then targets */
+    m2_rng_key key = m2_rng_make_key((uint64_t)b->cfg.train_seed, 0, 0);
+    for (int64_t i = 0; ids && i < 2 * n; i++)
+        ids[i] = (int32_t)(m2_rng_uniform(key, (uint64_t)i) * (double)b->cfg.model_vocab);
+    return ids;
+}
+
+/* With times: adds those of the calls, which needs the program to be profiled. */
+static m2_status run_step(m2_bench *b, m2_step *step, const int32_t *ids, double *times)
+{
+    const m2_batch *batch = &b->training.batch;
+    m2_program *p = b->training.program;
+    m2_tid tokens = m2_program_find(p, "tokens"), targets = m2_program_find(p, "targets");
+    for (int a = 0; a < batch->micros; a++) {
+        step->row0 = m2_batch_row0(batch, a);
+        M2_TRY(m2_program_write(p, tokens, ids));
+        M2_TRY(m2_program_write(p, targets, ids + batch->micro * b->cfg.model_length));
+        M2_TRY(m2_program_run(p, step, a, batch->micros));
+        if (times) M2_TRY(m2_program_profile_read(p, times));
+    }
+    M2_TRY(m2_program_run_update(p, step));
+    if (times) M2_TRY(m2_program_profile_read(p, times));
+    return m2_read_scalar(p, m2_program_find(p, "loss"), &b->loss);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static m2_status time_steps(m2_bench *b, m2_step *step, const int32_t *ids, double *took)
+{
+    M2_TRY(m2_program_init_params(b->training.program, (uint64_t)b->cfg.train_seed));
+    for (int64_t i = 0; i < WARM_UP + b->steps; i++) {
+        double from = m2_now();
+        M2_TRY(run_step(b, step, ids, NULL));
+        if (i >= WARM_UP) took[i - WARM_UP] = m2_now() - from;
+    }
+    qsort(took, (size_t)b->steps, sizeof *took, by_value);
+    b->fastest = took[0];
+    b->step_seconds = (took[(b->steps - 1) / 2] + took[b->steps / 2]) / 2;
+    return M2_OK;
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+static m2_bench_op *op_row(m2_bench *b, const char *name)
+{
+    int i = 0;
+    while (i < b->n_ops && strcmp(b->op[i].name, name) != 0) i++;
+    if (i == M2_BENCH_OPS) return NULL;
+    if (i == b->n_ops) b->op[b->n_ops++] = (m2_bench_op){.name = name};
+    return &b->op[i];
+}
+
+static int slowest_first(const void *a, const void *b)
+{
+    return by_value(&((const m2_bench_op *)b)->seconds, &((const m2_bench_op *)a)->seconds);
+}
+
+/* Collectives and the update run once in a step, the rest in every microbatch. */
+static m2_status sum_ops(m2_bench *b, const double *times)
+{
+    const m2_program *p = b->training.program;
+    for (int i = 0; i < m2_program_calls(p); i++) {
+        m2_call_info c = m2_program_call_info(p, i);
+        int times_run = c.region == M2_UPDATE || c.op->id < 0 ? 1 : b->training.batch.micros;
+        m2_bench_op *row = op_row(b, c.op->name);
+        M2_CHECK(row);
+        row->calls += times_run;
+        row->seconds += times[i];
+        row->cost.flops += c.cost.flops * times_run;
+        row->cost.bytes += c.cost.bytes * times_run;
+    }
+    qsort(b->op, (size_t)b->n_ops, sizeof *b->op, slowest_first);
+    return M2_OK;
+}
+
+/* The fastest of a few steps: what else the machine does should not look like the doing of an op. */
+static m2_status profile_steps(m2_bench *b, m2_step *step, const int32_t *ids, double *times, double *best)
+{
+    size_t n = (size_t)m2_program_calls(b->training.program) * sizeof *times;
+    for (int k = 0; k < PROFILED; k++) {
+        memset(times, 0, n);
+        double from = m2_now();
+        M2_TRY(run_step(b, step, ids, times));
+        double took = m2_now() - from;
+        if (k && took >= b->profiled_seconds) continue;
+        b->profiled_seconds = took;
+        memcpy(best, times, n);
+    }
+    return M2_OK;
+}
+
+static m2_status time_calls(m2_bench *b, m2_step *step, const int32_t *ids)
+{
+    m2_program *p = b->training.program;
+    size_t n = (size_t)m2_program_calls(p);
+    double *times = calloc(2 * n + 1, sizeof *times);
+    if (!times) return m2_fail(M2_TRANSIENT, "out of memory for the times of %d calls", (int)n);
+    m2_status st = m2_program_profile(p, 1);
+    if (st == M2_OK) st = profile_steps(b, step, ids, times, times + n);
+    if (st == M2_OK) st = sum_ops(b, times + n);
+    if (st == M2_OK) st = m2_program_profile(p, 0);
+    free(times);
+    return st;
+}
+
+/* ---- what the device could do ------------------------------------------------------------------------------------ */
+static m2_status measure_peaks(m2_bench *b)
+{
+    m2_device *dev = b->ranks.device;
+    m2_perf_yard yard;
+    M2_TRY(m2_perf_peak(dev, b->ranks.precision == M2_PREC_F64 ? M2_F64 : M2_F32, &b->peak));
+    M2_TRY(m2_perf_open(dev, m2_probe_precision_find(m2_precision_name(b->ranks.precision)), &yard));
+    int known = dev->peak_flops > 0; /* a datasheet's figure, which no product reaches */
+    b->gemm = !known && b->peak > yard.flops ? b->peak : yard.flops;
+    b->copy = yard.bandwidth;
+    if (!known) b->peak = b->gemm;
+    m2_perf_close(&yard);
+    return M2_OK;
+}
+
+static m2_status measure(m2_bench *b)
+{
+    m2_schedule schedule;
+    M2_TRY(m2_schedule_make(&b->cfg, &schedule));
+    m2_step step = m2_optim_step(&b->cfg, &schedule, 1);
+    int32_t *ids = random_tokens(b);
+    double *took = calloc((size_t)b->steps, sizeof *took);
+    m2_status st =
+        ids && took ? measure_peaks(b) : m2_fail(M2_TRANSIENT, "out of memory for the tokens of a step");
+    if (st == M2_OK) st = time_steps(b, &step, ids, took);
+    if (st == M2_OK) st = time_calls(b, &step, ids);
+    free(took);
+    free(ids);
+    return st;
+}
+
+m2_status m2_bench_step(const m2_config *cfg, int64_t steps, m2_bench *out)
+{
+    *out = (m2_bench){.cfg = *cfg, .steps = steps};
+    m2_bench *b = out;
+    M2_TRY(m2_planned_vocab(&b->cfg, &b->vocab_chosen));
+    M2_TRY(m2_ranks_open(&b->cfg, &b->ranks));
+    m2_status st = m2_training_check(&b->cfg, &b->ranks);
+    if (st == M2_OK) st = m2_training_make(&b->cfg, &b->ranks, &b->training);
+    if (st == M2_OK) {
+        const m2_batch *batch = &b->training.batch;
+        b->flops = m2_program_model_flops(b->training.program) * batch->micros * batch->ranks;
+        st = m2_ranks_alone(b->ranks.comm, measure(b));
+    }
+    if (st != M2_OK) m2_bench_close(b);
+    return st;
+}
+
+void m2_bench_close(m2_bench *b)
+{
+    m2_program_free(&b->training.program);
+    m2_ranks_close(&b->ranks);
+    *b = (m2_bench){0};
+}
