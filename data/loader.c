@@ -35,13 +35,14 @@ struct m2_loader {
 
 /* ---- reading a batch --------------------------------------------------------------------------------------------- */
 typedef struct row {
-    int64_t sequence, place; /* place: row of the batch */
+    int64_t start, count; /* its tokens in the store */
+    int64_t place;        /* row of the batch */
 } row;
 
-static int by_sequence(const void *a, const void *b)
+static int by_start(const void *a, const void *b)
 {
     const row *x = a, *y = b;
-    return (x->sequence > y->sequence) - (x->sequence < y->sequence);
+    return (x->start > y->start) - (x->start < y->start);
 }
 
 typedef struct
@@ -50,30 +51,69 @@ typedef struct
     void *raw;
 } reader;
 
-static void widen(const m2_loader *l, const void *raw, int64_t from, int32_t *to)
+/* Where the tokens of sequence s are. */
+static m2_status locate(const m2_loader *l, int64_t s, row *r)
 {
-    for (int64_t i = 0; i < l->spec.length; i++)
+    int64_t length = l->spec.length, inner = length - 2, bounds[2], two = 2;
+    if (l->spec.frame.kind == M2_ROWS_STREAM) {
+        r->start = s * length;
+        r->count = length + 1;
+    } else if (l->spec.frame.kind == M2_ROWS_PACKED) {
+        r->start = s * inner;
+        r->count = inner;
+    } else {
+        M2_TRY(m2_store_read(l->store, "/documents", &s, &two, bounds));
+        r->start = bounds[0];
+        r->count = bounds[1] - bounds[0] - 1; /* the separator is not part of it */
+        if (r->count < 0 || bounds[0] < 0 || bounds[1] > l->array.shape[0])
+            return m2_fail(M2_DATA, "%s: document %" PRId64 " is said to be tokens %" PRId64 " to %" PRId64,
+                           m2_store_path(l->store), s, bounds[0], bounds[1]);
+        if (r->count > inner) r->count = inner;
+    }
+    return M2_OK;
+}
+
+static void widen(const m2_loader *l, const void *raw, int64_t from, int64_t n, int32_t *to)
+{
+    for (int64_t i = 0; i < n; i++)
         to[i] = l->array.dtype == M2_U16 ? ((const uint16_t *)raw)[from + i]
                                          : (int32_t)((const uint32_t *)raw)[from + i];
+}
+
+static void put_row(const m2_loader *l, const row *r, const void *raw, int64_t from, slot *s)
+{
+    const m2_row_frame *frame = &l->spec.frame;
+    int64_t length = l->spec.length;
+    int32_t *to = s->tokens + r->place * length;
+    if (frame->kind == M2_ROWS_STREAM) {
+        widen(l, raw, from, length, to);
+        widen(l, raw, from + 1, length, s->targets + r->place * length);
+        return;
+    }
+    to[0] = frame->first;
+    widen(l, raw, from, r->count, to + 1);
+    to[1 + r->count] = frame->last;
+    for (int64_t i = r->count + 2; i < length; i++) to[i] = frame->pad;
 }
 
 /* Rows that follow one another in the store are read at once. */
 static m2_status read_batch(const m2_loader *l, const reader *r, int64_t batch, slot *s)
 {
-    int64_t first = l->at(l->at_ctx, batch), n = l->spec.rows, length = l->spec.length;
-    for (int64_t i = 0; i < n; i++)
-        r->rows[i] = (row){m2_sampler_item(first + i, l->sequences, l->spec.seed, l->spec.shuffle), i};
-    qsort(r->rows, (size_t)n, sizeof *r->rows, by_sequence);
+    int64_t first = l->at(l->at_ctx, batch), n = l->spec.rows;
+    for (int64_t i = 0; i < n; i++) {
+        r->rows[i].place = i;
+        int64_t sequence = m2_sampler_item(first + i, l->sequences, l->spec.seed, l->spec.shuffle);
+        M2_TRY(locate(l, sequence, &r->rows[i]));
+    }
+    qsort(r->rows, (size_t)n, sizeof *r->rows, by_start);
     for (int64_t i = 0, end; i < n; i = end) {
-        for (end = i + 1; end < n && r->rows[end].sequence <= r->rows[end - 1].sequence + 1; end++) continue;
-        int64_t offset = r->rows[i].sequence * length;
-        int64_t count = (r->rows[end - 1].sequence - r->rows[i].sequence + 1) * length + 1;
-        M2_TRY(m2_store_read(l->store, "/tokens", &offset, &count, r->raw));
-        for (int64_t k = i; k < end; k++) {
-            int64_t from = r->rows[k].sequence * length - offset;
-            widen(l, r->raw, from, s->tokens + r->rows[k].place * length);
-            widen(l, r->raw, from + 1, s->targets + r->rows[k].place * length);
-        }
+        int64_t offset = r->rows[i].start, stop = offset + r->rows[i].count;
+        for (end = i + 1; end < n && r->rows[end].start <= stop; end++)
+            if (r->rows[end].start + r->rows[end].count > stop)
+                stop = r->rows[end].start + r->rows[end].count;
+        int64_t count = stop - offset;
+        if (count > 0) M2_TRY(m2_store_read(l->store, "/tokens", &offset, &count, r->raw));
+        for (int64_t k = i; k < end; k++) put_row(l, &r->rows[k], r->raw, r->rows[k].start - offset, s);
     }
     return M2_OK;
 }
@@ -123,7 +163,7 @@ m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets)
     if (s->error.code != M2_OK) return m2_error_put(&s->error); /* stays there: the next call fails alike */
     size_t bytes = (size_t)(l->spec.rows * l->spec.length) * sizeof *tokens;
     memcpy(tokens, s->tokens, bytes);
-    memcpy(targets, s->targets, bytes);
+    if (l->spec.frame.kind == M2_ROWS_STREAM) memcpy(targets, s->targets, bytes);
     pthread_mutex_lock(&l->lock);
     s->ready = 0;
     s->batch += l->spec.depth;
@@ -139,11 +179,14 @@ static m2_status check_spec(const m2_loader_spec *spec, const m2_token_store_inf
 {
     if (spec->length < 1 || spec->rows < 1 || spec->workers < 1 || spec->depth < 0)
         return m2_fail(M2_BUG, "a loader needs length, rows and workers >= 1");
-    if (info->tokens <= spec->length)
+    if (spec->frame.kind != M2_ROWS_STREAM && spec->length < 3)
+        return m2_fail(M2_USAGE, "rows of %" PRId64 " tokens have no room between their first and their last",
+                       spec->length);
+    if (m2_token_store_rows(info, spec->frame.kind, spec->length) < 1)
         return m2_fail(M2_DATA,
-                       "%s holds %" PRId64 " tokens, too few for one sequence of %" PRId64
-                       " and its last target",
-                       spec->path, info->tokens, spec->length);
+                       "%s holds %" PRId64 " tokens in %" PRId64
+                       " documents, too few for one sequence of %" PRId64,
+                       spec->path, info->tokens, info->documents, spec->length);
     return M2_OK;
 }
 
@@ -178,7 +221,7 @@ static m2_status open_into(m2_loader *l, int64_t first_batch)
     M2_TRY(m2_token_store_info_read(l->spec.path, &info));
     M2_TRY(check_spec(&l->spec, &info));
     if (!l->spec.depth) l->spec.depth = 2 * l->spec.workers + 2;
-    l->sequences = (info.tokens - 1) / l->spec.length;
+    l->sequences = m2_token_store_rows(&info, l->spec.frame.kind, l->spec.length);
     l->next_batch = l->consumed = first_batch;
     M2_TRY(m2_store_open(l->spec.path, &l->store));
     M2_TRY(m2_store_info(l->store, "/tokens", &l->array));
@@ -201,6 +244,13 @@ m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx,
     l->spec.path = NULL; /* the caller's text may go */
     if (st != M2_OK) m2_loader_close(out);
     return st;
+}
+
+int64_t m2_token_store_rows(const m2_token_store_info *info, m2_row_kind kind, int64_t length)
+{
+    if (kind == M2_ROWS_DOCUMENT) return info->documents;
+    if (kind == M2_ROWS_PACKED) return length > 2 ? info->tokens / (length - 2) : 0;
+    return (info->tokens - 1) / length;
 }
 
 m2_loader_stats m2_loader_statistics(const m2_loader *l)

@@ -1,14 +1,25 @@
 /* loader.h - batches of token rows, read ahead by worker threads.
  *
  * Row `p` of an endless stream (p = 0, 1, 2, ...) is sequence sampler(p): a Feistel permutation keyed by (seed, epoch), so
- * the position alone is the loader's state and does not depend on how many ranks or workers read. A row is length + 1
- * consecutive tokens: inputs are [0, length), targets [1, length + 1). Sequence s of a packed store starts at s * length. */
+ * the position alone is the loader's state and does not depend on how many ranks or workers read. What a sequence is, its
+ * m2_row_kind says. */
 #ifndef M2_LOADER_H
 #define M2_LOADER_H
 
 #include "data/store.h"
 
 typedef struct m2_loader m2_loader;
+
+typedef enum m2_row_kind {
+    M2_ROWS_STREAM, /* tokens [s * length, (s + 1) * length]: one more than inputs, targets are one token ahead */
+    M2_ROWS_PACKED,  /* first, length - 2 tokens from s * (length - 2) on, last; no targets */
+    M2_ROWS_DOCUMENT /* first, the beginning of document s, last, pad, pad, ...; no targets */
+} m2_row_kind;
+
+typedef struct m2_row_frame {
+    m2_row_kind kind;
+    int32_t first, last, pad;
+} m2_row_frame;
 
 typedef struct m2_loader_spec {
     const char *path; /* token store */
@@ -17,6 +28,7 @@ typedef struct m2_loader_spec {
     int shuffle;        /* 0: row p is sequence p modulo the number of sequences (validation) */
     int64_t rows;       /* rows per batch handed out = microbatch of this rank */
     int workers, depth; /* threads; batches read ahead (0 = 2 * workers + 2) */
+    m2_row_frame frame;
 } m2_loader_spec;
 
 /* The batches this loader hands out, in order: batch i holds rows first(i) .. first(i) + rows - 1 of the stream. The
@@ -30,7 +42,7 @@ typedef struct m2_loader_stats {
 
 M2_API m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx, int64_t first_batch,
                                 m2_loader **out) M2_MUST_USE;
-/* Fills tokens and targets (rows, length) i32. Worker failures come out here. */
+/* Fills tokens and, where rows have them, targets (rows, length) i32. Worker failures come out here. */
 M2_API m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets) M2_MUST_USE;
 M2_API m2_loader_stats m2_loader_statistics(const m2_loader *l);
 M2_API int64_t m2_loader_sequences(const m2_loader *l); /* per epoch */
@@ -43,6 +55,8 @@ typedef struct m2_token_store_info {
     char tokenizer_hash[33]; /* identity of the tokenizer, hex */
 } m2_token_store_info;
 M2_API m2_status m2_token_store_info_read(const char *path, m2_token_store_info *out) M2_MUST_USE;
+/* How many sequences of `length` a store has. */
+M2_API int64_t m2_token_store_rows(const m2_token_store_info *info, m2_row_kind kind, int64_t length);
 /* The tokenizer kept in the store, in its serialized form (m2_tokenizer_parse reads it). The caller frees. */
 M2_API m2_status m2_token_store_tokenizer(const char *path, char **text) M2_MUST_USE;
 

@@ -12,14 +12,10 @@ m2_status m2_mask_make(const m2_tokenizer *t, double rate, uint64_t seed, m2_mas
 {
     const m2i_vocab *v = &t->vocab;
     int64_t ordinary = 0;
-    *out = (m2_mask){.rate = rate, .seed = seed, .mask_id = -1, .vocab = (int32_t)v->count};
+    *out = (m2_mask){.rate = rate, .seed = seed, .vocab = (int32_t)v->count};
     if (!(rate >= 0 && rate <= 1)) return m2_fail(M2_USAGE, "a masking rate of %g is not in [0, 1]", rate);
-    for (int64_t id = 0; id < v->count; id++) {
-        size_t n;
-        const char *bytes = m2i_vocab_bytes(v, id, &n);
-        ordinary += !v->special[id];
-        if (v->special[id] && n == strlen(MASK) && !memcmp(bytes, MASK, n)) out->mask_id = (int32_t)id;
-    }
+    for (int64_t id = 0; id < v->count; id++) ordinary += !v->special[id];
+    out->mask_id = (int32_t)m2_tokenizer_special(t, MASK);
     if (out->mask_id < 0 || !ordinary)
         return m2_fail(
             M2_DATA,

@@ -50,6 +50,17 @@ int64_t m2_tokenizer_vocab(const m2_tokenizer *t)
     return t->vocab.count;
 }
 
+int64_t m2_tokenizer_special(const m2_tokenizer *t, const char *name)
+{
+    const m2i_vocab *v = &t->vocab;
+    for (int64_t id = 0; id < v->count; id++) {
+        size_t n;
+        const char *bytes = m2i_vocab_bytes(v, id, &n);
+        if (v->special[id] && n == strlen(name) && !memcmp(bytes, name, n)) return id;
+    }
+    return -1;
+}
+
 int64_t m2_tokenizer_separator(const m2_tokenizer *t)
 {
     return t->separator;

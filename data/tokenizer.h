@@ -27,7 +27,9 @@ M2_API void m2_tokenizer_close(m2_tokenizer **t);
 
 M2_API int64_t m2_tokenizer_vocab(const m2_tokenizer *t);     /* ids are in [0, vocab) */
 M2_API int64_t m2_tokenizer_separator(const m2_tokenizer *t); /* id put after each document */
-M2_API const char *m2_tokenizer_kind(const m2_tokenizer *t);  /* "bytes" | "bpe" | "wordpiece" */
+M2_API int64_t m2_tokenizer_special(const m2_tokenizer *t,
+                                    const char *name);       /* id of "[MASK]"; -1: no such special token */
+M2_API const char *m2_tokenizer_kind(const m2_tokenizer *t); /* "bytes" | "bpe" | "wordpiece" */
 M2_API void m2_tokenizer_hash(const m2_tokenizer *t,
                               char hex[33]); /* identity: XXH3-128 of the serialized form */
 

@@ -93,12 +93,13 @@ static void test_rows(void)
 {
     for (int shuffle = 0; shuffle < 2; shuffle++)
         for (int workers = 1; workers <= 4; workers++) {
-            m2_loader_spec spec = {path, LENGTH, 7, shuffle, 1 + 3 * workers, workers, workers == 3 ? 1 : 0};
+            m2_loader_spec spec = {path, LENGTH, 7, shuffle, 1 + 3 * workers, workers, workers == 3 ? 1 : 0,
+                                   {0}};
             share s = {0, spec.rows, 0, 1};
             check_rows(&spec, &s, 0, 300); /* more than an epoch */
             check_rows(&spec, &s, 55, 10);
         }
-    m2_loader_spec all = {path, LENGTH, 7, 0, 4000, 2, 0}; /* a batch of two epochs: rows repeat in it */
+    m2_loader_spec all = {path, LENGTH, 7, 0, 4000, 2, 0, {0}}; /* a batch of two epochs: rows repeat in it */
     share s = {0, 4000, 0, 1};
     check_rows(&all, &s, 0, 3);
 }
@@ -108,17 +109,55 @@ static void test_ranks(void)
 {
     for (int64_t ranks = 1; ranks <= 8; ranks *= 2)
         for (int64_t rank = 0; rank < ranks; rank++) {
-            m2_loader_spec spec = {path, LENGTH, 3, 1, 4, 1, 0};
+            m2_loader_spec spec = {path, LENGTH, 3, 1, 4, 1, 0, {0}};
             share s = {ranks * 1000, 4, rank, ranks};
             check_rows(&spec, &s, 0, 20);
         }
+}
+
+/* Rows with a first and a last token: of any text, of one document each, cut or padded. */
+static void test_framed(void)
+{
+    static const struct {
+        m2_row_kind kind;
+        int64_t length, sequences, stride, taken; /* of the text between first and last */
+    } cases[] = {{M2_ROWS_PACKED, LENGTH, DOCUMENTS * (DOCUMENT + 1) / (LENGTH - 2), LENGTH - 2, LENGTH - 2},
+                 {M2_ROWS_DOCUMENT, LENGTH, DOCUMENTS, DOCUMENT + 1, LENGTH - 2},
+                 {M2_ROWS_DOCUMENT, DOCUMENT + 7, DOCUMENTS, DOCUMENT + 1, DOCUMENT}};
+    enum { ROWS = 6, MOST = DOCUMENT + 7 };
+    for (int c = 0; c < 3; c++) {
+        int64_t length = cases[c].length;
+        int32_t tokens[ROWS * MOST];
+        m2_loader *l;
+        m2_loader_spec spec = {path, length, 5, 1, ROWS, 2, 0, {cases[c].kind, 1001, 1002, 1003}};
+        share s = {0, ROWS, 0, 1};
+        OK(m2_loader_open(&spec, first_row, &s, 0, &l));
+        CU_ASSERT_EQUAL_FATAL(m2_loader_sequences(l), cases[c].sequences);
+        for (int64_t b = 0; b < 150; b++) {
+            int64_t bad = 0;
+            OK(m2_loader_next(l, tokens, NULL));
+            for (int64_t r = 0; r < ROWS; r++) {
+                int64_t at = m2_sampler_item(b * ROWS + r, cases[c].sequences, 5, 1) * cases[c].stride;
+                const int32_t *row = tokens + r * length;
+                for (int64_t i = 0; i < length; i++) {
+                    int32_t expected = i == 0                    ? 1001
+                                       : i <= cases[c].taken     ? (int32_t)token_at(at + i - 1)
+                                       : i == cases[c].taken + 1 ? 1002
+                                                                 : 1003;
+                    bad += row[i] != expected;
+                }
+            }
+            CU_ASSERT_EQUAL_FATAL(bad, 0);
+        }
+        m2_loader_close(&l);
+    }
 }
 
 static void test_failures(void)
 {
     m2_loader *l = NULL;
     share s = {0, 4, 0, 1};
-    m2_loader_spec spec = {"/tmp/m2-no-such-store.h5", LENGTH, 3, 1, 4, 1, 0};
+    m2_loader_spec spec = {"/tmp/m2-no-such-store.h5", LENGTH, 3, 1, 4, 1, 0, {0}};
     CU_ASSERT_EQUAL(m2_loader_open(&spec, first_row, &s, 0, &l), M2_IO);
     CU_ASSERT_PTR_NULL(l);
     spec.path = path;
@@ -156,6 +195,7 @@ int main(void)
     CU_ADD_TEST(suite, test_info);
     CU_ADD_TEST(suite, test_rows);
     CU_ADD_TEST(suite, test_ranks);
+    CU_ADD_TEST(suite, test_framed);
     CU_ADD_TEST(suite, test_failures);
     CU_basic_run_tests();
     int failed = CU_get_number_of_failures() != 0;
