@@ -58,15 +58,34 @@ void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_size)
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
+/* More than one process: MPI, through the host's memory. */
+static m2_status open_auto(m2_device *dev, m2_comm **out)
+{
+    int most;
+    M2_TRY(m2_comm_open_mpi(dev, out));
+    m2_comm *c = *out;
+    if (c->size == 1) return M2_OK;
+    m2_status st = m2_comm_sharers(c, dev, &most);
+    if (st == M2_OK) st = c->host->api->all_reduce(c->host, &most, &most, 1, M2_I32, M2_MAX, NULL);
+    if (st != M2_OK) {
+        m2_comm_close(out);
+        return st;
+    }
+    if (most > 1)
+        m2_log_once(M2_LOG_INFO, "transport mpi, staged through pinned memory: %d of %d ranks share one GPU",
+                    most, c->size);
+    else
+        m2_log_once(M2_LOG_INFO, "transport mpi: %d processes were started together", c->size);
+    return M2_OK;
+}
+
 m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out)
 {
     int rank, size, local_rank, local_size;
     m2_comm_launcher(&rank, &size, &local_rank, &local_size);
     if (!strcmp(transport, "auto")) {
-        int many = size > 1 || getenv("PMIX_RANK");
-        transport = many ? "mpi" : "self";
-        if (many && size > 1)
-            m2_log_once(M2_LOG_INFO, "transport mpi: %d processes were started together", size);
+        if (size > 1 || getenv("PMIX_RANK")) return open_auto(dev, out);
+        transport = "self";
     }
     if (!strcmp(transport, "mpi")) return m2_comm_open_mpi(dev, out);
     if (strcmp(transport, "self") != 0)
@@ -176,4 +195,18 @@ m2_status m2_comm_cores(m2_comm *c, int *cores)
     *cores = CPU_COUNT(&mine.cpus) / sharing;
     if (*cores < 1) *cores = 1;
     return M2_OK;
+}
+
+/* ---- GPUs -------------------------------------------------------------------------------------------------------- */
+m2_status m2_comm_sharers(m2_comm *c, const m2_device *dev, int *sharers)
+{
+    c = c->host;
+    *sharers = 1;
+    char mine[sizeof dev->uid] = "", (*all)[sizeof mine] = calloc((size_t)c->size, sizeof *all);
+    if (!all) return m2_fail(M2_TRANSIENT, "out of memory for the places of %d ranks", c->size);
+    if (dev) memcpy(mine, dev->uid, sizeof mine);
+    m2_status st = c->api->all_gather(c, mine, all, sizeof mine, M2_U8, NULL);
+    for (int r = 0; st == M2_OK && *mine && r < c->size; r++) *sharers += r != c->rank && !strcmp(all[r], mine);
+    free(all);
+    return st;
 }

@@ -65,7 +65,7 @@ M2_API m2_status m2_comm_open_threads(int size, m2_comm **out) M2_MUST_USE;
  * CPU is staged through pinned host memory. */
 M2_API m2_status m2_comm_open_mpi(m2_device *dev, m2_comm **out) M2_MUST_USE;
 /* By name: "self", "mpi", "nccl" or "auto" (mpi when started by mpirun or srun with more than one rank, nccl there if
- * every rank has its own GPU, else self; the choice and its reason are logged). */
+ * every rank has its own GPU, else self; the choice and its reason are logged). Collective. */
 M2_API m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out) M2_MUST_USE;
 M2_API void m2_comm_close(m2_comm **c); /* collective for mpi and nccl; accepts NULL; nulls */
 /* Which rank of how many this process is, before any communicator exists (from the launcher's environment). */
@@ -82,6 +82,9 @@ M2_API m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv,
                                m2_stream *s) M2_MUST_USE;
 /* CPU threads this rank may use: its cores divided by the ranks of this node that are bound to the same ones. Collective. */
 M2_API m2_status m2_comm_cores(m2_comm *c, int *cores) M2_MUST_USE;
+
+/* Ranks that use the same GPU as this one's device, itself included; 1 on the CPU. Collective. */
+M2_API m2_status m2_comm_sharers(m2_comm *c, const m2_device *dev, int *sharers) M2_MUST_USE;
 
 /* What bytes_sent grows by: pure, so plans predict with them. A broadcast's root is `root`, `rank` the sender asked for. */
 M2_API int64_t m2_comm_bytes_all_reduce(int64_t count, m2_dtype t, int rank, int size);

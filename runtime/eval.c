@@ -34,7 +34,7 @@ static m2_status make_program(const m2_config *cfg, const m2_ranks *ranks, int64
     M2_TRY(m2_model_build(cfg, &spec, out));
     m2_tid sums[2] = {m2_program_find(*out, "loss"), m2_program_find(*out, "hits")};
     if (ranks->comm->size > 1) m2_program_reduce(*out, &m2_op_all_reduce, ranks->comm, 0, sums, 2);
-    m2_plan_options plan = {.naive = !strcmp(cfg->train_plan, "naive"), .threads = ranks->device->threads};
+    m2_plan_options plan = m2_ranks_plan(cfg, ranks);
     return m2_program_plan(*out, &plan);
 }
 

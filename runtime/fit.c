@@ -30,7 +30,7 @@ m2_status m2_training_build(const m2_config *cfg, const m2_ranks *ranks, const m
     if (batch->ranks > 1)
         m2_program_reduce(p, &m2_op_all_reduce, ranks->comm, cfg->comm_bucket << 20, &loss, 1);
     m2_program_update(p, &update);
-    m2_plan_options plan = {.naive = !strcmp(cfg->train_plan, "naive"), .threads = ranks->device->threads};
+    m2_plan_options plan = m2_ranks_plan(cfg, ranks);
     return m2_program_plan(p, &plan);
 }
 
@@ -39,7 +39,7 @@ static int64_t memory_for_one(const m2_ranks *ranks)
 {
     int cpu = !strcmp(ranks->device->api->kind, "cpu");
     double all = (double)ranks->device->memory;
-    return (int64_t)(cpu ? 0.7 * all / ranks->comm->local_size : 0.9 * all);
+    return (int64_t)(cpu ? 0.7 * all / ranks->comm->local_size : 0.9 * all / ranks->sharers);
 }
 
 static m2_status bytes_needed(const m2_config *cfg, const m2_ranks *ranks, const m2_batch *batch,

@@ -61,7 +61,7 @@ m2_status m2_generator_open(const m2_restored *m, const m2_ranks *ranks, int64_t
     g->vocab = vocab;
     m2_program_spec spec = {
         .mode = M2_MODE_EVAL, .precision = ranks->precision, .rows = 1, .rows_whole = 1, .length = g->length};
-    m2_plan_options plan = {.naive = !strcmp(m->cfg.train_plan, "naive"), .threads = ranks->device->threads};
+    m2_plan_options plan = m2_ranks_plan(&m->cfg, ranks);
     m2_status st = m2_model_build(&m->cfg, &spec, &g->program);
     if (st == M2_OK) st = m2_program_plan(g->program, &plan);
     if (st == M2_OK) st = m2_program_bind(g->program, ranks->device);

@@ -124,11 +124,12 @@ typedef struct m2_plan_options {
     int naive;    /* every tensor its own buffer, no in-place, no reuse, no graph: the oracle */
     int threads;  /* CPU threads of the device, for workspace sizes */
     int no_graph; /* plain launches even where the device can capture graphs */
+    m2_device *device; /* whose kernels' scratch to plan for; NULL: the CPU's */
 } m2_plan_options;
 M2_API m2_status m2_program_plan(m2_program *p, const m2_plan_options *opt) M2_MUST_USE;
 
 /* Bytes by lifetime as planned; equal to the arenas' high-water marks after a run, exactly. Before bind, workspace is
- * what the CPU's kernels need; bind puts the device's own figure there. io is in the device's memory too. */
+ * what the kernels of options.device need; bind puts the device's own figure there. io is in the device's memory too. */
 typedef struct m2_memory_plan {
     int64_t params, grads, optimizer, activations, workspace, io;
 } m2_memory_plan;

@@ -5,14 +5,14 @@
 #include <string.h>
 
 /* ---- device ------------------------------------------------------------------------------------------------------ */
-/* A launcher may show each rank all GPUs of the node, or only its own as number 0. */
+/* A launcher may show each rank all GPUs of the node, or only its own as number 0: ranks are dealt to what they see. */
 static m2_status open_device(const m2_config *cfg, int local_rank, m2_device **out)
 {
-    int any = !strcmp(cfg->run_device, "cuda") || !strcmp(cfg->run_device, "auto");
+    const char *spec = cfg->run_device;
     char own[32];
-    snprintf(own, sizeof own, "cuda:%d", local_rank);
-    if (any && local_rank > 0 && m2_device_open(own, (int)cfg->run_threads, out) == M2_OK) return M2_OK;
-    return m2_context(m2_device_open(cfg->run_device, (int)cfg->run_threads, out), "run.device");
+    int gpus = strcmp(spec, "cuda") && strcmp(spec, "auto") ? 0 : m2_device_gpus();
+    snprintf(own, sizeof own, "cuda:%d", gpus ? local_rank % gpus : 0);
+    return m2_context(m2_device_open(gpus ? own : spec, (int)cfg->run_threads, out), "run.device");
 }
 
 static m2_status same_kind(const m2_ranks *r)
@@ -56,6 +56,14 @@ m2_status m2_precision_choose(const m2_config *cfg, const m2_device *dev, m2_pre
     return M2_OK;
 }
 
+m2_plan_options m2_ranks_plan(const m2_config *cfg, const m2_ranks *r)
+{
+    return (m2_plan_options){.naive = !strcmp(cfg->train_plan, "naive"),
+                             .no_graph = !cfg->run_graphs,
+                             .threads = r->device->threads,
+                             .device = r->device};
+}
+
 /* ---- all of it --------------------------------------------------------------------------------------------------- */
 m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out)
 {
@@ -69,6 +77,7 @@ m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out)
     st = m2_comm_open(cfg->run_transport, out->device, &out->comm);
     if (st == M2_OK) st = m2_comm_agree(out->comm, why.code == M2_OK ? M2_OK : m2_error_put(&why));
     if (st == M2_OK) st = same_kind(out);
+    if (st == M2_OK) st = m2_comm_sharers(out->comm, out->device, &out->sharers);
     if (st == M2_OK) st = choose_threads(cfg, out);
     if (st == M2_OK) st = m2_precision_choose(cfg, out->device, &out->precision);
     if (st != M2_OK) m2_ranks_close(out);

@@ -9,6 +9,7 @@
 typedef struct m2_ranks {
     m2_device *device; /* of the same kind on every rank; device->threads is this rank's share of the cores */
     m2_comm *comm;
+    int sharers; /* ranks that use this rank's GPU, itself included; 1 on the CPU */
     m2_precision precision; /* of the arithmetic: train.precision, "auto" resolved for the device */
 } m2_ranks;
 
@@ -22,6 +23,8 @@ M2_API m2_status m2_ranks_alone(m2_comm *c, m2_status st) M2_MUST_USE;
 
 /* The arithmetic that train.precision means on a device; M2_USAGE where it has none of it. */
 M2_API m2_status m2_precision_choose(const m2_config *cfg, const m2_device *dev, m2_precision *out) M2_MUST_USE;
+/* How programs are planned here: train.plan, run.graphs, this device and its threads. */
+M2_API m2_plan_options m2_ranks_plan(const m2_config *cfg, const m2_ranks *r);
 M2_API const char *m2_precision_name(m2_precision p); /* as train.precision says it */
 
 #endif

@@ -10,7 +10,13 @@
 
 /* The module lies beside the program (build tree, $ORIGIN) or on the loader's path. It stays loaded for good: CUDA's
  * own libraries register exit handlers. */
-static m2_status open_cuda(int index, int threads, m2_device **out)
+typedef union module_symbol {
+    void *object;
+    m2_device_module_open open;
+    m2_device_module_count count;
+} module_symbol;
+
+static m2_status find_symbol(const char *name, module_symbol *out)
 {
     void *module = dlopen(MODULE_FILE, RTLD_NOW | RTLD_LOCAL);
     if (!module) {
@@ -18,12 +24,21 @@ static m2_status open_cuda(int index, int threads, m2_device **out)
         if (!strncmp(why, MODULE_FILE ": cannot open", strlen(MODULE_FILE ": cannot open"))) why = "built without CUDA";
         return m2_fail(M2_USAGE, "no CUDA module (%s)", why);
     }
-    union {
-        void *object;
-        m2_device_module_open function;
-    } symbol = {.object = dlsym(module, M2_DEVICE_MODULE_SYMBOL)};
-    if (!symbol.object) return m2_fail(M2_BUG, "%s does not export %s", MODULE_FILE, M2_DEVICE_MODULE_SYMBOL);
-    return symbol.function(index, threads, out);
+    out->object = dlsym(module, name);
+    return out->object ? M2_OK : m2_fail(M2_BUG, "%s does not export %s", MODULE_FILE, name);
+}
+
+static m2_status open_cuda(int index, int threads, m2_device **out)
+{
+    module_symbol symbol;
+    M2_TRY(find_symbol(M2_DEVICE_MODULE_SYMBOL, &symbol));
+    return symbol.open(index, threads, out);
+}
+
+int m2_device_gpus(void)
+{
+    module_symbol symbol;
+    return find_symbol(M2_DEVICE_MODULE_COUNT, &symbol) == M2_OK ? symbol.count() : 0;
 }
 
 m2_status m2_device_open(const char *spec, int threads, m2_device **out)

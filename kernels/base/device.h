@@ -59,6 +59,7 @@ typedef struct m2_device_api {
 struct m2_device {
     const m2_device_api *api;
     char name[96];         /* "CPU, 2 threads, AVX-512", "NVIDIA H200" */
+    char uid[36];          /* of the GPU itself, whatever ordinal a process knows it by; "" on the CPU */
     int index;             /* GPU ordinal; 0 on the CPU */
     int threads;           /* CPU threads that calls may use */
     int tf32;              /* GPU: products of f32 matrices may round their inputs to tf32. Set before the first run */
@@ -77,10 +78,13 @@ extern "C" {
  * the reason logged once). threads: CPU threads for calls, 0 = all available to the process. Caller closes. */
 M2_API m2_status m2_device_open(const char *spec, int threads, m2_device **out);
 M2_API void m2_device_close(m2_device **dev); /* accepts NULL; nulls the pointer */
+M2_API int m2_device_gpus(void);              /* GPUs this process sees; 0 without the module or a driver. Opens none */
 
 /* The table the CUDA module exports under this symbol name; NULL returned means no usable device, with a message. */
 #define M2_DEVICE_MODULE_SYMBOL "m2_device_cuda_open"
 typedef m2_status (*m2_device_module_open)(int index, int threads, m2_device **out);
+#define M2_DEVICE_MODULE_COUNT "m2_device_cuda_count" /* and how many GPUs it sees, without opening one */
+typedef int (*m2_device_module_count)(void);
 
 m2_status m2_device_open_cpu(int threads, m2_device **out);
 

@@ -298,10 +298,18 @@ static m2_status describe(m2_device *dev)
         return m2_fail(M2_USAGE, "%s has compute capability %d.%d: m2 needs 8.0 (Ampere) or later", prop.name,
                        prop.major, prop.minor);
     snprintf(dev->name, sizeof dev->name, "%.95s", prop.name);
+    for (int i = 0; i < 16; i++)
+        snprintf(dev->uid + 2 * i, sizeof dev->uid - 2 * i, "%02x", (unsigned char)prop.uuid.bytes[i]);
     dev->memory = (int64_t)prop.totalGlobalMem;
     dev->peak_flops = peak_flops(prop.name, prop.major, prop.multiProcessorCount, khz);
     dev->peak_bandwidth = 2.0 * memory_khz * 1e3 * bits / 8; /* double data rate */
     return M2_OK;
+}
+
+extern "C" M2_API int m2_device_cuda_count()
+{
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
 extern "C" M2_API m2_status m2_device_cuda_open(int index, int threads, m2_device **out)

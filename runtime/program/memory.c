@@ -223,7 +223,7 @@ static m2_status plan(m2_program *p)
     plan_inputs(p);
     plan_flat(p);
     for (int i = 0; i < p->n_calls; i++) {
-        int64_t bytes = m2_align_up(m2i_call_workspace(p, &p->calls[i], p->options.threads, NULL), M2_ALIGN);
+        int64_t bytes = m2_align_up(m2i_call_workspace(p, &p->calls[i], p->options.threads, p->options.device), M2_ALIGN);
         if (bytes > p->memory.workspace) p->memory.workspace = bytes;
     }
     p->stage = M2I_PLANNED;

@@ -1,0 +1,100 @@
+#!/bin/bash
+# Training on one GPU against training on the CPU, and against itself: f32 and bf16 losses, graphs and plain launches,
+# ranks that share the GPU, going on from a checkpoint, evaluation and sampling. Skipped where there is no GPU.
+# M2_GPU=cuda:N picks the GPU.
+. "$M2_SOURCE/tests/e2e/common.bash"
+small_run
+gpu=${M2_GPU:-cuda:0}
+"$M2" train config.yaml run.device="$gpu" train.steps=1 train.val_every=0 run.dir=probe >log 2>&1 || {
+    grep -qE 'no CUDA module|no usable GPU|there is no GPU' log && { grep -m1 -oE '(no CUDA module|no usable|there is no).*' log; exit 77; }
+    cat log
+    fail "a first step on $gpu"
+}
+
+# The tiny GPT's depth and filters, in a size that the CPU steps quickly through
+cat >tiny.yaml <<-END
+	base: $M2_SOURCE/configs/gpt/tiny.yaml
+	model: {width: 64, length: 128}
+	train: {batch: 8, steps: 100, val_every: 50, val_batches: 2}
+	data: {train: train.h5, val: val.h5}
+	optim: {lr: 1e-3}  # at 3e-3 the first steps are chaotic: f32 and f64 part on the CPU too
+	checkpoint: {every: 20, keep: 100}
+END
+train() { # train DIR [OPTION...]
+    local dir=$1
+    shift
+    "$M2" train tiny.yaml run.dir="$dir" "$@" >"$dir.log" 2>&1 || { cat "$dir.log"; fail "$dir"; }
+}
+seconds() { date +%s.%N; }
+took() { echo "$(awk -v a="$1" -v b="$(seconds)" 'BEGIN { printf "%.1f s", b - a }')"; }
+
+# agree TOLERANCE RUN RUN: losses and validation losses of 100 steps, relatively
+agree() {
+    paste -d' ' <(losses "$2") <(losses "$3") | awk -v tol="$1" -v name="$2 and $3" '
+        function off(x, y) { d = (x - y) / x; d = d < 0 ? -d : d; if (!(d <= worst)) worst = d; return !(d <= tol) }
+        $1 != $4 || off($2, $5) || ($3 != "-") != ($6 != "-") || ($3 != "-" && off($3, $6)) { bad = 1 }
+        { n++ }
+        END { printf "  %s: %d steps, losses apart by at most %.1e (allowed %s)\n", name, n, worst, tol; exit bad || n != 100 }' ||
+        fail "$2 and $3 differ by more than $1"
+}
+same() { # same RUN RUN: checkpoints, metrics, bit for bit
+    [ -n "$(content "$1")" ] && [ "$(content "$1")" = "$(content "$2")" ] || fail "$1 and $2: another final checkpoint"
+    cmp <(numbers "$1") <(numbers "$2") || fail "$1 and $2: other metrics"
+    echo "  $1 and $2: same bits"
+}
+
+echo "the CPU's losses, by f32 and bf16 on $gpu"
+at=$(seconds)
+train cpu run.device=cpu train.precision=f32
+echo "  cpu: $(took "$at")"
+for precision in f32 tf32 bf16; do
+    at=$(seconds)
+    train $precision run.device="$gpu" train.precision=$precision
+    echo "  $precision: $(took "$at"), $(grep -o 'NVIDIA[^;)]*' $precision.log | head -1)"
+done
+agree 1e-4 cpu f32
+agree 1e-2 cpu tf32
+agree 1e-2 cpu bf16
+
+echo "graphs, plain launches, the naive plan, microbatches, recomputation"
+for precision in f32 bf16; do
+    train $precision-plain run.device="$gpu" train.precision=$precision run.graphs=off
+    train $precision-naive run.device="$gpu" train.precision=$precision train.plan=naive
+    train $precision-again run.device="$gpu" train.precision=$precision train.recompute=block
+    for way in plain naive again; do same $precision $precision-$way; done
+    train $precision-micro run.device="$gpu" train.precision=$precision train.micro=2
+done
+agree 1e-4 f32 f32-micro
+agree 1e-2 bf16 bf16-micro
+
+echo "ranks that share $gpu"
+for n in 2 4; do
+    for precision in f32 bf16; do
+        ranks $n "$M2" train tiny.yaml run.dir=$precision-$n run.device="$gpu" train.precision=$precision >log 2>&1 ||
+            { cat log; fail "$n ranks"; }
+        grep -q 'transport mpi, staged through pinned memory: .* share one GPU' log || { cat log; fail "$n ranks: no reason for the transport"; }
+    done
+    agree 1e-4 f32 f32-$n
+    agree 1e-2 bf16 bf16-$n
+done
+"$M2" train tiny.yaml run.device="$gpu" run.transport=mpi train.precision=f32 run.dir=f32-alone >log 2>&1 || { cat log; fail "one rank over MPI"; }
+same f32 f32-alone
+
+echo "going on from step 40"
+for precision in f32 bf16; do
+    mkdir -p $precision-again2
+    cp -r $precision/. $precision-again2
+    rm -r $precision-again2/checkpoints/step-00000{060,080,100}
+    train $precision-again2 run.device="$gpu" train.precision=$precision
+    grep -q 'resuming after step 40' $precision-again2.log || { cat $precision-again2.log; fail "did not resume after step 40"; }
+    same $precision $precision-again2
+done
+
+echo "evaluation and sampling"
+loss() { "$M2" eval "$1" --json run.device="$2" train.precision="$3" 2>>log | sed -nE 's/.*"loss": ([^,]*),.*/\1/p'; }
+close() { awk -v a="$1" -v b="$2" -v tol="$3" 'BEGIN { d = (a - b) / a; exit !(a > 0 && d <= tol && -d <= tol) }' || fail "evaluations $1 and $2"; }
+close "$(loss f32 cpu f32)" "$(loss f32 "$gpu" f32)" 1e-5
+close "$(loss f32 cpu f32)" "$(loss f32 "$gpu" bf16)" 1e-2
+[ "$("$M2" sample f32 --prompt ka --tokens 20 --temperature 0 run.device=cpu 2>/dev/null)" = \
+    "$("$M2" sample f32 --prompt ka --tokens 20 --temperature 0 run.device="$gpu" train.precision=f32 2>/dev/null)" ] || fail "samples differ"
+echo "  evaluations and samples agree"
