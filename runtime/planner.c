@@ -33,6 +33,7 @@ static m2_status imagine_ranks(const m2_planner_spec *spec, m2_planned *p)
     snprintf(cfg->train_precision, sizeof cfg->train_precision, "%s", m2_precision_name(p->ranks.precision));
     p->place = (m2_comm){.size = spec->ranks, .local_size = local, .device = dev, .host = &p->place};
     p->ranks.comm = &p->place;
+    p->ranks.sharers = 1;
     return M2_OK;
 }
 
