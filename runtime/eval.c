@@ -1,5 +1,5 @@
 #include "runtime/eval.h"
-#include "data/loader.h"
+#include "runtime/feed.h"
 #include "runtime/models/model.h"
 
 #include <stdlib.h>
@@ -10,9 +10,9 @@ enum { BATCHES_AT_ONCE = 64 }; /* whose sums are kept on the device, in the prec
 struct m2_eval {
     m2_comm *comm;
     m2_program *program;
-    m2_loader *loader;
-    m2_tid tokens, targets, loss, hits;
-    int32_t *ids;                              /* tokens and targets of a batch */
+    m2_feed *feed;
+    m2_tid loss, hits;
+    int32_t *inputs;                           /* of a batch */
     int64_t micro, length, sequences, batches; /* batches: of each rank */
 };
 
@@ -53,25 +53,24 @@ m2_status m2_eval_bytes(const m2_config *cfg, const m2_ranks *ranks, int64_t mic
 static m2_status bind(m2_eval *e, const m2_ranks *ranks, m2_program *owner)
 {
     m2_program *p = e->program;
-    e->tokens = m2_program_find(p, "tokens");
-    e->targets = m2_program_find(p, "targets");
     e->loss = m2_program_find(p, "loss");
     e->hits = m2_program_find(p, "hits");
     return owner ? m2_program_bind_shared(p, owner) : m2_program_bind(p, ranks->device);
 }
 
-static m2_status open_loader(m2_eval *e, const m2_eval_spec *spec)
+static m2_status open_feed(m2_eval *e, const m2_config *cfg, const m2_eval_spec *spec)
 {
-    m2_token_store_info info;
-    M2_TRY(m2_token_store_info_read(spec->store, &info));
-    int64_t have = (info.tokens - 1) / e->length, at_once = e->micro * e->comm->size;
-    if (have < 1)
-        return m2_fail(M2_DATA, "%s holds %lld tokens, too few for one sequence of %lld", spec->store,
-                       (long long)info.tokens, (long long)e->length);
+    m2_feed_spec feed = {.path = spec->store, .rows = e->micro, .at = first_row, .at_ctx = e};
+    int64_t at_once = e->micro * e->comm->size;
+    e->batches = 1; /* until it is known: the feed reads ahead */
+    M2_TRY(m2_feed_open(cfg, &feed, &e->feed));
+    int64_t have = m2_feed_rows(e->feed);
+    m2_feed_close(&e->feed);
     if (!e->sequences || e->sequences > have) e->sequences = have;
     e->batches = (e->sequences + at_once - 1) / at_once;
-    m2_loader_spec loader = {.path = spec->store, .length = e->length, .rows = e->micro, .workers = 1};
-    return m2_loader_open(&loader, first_row, e, 0, &e->loader);
+    M2_TRY(m2_feed_open(cfg, &feed, &e->feed));
+    e->inputs = malloc((size_t)m2_feed_size(e->feed) * sizeof *e->inputs);
+    return e->inputs ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for an evaluation's batch");
 }
 
 m2_status m2_eval_open(const m2_config *cfg, const m2_ranks *ranks, const m2_eval_spec *spec, m2_eval **out)
@@ -81,9 +80,7 @@ m2_status m2_eval_open(const m2_config *cfg, const m2_ranks *ranks, const m2_eva
     if (!e) return m2_fail(M2_TRANSIENT, "out of memory for an evaluation");
     *e = (m2_eval){
         .comm = ranks->comm, .micro = spec->micro, .length = cfg->model_length, .sequences = spec->sequences};
-    e->ids = malloc(2 * (size_t)(e->micro * e->length) * sizeof *e->ids);
-    m2_status st = e->ids ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for an evaluation's batch");
-    if (st == M2_OK) st = open_loader(e, spec);
+    m2_status st = open_feed(e, cfg, spec);
     if (st == M2_OK) st = make_program(cfg, ranks, e->micro, &e->program);
     if (st == M2_OK) st = bind(e, ranks, spec->owner);
     if (st != M2_OK) m2_eval_close(out);
@@ -98,9 +95,9 @@ m2_program *m2_eval_program(m2_eval *e)
 void m2_eval_close(m2_eval **e)
 {
     if (!*e) return;
-    m2_loader_close(&(*e)->loader);
+    m2_feed_close(&(*e)->feed);
     m2_program_free(&(*e)->program);
-    free((*e)->ids);
+    free((*e)->inputs);
     free(*e);
     *e = NULL;
 }
@@ -121,25 +118,22 @@ m2_status m2_read_scalar(m2_program *p, m2_tid t, double *out)
 }
 
 /* Reads the next batch; sequences beyond the last one lose their targets. */
-static m2_status fetch(m2_eval *e, int64_t batch)
+static m2_status fetch(m2_eval *e, int64_t batch, int64_t *predicted)
 {
-    int32_t *targets = e->ids + e->micro * e->length;
-    M2_TRY(m2_loader_next(e->loader, e->ids, targets));
-    for (int64_t r = 0; r < e->micro; r++)
-        for (int64_t t = 0; first_row(e, batch) + r >= e->sequences && t < e->length; t++)
-            targets[r * e->length + t] = M2_TARGET_NONE;
-    M2_TRY(m2_program_write(e->program, e->tokens, e->ids));
-    return m2_program_write(e->program, e->targets, targets);
+    int64_t n;
+    M2_TRY(m2_feed_next(e->feed, e->sequences - first_row(e, batch), e->inputs, &n));
+    *predicted += n;
+    return m2_feed_write(e->feed, e->inputs, e->micro * e->length, e->program);
 }
 
 /* `n` batches from `batch` on. The sums over them and over the ranks come with the last one; before it, agreement. */
-static m2_status run_batches(m2_eval *e, int64_t batch, int n, double *loss, double *hits)
+static m2_status run_batches(m2_eval *e, int64_t batch, int n, double *loss, double *hits, int64_t *predicted)
 {
     m2_step step;
     memset(&step, 0, sizeof step);
     m2_status mine = M2_OK;
     for (int i = 0; i < n; i++) {
-        if (mine == M2_OK) mine = fetch(e, batch + i);
+        if (mine == M2_OK) mine = fetch(e, batch + i, predicted);
         if (i == n - 1) M2_TRY(m2_comm_agree(e->comm, mine));
         if (mine == M2_OK) mine = m2_program_run(e->program, &step, i, n);
     }
@@ -151,15 +145,18 @@ static m2_status run_batches(m2_eval *e, int64_t batch, int n, double *loss, dou
 m2_status m2_eval_run(m2_eval *e, m2_eval_result *out)
 {
     double sum = 0, right = 0;
+    int64_t predicted = 0;
+    m2_comm *host = e->comm->host;
     for (int64_t b = 0; b < e->batches; b += BATCHES_AT_ONCE) {
         double loss, hits;
         int n = (int)(e->batches - b < BATCHES_AT_ONCE ? e->batches - b : BATCHES_AT_ONCE);
-        M2_TRY(run_batches(e, b, n, &loss, &hits));
+        M2_TRY(run_batches(e, b, n, &loss, &hits, &predicted));
         sum += loss * (double)(e->micro * e->length);
         right += hits;
     }
-    *out = (m2_eval_result){.sequences = e->sequences, .tokens = e->sequences * e->length};
-    out->loss = sum / (double)out->tokens;
-    out->top1 = right / (double)out->tokens;
+    M2_TRY(host->api->all_reduce(host, &predicted, &predicted, 1, M2_I64, M2_SUM, NULL));
+    *out = (m2_eval_result){.sequences = e->sequences, .tokens = predicted};
+    out->loss = sum / (double)(predicted ? predicted : 1);
+    out->top1 = right / (double)(predicted ? predicted : 1);
     return M2_OK;
 }

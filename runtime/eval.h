@@ -17,7 +17,7 @@ typedef struct m2_eval_spec {
 } m2_eval_spec;
 
 typedef struct m2_eval_result {
-    int64_t sequences, tokens; /* predicted ones */
+    int64_t sequences, tokens; /* tokens: predicted ones */
     double loss;               /* nats per token */
     double top1;               /* share of tokens whose largest logit was right */
 } m2_eval_result;

@@ -53,8 +53,12 @@ struct m2_generator {
 
 m2_status m2_generator_open(const m2_restored *m, const m2_ranks *ranks, int64_t vocab, m2_generator **out)
 {
-    m2_generator *g = calloc(1, sizeof *g);
-    *out = g;
+    m2_generator *g = NULL;
+    *out = NULL;
+    if (strcmp(m2_model_task(&m->cfg), "causal") != 0)
+        return m2_fail(M2_USAGE, "model.family=%s does not go on with a text: m2 sample is for causal models",
+                       m->cfg.model_family);
+    *out = g = calloc(1, sizeof *g);
     if (!g) return m2_fail(M2_TRANSIENT, "out of memory for a generator");
     g->device = ranks->device;
     g->length = m->cfg.model_length;

@@ -1,5 +1,6 @@
 #include "runtime/tokens.h"
 #include "data/tokenizer.h"
+#include "runtime/feed.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,12 +23,12 @@ m2_status m2_tokens_open(const m2_config *cfg, const char *key, const char *path
     m2_status st = m2_token_store_info_read(path, &out->info);
     if (st != M2_OK) return m2_context(st, "%s", key);
     int64_t length = cfg->model_length;
-    out->sequences = (out->info.tokens - 1) / length; /* a sequence has one token more, its last target */
+    out->sequences = m2_token_store_rows(&out->info, m2_feed_row_kind(cfg), length);
     if (out->sequences < 1)
         return m2_fail(M2_DATA,
                        "%s=%s holds %" PRId64 " tokens, too few for one sequence of model.length=%" PRId64
-                       " (which takes %" PRId64 "): use more text or a shorter length",
-                       key, path, out->info.tokens, length, length + 1);
+                       ": use more text or a shorter length",
+                       key, path, out->info.tokens, length);
     if (cfg->model_vocab && out->info.vocab > cfg->model_vocab)
         return m2_fail(M2_DATA,
                        "%s=%s has tokens of a vocabulary of %" PRId64 ", more than model.vocab=%" PRId64

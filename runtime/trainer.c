@@ -4,6 +4,7 @@
 #include "runtime/batch.h"
 #include "runtime/checkpoint.h"
 #include "runtime/eval.h"
+#include "runtime/feed.h"
 #include "runtime/fit.h"
 #include "runtime/metrics.h"
 #include "runtime/models/model.h"
@@ -27,12 +28,13 @@ typedef struct trainer {
     m2_schedule schedule;
     m2_training training; /* program and batch */
     m2_eval *eval;        /* NULL: nothing to validate on */
-    m2_loader *loader;
+    m2_feed *feed;
     m2_state state;
     m2_metrics *metrics; /* rank 0 */
     m2_progress progress;
-    m2_tid tokens, targets, loss, norm2;
-    int32_t *ids;      /* tokens, then targets, of this rank's share of a step */
+    m2_tid loss, norm2;
+    int32_t *inputs;   /* the microbatches of this rank's share of a step */
+    int64_t predicted; /* targets of a step, all ranks */
     char *config_text; /* of cfg */
     int64_t step;      /* done */
     int64_t saved;     /* step of the newest checkpoint, -1 = none */
@@ -66,27 +68,29 @@ static void watch_signals(void)
 static m2_status fetch(trainer *t, int64_t *stop)
 {
     const m2_batch *b = &t->training.batch;
-    int64_t n = b->micro * t->cfg.model_length;
+    int64_t size = m2_feed_size(t->feed), n = 0;
     m2_comm *host = t->ranks.comm->host;
     m2_status mine = M2_OK;
-    for (int a = 0; a < b->micros && mine == M2_OK; a++)
-        mine = m2_loader_next(t->loader, t->ids + 2 * a * n, t->ids + (2 * a + 1) * n);
+    t->predicted = 0;
+    for (int a = 0; a < b->micros && mine == M2_OK; a++, t->predicted += n)
+        mine = m2_feed_next(t->feed, b->micro, t->inputs + a * size, &n);
     int64_t word[2] = {mine != M2_OK, caught};
     m2_status st = host->api->all_reduce(host, word, word, 2, M2_I64, M2_MAX, NULL);
     if (st != M2_OK) return mine == M2_OK ? m2_ranks_alone(host, st) : mine;
     *stop = word[1];
-    return word[0] ? m2_comm_agree(t->ranks.comm, mine) : M2_OK;
+    if (word[0]) return m2_comm_agree(t->ranks.comm, mine);
+    return m2_feed_counts(t->feed)
+               ? host->api->all_reduce(host, &t->predicted, &t->predicted, 1, M2_I64, M2_SUM, NULL)
+               : M2_OK;
 }
 
 static m2_status compute(trainer *t, m2_step *step, double *loss, double *norm2)
 {
     const m2_batch *b = &t->training.batch;
     m2_program *p = t->training.program;
-    int64_t n = b->micro * t->cfg.model_length;
     for (int a = 0; a < b->micros; a++) {
         step->row0 = m2_batch_row0(b, a);
-        M2_TRY(m2_program_write(p, t->tokens, t->ids + 2 * a * n));
-        M2_TRY(m2_program_write(p, t->targets, t->ids + (2 * a + 1) * n));
+        M2_TRY(m2_feed_write(t->feed, t->inputs + a * m2_feed_size(t->feed), t->predicted, p));
         M2_TRY(m2_program_run(p, step, a, b->micros));
     }
     M2_TRY(m2_program_run_update(p, step));
@@ -118,7 +122,7 @@ static m2_status count_skip(trainer *t, const m2_step *step, const m2_record *r)
 
 static void measure(trainer *t, m2_record *r, double seconds)
 {
-    double waited = m2_loader_statistics(t->loader).seconds_waited;
+    double waited = m2_feed_waited(t->feed);
     r->seconds = seconds;
     r->waited = waited - t->waited;
     r->tokens_per_s = (double)(t->cfg.train_batch * t->cfg.model_length) / seconds;
@@ -267,20 +271,14 @@ static m2_status open_data(trainer *t)
     m2_batch *b = &t->training.batch;
     const m2_config *cfg = &t->cfg;
     m2_program *p = t->training.program;
-    t->tokens = m2_program_find(p, "tokens");
-    t->targets = m2_program_find(p, "targets");
     t->loss = m2_program_find(p, "loss");
     t->norm2 = m2_program_find(p, "norm2");
-    t->ids = malloc(2 * (size_t)(b->share * cfg->model_length) * sizeof *t->ids);
-    if (!t->ids) return m2_fail(M2_TRANSIENT, "out of memory for the token ids of a step");
     b->start = t->step * cfg->train_batch;
-    m2_loader_spec loader = {.path = cfg->data_train,
-                             .length = cfg->model_length,
-                             .seed = (uint64_t)cfg->train_seed,
-                             .shuffle = 1,
-                             .rows = b->micro,
-                             .workers = (int)cfg->data_workers};
-    M2_TRY(m2_loader_open(&loader, m2_batch_at, b, 0, &t->loader));
+    m2_feed_spec feed = {
+        .path = cfg->data_train, .training = 1, .rows = b->micro, .at = m2_batch_at, .at_ctx = b};
+    M2_TRY(m2_feed_open(cfg, &feed, &t->feed));
+    t->inputs = malloc((size_t)(b->micros * m2_feed_size(t->feed)) * sizeof *t->inputs);
+    if (!t->inputs) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
     if (!*cfg->data_val) return M2_OK;
     m2_eval_spec eval = {.store = cfg->data_val,
                          .micro = b->micro,
@@ -361,14 +359,14 @@ static m2_status set_up(trainer *t, int *done)
 
 static void tear_down(trainer *t)
 {
-    m2_loader_close(&t->loader);
+    m2_feed_close(&t->feed);
     m2_eval_close(&t->eval);
     m2_program_free(&t->training.program);
     m2_metrics_close(&t->metrics);
     m2_rundir_close(&t->dir);
     m2_tokens_free(&t->data);
     free(t->config_text);
-    free(t->ids);
+    free(t->inputs);
     m2_ranks_close(&t->ranks);
 }
 

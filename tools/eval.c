@@ -2,6 +2,7 @@
 #include "kernels/base/log.h"
 #include "runtime/eval.h"
 #include "runtime/fit.h"
+#include "runtime/models/model.h"
 #include "runtime/restore.h"
 #include "runtime/tokens.h"
 #include "tools/tool.h"
@@ -9,12 +10,15 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 const char tool_eval_usage[] =
     "usage: m2 eval CHECKPOINT [--json] [KEY=VALUE ...]      also under mpirun\n"
     "\n"
-    "Loss, perplexity, bits per byte and top-1 of a trained model over a token store. CHECKPOINT is a run\n"
-    "folder (its newest checkpoint) or a checkpoints/step-N folder. The store is data.val of the run.\n"
+    "Loss, perplexity, bits per byte and top-1 of a trained model over a token store; of a masked language\n"
+    "model, loss and top-1 at the tokens it hides (mlm.val_rate of them, always the same ones). CHECKPOINT "
+    "is\n"
+    "a run folder (its newest checkpoint) or a checkpoints/step-N folder. The store is data.val of the run.\n"
     "\n"
     "  m2 eval runs/first data.val=other.h5\n"
     "\n"
@@ -81,7 +85,9 @@ m2_status tool_eval(int argc, char **argv)
     if (st == M2_OK) st = evaluate(&m, &ranks, &data, &r);
     if (st == M2_OK && ranks.comm->rank == 0) {
         double bytes_per_token = (double)data.info.bytes / (double)data.info.tokens;
-        r.bits_per_byte = data.info.bytes > 0 ? r.result.loss / log(2) / bytes_per_token : (double)NAN;
+        r.bits_per_byte = data.info.bytes > 0 && !strcmp(m2_model_task(&m.cfg), "causal")
+                              ? r.result.loss / log(2) / bytes_per_token
+                              : (double)NAN;
         if (json)
             print_json(&r);
         else

@@ -20,6 +20,12 @@ const m2_model *m2_model_find(const char *name)
     return NULL;
 }
 
+const char *m2_model_task(const m2_config *cfg)
+{
+    const m2_model *model = m2_model_find(cfg->model_family);
+    return model ? model->task : "";
+}
+
 static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
 {
     if (cfg->model_width % cfg->model_share)

@@ -28,6 +28,7 @@ typedef struct m2_model {
 M2_API int64_t m2_mlm_places(int64_t tokens, double rate);
 
 M2_API const m2_model *m2_model_find(const char *name); /* NULL if none */
+M2_API const char *m2_model_task(const m2_config *cfg); /* of cfg's family; "" if there is no such family */
 /* Builds cfg's model for spec: M2_USAGE for impossible combinations. Returned program is not planned; caller frees. */
 M2_API m2_status m2_model_build(const m2_config *cfg, const m2_program_spec *spec, m2_program **out) M2_MUST_USE;
 

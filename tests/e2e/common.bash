@@ -31,18 +31,34 @@ text() {
         }'
 }
 
-# A small model that trains in milliseconds: config.yaml, train.h5, val.h5
+# WordPiece for text(): words that lack an entry become letters
+vocabulary() {
+    printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' . {a..z} \#\#{a..z} $(text 1 2000 | tr -d . | tr ' ' '\n' | sort -u | head -40)
+}
+
+# family NAME: what small_run adds to the configuration
+family() {
+    case $1 in
+    gpt) echo 'model.share: 4' ;;
+    bert) printf '%s\n' 'model.family: bert' 'model.share: 1' 'model.mlp: blockdiag_glu' 'model.mlp_dropout: 0.1' \
+        'model.filter.emb: 5' 'mlm.rows: packed' 'optim.groups: one' 'optim.decay: free' 'optim.weight_decay: 1e-5' ;;
+    esac
+}
+
+# small_run [FAMILY]: a small model that trains in milliseconds: config.yaml, train.h5, val.h5
 small_run() {
+    local family=${1:-gpt} tokenizer=bytes part
+    [ "$family" = gpt ] || { vocabulary >vocab.txt; tokenizer=vocab.txt; }
     text 1 40000 >train.txt
     text 2 4000 >val.txt
-    "$M2" prepare --tokenizer bytes --out train.h5 train.txt >/dev/null || fail "m2 prepare"
-    "$M2" prepare --tokenizer bytes --out val.h5 val.txt >/dev/null || fail "m2 prepare"
+    for part in train val; do
+        "$M2" prepare --force --tokenizer $tokenizer --out $part.h5 $part.txt >/dev/null || fail "m2 prepare"
+    done
     cat >config.yaml <<-END
 	model:
 	  width: 32
 	  layers: 2
 	  length: 48
-	  share: 4
 	train:
 	  batch: 12
 	  steps: 50
@@ -58,6 +74,7 @@ small_run() {
 	run:
 	  device: cpu
 	  threads: 1
+	$(family "$family")
 	END
 }
 

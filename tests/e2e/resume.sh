@@ -1,6 +1,7 @@
 #!/bin/bash
 # kill -9 at a random step and SIGUSR1, each followed by the same command: the same bits as a run that nothing happened to, in
 # the final checkpoint and in every number of metrics.jsonl. A finished run says so; a running one is not disturbed.
+# The masked language model is told to stop too: what it hides depends on the row alone.
 . "$M2_SOURCE/tests/e2e/common.bash"
 small_run
 options="config.yaml train.steps=300 checkpoint.every=20 train.log_every=50"
@@ -59,3 +60,17 @@ if ! grep -q 'is complete' second; then # unless the first one was done before t
 fi
 same busy
 echo "two runs in one folder: the first is not disturbed"
+
+small_run bert
+run masked >log 2>&1 || { cat log; fail "the undisturbed masked run"; }
+run halted >log 2>&1 &
+pid=$!
+wait_for_step halted 30 $pid
+mpirun=$(pgrep -P $pid | head -1)
+kill -USR1 "${mpirun:-$pid}"
+wait $pid
+run halted >log 2>&1 || { cat log; fail "a masked run going on after SIGUSR1"; }
+grep -q 'resuming after step' log || { cat log; fail "the masked run did not resume"; }
+[ "$(content halted)" = "$(content masked)" ] || fail "masked: another final checkpoint"
+cmp <(numbers halted) <(numbers masked) || fail "masked: other metrics"
+echo "masked language model: same bits"

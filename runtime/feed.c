@@ -1,0 +1,216 @@
+#include "runtime/feed.h"
+#include "data/mask.h"
+#include "runtime/models/model.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PARTS = 3 };
+
+typedef struct kind kind;
+
+struct m2_feed {
+    const kind *kind;
+    m2_feed_spec spec;
+    int64_t length, batch; /* batch: the next one */
+    struct {
+        const char *input; /* of the program */
+        int64_t at, count; /* in the batch */
+    } parts[PARTS];
+    int n_parts;
+    int64_t size;
+    m2_loader *loader;
+    m2_mask mask;
+    int32_t *scratch; /* places and labels of a row */
+};
+
+struct kind {
+    const char *task;
+    int counts; /* targets */
+    m2_status (*open)(m2_feed *f, const m2_config *cfg);
+    m2_status (*next)(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted);
+};
+
+static void add_part(m2_feed *f, const char *input, int64_t count)
+{
+    f->parts[f->n_parts].input = input;
+    f->parts[f->n_parts].at = f->size;
+    f->parts[f->n_parts++].count = count;
+    f->size += count;
+}
+
+m2_row_kind m2_feed_row_kind(const m2_config *cfg)
+{
+    if (strcmp(m2_model_task(cfg), "mlm") != 0) return M2_ROWS_STREAM;
+    return strcmp(cfg->mlm_rows, "packed") ? M2_ROWS_DOCUMENT : M2_ROWS_PACKED;
+}
+
+static m2_status open_loader(m2_feed *f, const m2_config *cfg, m2_row_frame frame)
+{
+    m2_loader_spec loader = {.path = f->spec.path,
+                             .length = f->length,
+                             .seed = (uint64_t)cfg->train_seed,
+                             .shuffle = f->spec.training,
+                             .rows = f->spec.rows,
+                             .workers = f->spec.training ? (int)cfg->data_workers : 1,
+                             .frame = frame};
+    return m2_loader_open(&loader, f->spec.at, f->spec.at_ctx, f->spec.first_batch, &f->loader);
+}
+
+/* ---- causal: the next token -------------------------------------------------------------------------------------- */
+static m2_status open_causal(m2_feed *f, const m2_config *cfg)
+{
+    add_part(f, "tokens", f->spec.rows * f->length);
+    add_part(f, "targets", f->spec.rows * f->length);
+    return open_loader(f, cfg, (m2_row_frame){.kind = M2_ROWS_STREAM});
+}
+
+static m2_status next_causal(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
+{
+    (void)row;
+    int32_t *targets = batch + f->parts[1].at;
+    M2_TRY(m2_loader_next(f->loader, batch, targets));
+    for (int64_t i = keep * f->length; i < f->parts[1].count; i++) targets[i] = M2_TARGET_NONE;
+    *predicted = keep * f->length;
+    return M2_OK;
+}
+
+/* ---- mlm: hidden tokens ------------------------------------------------------------------------------------------ */
+static m2_status find_frame(const m2_config *cfg, const m2_tokenizer *t, const char *path, m2_row_frame *out)
+{
+    static const char *const names[] = {"[CLS]", "[SEP]", "[PAD]"};
+    int64_t ids[3];
+    for (int i = 0; i < 3; i++) {
+        ids[i] = m2_tokenizer_special(t, names[i]);
+        if (ids[i] < 0)
+            return m2_fail(
+                M2_DATA,
+                "%s was written with a %s tokenizer, which has no token %s: model.family=%s needs a "
+                "WordPiece vocabulary such as BERT's vocab.txt",
+                path, m2_tokenizer_kind(t), names[i], cfg->model_family);
+    }
+    *out = (m2_row_frame){m2_feed_row_kind(cfg), (int32_t)ids[0], (int32_t)ids[1], (int32_t)ids[2]};
+    return M2_OK;
+}
+
+static m2_status open_mask(m2_feed *f, const m2_config *cfg, m2_row_frame *frame)
+{
+    m2_tokenizer *t = NULL;
+    char *text = NULL;
+    double rate = f->spec.training ? cfg->mlm_rate : cfg->mlm_val_rate;
+    M2_TRY(m2_token_store_tokenizer(f->spec.path, &text));
+    m2_status st = m2_tokenizer_parse(text, &t);
+    free(text);
+    if (st == M2_OK) st = find_frame(cfg, t, f->spec.path, frame);
+    if (st == M2_OK) st = m2_mask_make(t, rate, (uint64_t)cfg->train_seed, &f->mask);
+    m2_tokenizer_close(&t);
+    return st;
+}
+
+static m2_status open_mlm(m2_feed *f, const m2_config *cfg)
+{
+    m2_row_frame frame = {0};
+    M2_TRY(open_mask(f, cfg, &frame));
+    int64_t tokens = f->spec.rows * f->length, places = m2_mlm_places(tokens, f->mask.rate);
+    add_part(f, "tokens", tokens);
+    add_part(f, "places", places);
+    add_part(f, "targets", places);
+    f->scratch = malloc(2 * (size_t)f->length * sizeof *f->scratch);
+    if (!f->scratch) return m2_fail(M2_TRANSIENT, "out of memory for a row of %" PRId64 " tokens", f->length);
+    return open_loader(f, cfg, frame);
+}
+
+static m2_status next_mlm(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
+{
+    int32_t *places = batch + f->parts[1].at, *targets = batch + f->parts[2].at;
+    int64_t room = f->parts[1].count, n = 0, length = f->length;
+    M2_TRY(m2_loader_next(f->loader, batch, NULL));
+    for (int64_t r = 0; r < keep; r++) {
+        int32_t *labels = f->scratch + length;
+        int64_t hidden = m2_mask_row(&f->mask, row + r, length, batch + r * length, f->scratch, labels);
+        if (n + hidden > room)
+            return m2_fail(
+                M2_BUG,
+                "more than %" PRId64 " of %" PRId64
+                " tokens were drawn to be hidden at a rate of %g: start the run with another train.seed",
+                room, f->parts[0].count, f->mask.rate);
+        for (int64_t i = 0; i < hidden; i++, n++) {
+            places[n] = (int32_t)(r * length) + f->scratch[i];
+            targets[n] = labels[i];
+        }
+    }
+    *predicted = n;
+    for (; n < room; n++) places[n] = -1, targets[n] = M2_TARGET_NONE;
+    return M2_OK;
+}
+
+static const kind kinds[] = {
+    {"causal", 0, open_causal, next_causal},
+    {"mlm", 1, open_mlm, next_mlm},
+};
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+m2_status m2_feed_open(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **out)
+{
+    m2_feed *f = *out = calloc(1, sizeof *f);
+    if (!f) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", spec->path);
+    f->spec = *spec;
+    f->length = cfg->model_length;
+    f->batch = spec->first_batch;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(kinds[i].task, m2_model_task(cfg))) f->kind = &kinds[i];
+    m2_status st = f->kind ? f->kind->open(f, cfg)
+                           : m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
+    if (st != M2_OK) m2_feed_close(out);
+    return st;
+}
+
+int64_t m2_feed_rows(const m2_feed *f)
+{
+    return m2_loader_sequences(f->loader);
+}
+
+int64_t m2_feed_size(const m2_feed *f)
+{
+    return f->size;
+}
+
+int m2_feed_counts(const m2_feed *f)
+{
+    return f->kind->counts;
+}
+
+double m2_feed_waited(const m2_feed *f)
+{
+    return m2_loader_statistics(f->loader).seconds_waited;
+}
+
+m2_status m2_feed_next(m2_feed *f, int64_t keep, int32_t *batch, int64_t *predicted)
+{
+    int64_t row = f->spec.at(f->spec.at_ctx, f->batch++);
+    if (keep > f->spec.rows) keep = f->spec.rows;
+    return f->kind->next(f, row, keep < 0 ? 0 : keep, batch, predicted);
+}
+
+m2_status m2_feed_write(const m2_feed *f, const int32_t *batch, int64_t whole, m2_program *p)
+{
+    for (int i = 0; i < f->n_parts; i++)
+        M2_TRY(m2_program_write(p, m2_program_find(p, f->parts[i].input), batch + f->parts[i].at));
+    m2_tid scale = m2_program_find(p, "scale");
+    if (scale == M2_NONE) return M2_OK;
+    double x = whole ? 1 / (double)whole : 0;
+    float narrow = (float)x;
+    return m2_program_write(p, scale, m2_program_desc(p, scale).dtype == M2_F64 ? (void *)&x : &narrow);
+}
+
+void m2_feed_close(m2_feed **fp)
+{
+    m2_feed *f = *fp;
+    *fp = NULL;
+    if (!f) return;
+    m2_loader_close(&f->loader);
+    m2_mask_free(&f->mask);
+    free(f->scratch);
+    free(f);
+}
