@@ -1,8 +1,8 @@
 #include "runtime/bench.h"
 #include "kernels/base/log.h"
-#include "kernels/base/rng.h"
 #include "kernels/perf.h"
 #include "runtime/eval.h"
+#include "runtime/feed.h"
 #include "runtime/optim.h"
 #include "runtime/planner.h"
 
@@ -12,26 +12,33 @@
 enum { WARM_UP = 3 /* plain launches, capture, first replay */, PROFILED = 3 };
 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
-static int32_t *random_tokens(const m2_bench *b)
+/* What every microbatch of every step computes on. */
+typedef struct inputs {
+    m2_feed *feed;
+    int32_t *batch;
+    int64_t predicted; /* in all microbatches of all ranks */
+} inputs;
+
+static m2_status invent(const m2_bench *b, inputs *in)
 {
-    int64_t n = b->training.batch.micro * b->cfg.model_length;
-    int32_t *ids = malloc(2 * (size_t)n * sizeof *ids); /* tokens, then targets */
-    m2_rng_key key = m2_rng_make_key((uint64_t)b->cfg.train_seed, 0, 0);
-    for (int64_t i = 0; ids && i < 2 * n; i++)
-        ids[i] = (int32_t)(m2_rng_uniform(key, (uint64_t)i) * (double)b->cfg.model_vocab);
-    return ids;
+    const m2_batch *batch = &b->training.batch;
+    m2_feed_spec spec = {.training = 1, .rows = batch->micro};
+    M2_TRY(m2_feed_open(&b->cfg, &spec, &in->feed));
+    in->batch = malloc((size_t)m2_feed_size(in->feed) * sizeof *in->batch);
+    if (!in->batch) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
+    M2_TRY(m2_feed_next(in->feed, batch->micro, in->batch, &in->predicted));
+    in->predicted *= (int64_t)batch->micros * batch->ranks;
+    return M2_OK;
 }
 
 /* With times: adds those of the calls, which needs the program to be profiled. */
-static m2_status run_step(m2_bench *b, m2_step *step, const int32_t *ids, double *times)
+static m2_status run_step(m2_bench *b, m2_step *step, const inputs *in, double *times)
 {
     const m2_batch *batch = &b->training.batch;
     m2_program *p = b->training.program;
-    m2_tid tokens = m2_program_find(p, "tokens"), targets = m2_program_find(p, "targets");
     for (int a = 0; a < batch->micros; a++) {
         step->row0 = m2_batch_row0(batch, a);
-        M2_TRY(m2_program_write(p, tokens, ids));
-        M2_TRY(m2_program_write(p, targets, ids + batch->micro * b->cfg.model_length));
+        M2_TRY(m2_feed_write(in->feed, in->batch, in->predicted, p));
         M2_TRY(m2_program_run(p, step, a, batch->micros));
         if (times) M2_TRY(m2_program_profile_read(p, times));
     }
@@ -46,12 +53,12 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static m2_status time_steps(m2_bench *b, m2_step *step, const int32_t *ids, double *took)
+static m2_status time_steps(m2_bench *b, m2_step *step, const inputs *in, double *took)
 {
     M2_TRY(m2_program_init_params(b->training.program, (uint64_t)b->cfg.train_seed));
     for (int64_t i = 0; i < WARM_UP + b->steps; i++) {
         double from = m2_now();
-        M2_TRY(run_step(b, step, ids, NULL));
+        M2_TRY(run_step(b, step, in, NULL));
         if (i >= WARM_UP) took[i - WARM_UP] = m2_now() - from;
     }
     qsort(took, (size_t)b->steps, sizeof *took, by_value);
@@ -94,13 +101,13 @@ static m2_status sum_ops(m2_bench *b, const double *times)
 }
 
 /* The fastest of a few steps: what else the machine does should not look like the doing of an op. */
-static m2_status profile_steps(m2_bench *b, m2_step *step, const int32_t *ids, double *times, double *best)
+static m2_status profile_steps(m2_bench *b, m2_step *step, const inputs *in, double *times, double *best)
 {
     size_t n = (size_t)m2_program_calls(b->training.program) * sizeof *times;
     for (int k = 0; k < PROFILED; k++) {
         memset(times, 0, n);
         double from = m2_now();
-        M2_TRY(run_step(b, step, ids, times));
+        M2_TRY(run_step(b, step, in, times));
         double took = m2_now() - from;
         if (k && took >= b->profiled_seconds) continue;
         b->profiled_seconds = took;
@@ -109,14 +116,14 @@ static m2_status profile_steps(m2_bench *b, m2_step *step, const int32_t *ids, d
     return M2_OK;
 }
 
-static m2_status time_calls(m2_bench *b, m2_step *step, const int32_t *ids)
+static m2_status time_calls(m2_bench *b, m2_step *step, const inputs *in)
 {
     m2_program *p = b->training.program;
     size_t n = (size_t)m2_program_calls(p);
     double *times = calloc(2 * n + 1, sizeof *times);
     if (!times) return m2_fail(M2_TRANSIENT, "out of memory for the times of %d calls", (int)n);
     m2_status st = m2_program_profile(p, 1);
-    if (st == M2_OK) st = profile_steps(b, step, ids, times, times + n);
+    if (st == M2_OK) st = profile_steps(b, step, in, times, times + n);
     if (st == M2_OK) st = sum_ops(b, times + n);
     if (st == M2_OK) st = m2_program_profile(p, 0);
     free(times);
@@ -143,14 +150,15 @@ static m2_status measure(m2_bench *b)
     m2_schedule schedule;
     M2_TRY(m2_schedule_make(&b->cfg, &schedule));
     m2_step step = m2_optim_step(&b->cfg, &schedule, 1);
-    int32_t *ids = random_tokens(b);
+    inputs in = {0};
     double *took = calloc((size_t)b->steps, sizeof *took);
-    m2_status st =
-        ids && took ? measure_peaks(b) : m2_fail(M2_TRANSIENT, "out of memory for the tokens of a step");
-    if (st == M2_OK) st = time_steps(b, &step, ids, took);
-    if (st == M2_OK) st = time_calls(b, &step, ids);
+    m2_status st = took ? invent(b, &in) : m2_fail(M2_TRANSIENT, "out of memory for the times of a step");
+    if (st == M2_OK) st = measure_peaks(b);
+    if (st == M2_OK) st = time_steps(b, &step, &in, took);
+    if (st == M2_OK) st = time_calls(b, &step, &in);
     free(took);
-    free(ids);
+    free(in.batch);
+    m2_feed_close(&in.feed);
     return st;
 }
 

@@ -1,5 +1,6 @@
 #include "runtime/feed.h"
 #include "data/mask.h"
+#include "kernels/base/rng.h"
 #include "runtime/models/model.h"
 
 #include <inttypes.h>
@@ -22,14 +23,18 @@ struct m2_feed {
     int64_t size;
     m2_loader *loader;
     m2_mask mask;
+    double rate; /* of hidden tokens */
+    int64_t vocab;
     int32_t *scratch; /* places and labels of a row */
 };
 
 struct kind {
     const char *task;
     int counts; /* targets */
+    void (*parts)(m2_feed *f);
     m2_status (*open)(m2_feed *f, const m2_config *cfg);
     m2_status (*next)(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted);
+    int64_t (*invent)(const m2_feed *f, int32_t *batch); /* without data; returns the number of targets */
 };
 
 static void add_part(m2_feed *f, const char *input, int64_t count)
@@ -58,11 +63,27 @@ static m2_status open_loader(m2_feed *f, const m2_config *cfg, m2_row_frame fram
     return m2_loader_open(&loader, f->spec.at, f->spec.at_ctx, f->spec.first_batch, &f->loader);
 }
 
+static void random_tokens(const m2_feed *f, uint64_t stream, int64_t n, int32_t *out)
+{
+    m2_rng_key key = m2_rng_make_key(0, 0, stream);
+    for (int64_t i = 0; i < n; i++) out[i] = (int32_t)(m2_rng_uniform(key, (uint64_t)i) * (double)f->vocab);
+}
+
 /* ---- causal: the next token -------------------------------------------------------------------------------------- */
-static m2_status open_causal(m2_feed *f, const m2_config *cfg)
+static void parts_causal(m2_feed *f)
 {
     add_part(f, "tokens", f->spec.rows * f->length);
     add_part(f, "targets", f->spec.rows * f->length);
+}
+
+static int64_t invent_causal(const m2_feed *f, int32_t *batch)
+{
+    random_tokens(f, 0, f->size, batch);
+    return f->parts[1].count;
+}
+
+static m2_status open_causal(m2_feed *f, const m2_config *cfg)
+{
     return open_loader(f, cfg, (m2_row_frame){.kind = M2_ROWS_STREAM});
 }
 
@@ -77,6 +98,26 @@ static m2_status next_causal(m2_feed *f, int64_t row, int64_t keep, int32_t *bat
 }
 
 /* ---- mlm: hidden tokens ------------------------------------------------------------------------------------------ */
+static void parts_mlm(m2_feed *f)
+{
+    int64_t tokens = f->spec.rows * f->length, places = m2_mlm_places(tokens, f->rate);
+    add_part(f, "tokens", tokens);
+    add_part(f, "places", places);
+    add_part(f, "targets", places);
+}
+
+/* As many places as are expected, at equal distances. */
+static int64_t invent_mlm(const m2_feed *f, int32_t *batch)
+{
+    int64_t tokens = f->parts[0].count, room = f->parts[1].count, n = (int64_t)((double)tokens * f->rate);
+    int32_t *places = batch + f->parts[1].at, *targets = batch + f->parts[2].at;
+    random_tokens(f, 0, tokens, batch);
+    random_tokens(f, 1, room, targets);
+    for (int64_t i = 0; i < room; i++) places[i] = i < n ? (int32_t)(i * tokens / n) : -1;
+    for (int64_t i = n; i < room; i++) targets[i] = M2_TARGET_NONE;
+    return n;
+}
+
 static m2_status find_frame(const m2_config *cfg, const m2_tokenizer *t, const char *path, m2_row_frame *out)
 {
     static const char *const names[] = {"[CLS]", "[SEP]", "[PAD]"};
@@ -98,12 +139,11 @@ static m2_status open_mask(m2_feed *f, const m2_config *cfg, m2_row_frame *frame
 {
     m2_tokenizer *t = NULL;
     char *text = NULL;
-    double rate = f->spec.training ? cfg->mlm_rate : cfg->mlm_val_rate;
     M2_TRY(m2_token_store_tokenizer(f->spec.path, &text));
     m2_status st = m2_tokenizer_parse(text, &t);
     free(text);
     if (st == M2_OK) st = find_frame(cfg, t, f->spec.path, frame);
-    if (st == M2_OK) st = m2_mask_make(t, rate, (uint64_t)cfg->train_seed, &f->mask);
+    if (st == M2_OK) st = m2_mask_make(t, f->rate, (uint64_t)cfg->train_seed, &f->mask);
     m2_tokenizer_close(&t);
     return st;
 }
@@ -112,10 +152,6 @@ static m2_status open_mlm(m2_feed *f, const m2_config *cfg)
 {
     m2_row_frame frame = {0};
     M2_TRY(open_mask(f, cfg, &frame));
-    int64_t tokens = f->spec.rows * f->length, places = m2_mlm_places(tokens, f->mask.rate);
-    add_part(f, "tokens", tokens);
-    add_part(f, "places", places);
-    add_part(f, "targets", places);
     f->scratch = malloc(2 * (size_t)f->length * sizeof *f->scratch);
     if (!f->scratch) return m2_fail(M2_TRANSIENT, "out of memory for a row of %" PRId64 " tokens", f->length);
     return open_loader(f, cfg, frame);
@@ -146,22 +182,25 @@ static m2_status next_mlm(m2_feed *f, int64_t row, int64_t keep, int32_t *batch,
 }
 
 static const kind kinds[] = {
-    {"causal", 0, open_causal, next_causal},
-    {"mlm", 1, open_mlm, next_mlm},
+    {"causal", 0, parts_causal, open_causal, next_causal, invent_causal},
+    {"mlm", 1, parts_mlm, open_mlm, next_mlm, invent_mlm},
 };
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 m2_status m2_feed_open(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **out)
 {
     m2_feed *f = *out = calloc(1, sizeof *f);
-    if (!f) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", spec->path);
+    if (!f) return m2_fail(M2_TRANSIENT, "out of memory for reading data");
     f->spec = *spec;
     f->length = cfg->model_length;
     f->batch = spec->first_batch;
+    f->rate = spec->training ? cfg->mlm_rate : cfg->mlm_val_rate;
+    f->vocab = cfg->model_vocab;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(kinds[i].task, m2_model_task(cfg))) f->kind = &kinds[i];
-    m2_status st = f->kind ? f->kind->open(f, cfg)
-                           : m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
+    m2_status st = f->kind ? M2_OK : m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
+    if (st == M2_OK) f->kind->parts(f);
+    if (st == M2_OK && spec->path) st = f->kind->open(f, cfg);
     if (st != M2_OK) m2_feed_close(out);
     return st;
 }
@@ -188,6 +227,10 @@ double m2_feed_waited(const m2_feed *f)
 
 m2_status m2_feed_next(m2_feed *f, int64_t keep, int32_t *batch, int64_t *predicted)
 {
+    if (!f->spec.path) {
+        *predicted = f->kind->invent(f, batch);
+        return M2_OK;
+    }
     int64_t row = f->spec.at(f->spec.at_ctx, f->batch++);
     if (keep > f->spec.rows) keep = f->spec.rows;
     return f->kind->next(f, row, keep < 0 ? 0 : keep, batch, predicted);

@@ -57,6 +57,7 @@ refuse 65 'too few for one sequence of model.length=1000000' train model.length=
 refuse 65 'other.h5 was written with another tokenizer' train data.val=other.h5
 refuse 65 'other.h5 was written with another tokenizer .bpe.* than data.tokenizer .bytes' \
     train data.train=other.h5 data.val= data.tokenizer=bytes
+refuse 65 'no token .CLS.*needs a WordPiece vocabulary' train model.family=bert model.share=1
 refuse 65 'vocabulary of 300.* model.vocab=264' train data.train=larger.h5 data.val= model.vocab=264
 
 # ---- a run that is there: nothing of it may change

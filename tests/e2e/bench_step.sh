@@ -36,6 +36,11 @@ a=$(field flops_per_step <one.json) b=$(field flops_per_step <two.json)
 check "$b >= $a && $b < 1.2 * $a" "FLOPs on one and two ranks" # each rank makes its own filters
 grep -q '"op": "all_reduce"' two.json || fail "no all_reduce on two ranks"
 
+# a masked language model: the mean over its hidden places
+"$M2" bench step "$M2_SOURCE/configs/bert/80m.yaml" $small train.micro=2 --steps 2 --json >one.json || fail "bench step of bert"
+loss=$(field loss <one.json)
+check "$loss > 0.5 * log(320) && $loss < 1.5 * log(320)" "loss of random hidden tokens"
+
 small_run
 "$M2" train config.yaml train.steps=2 run.dir=run >log 2>&1 || { cat log; fail "training"; }
 mfu=$(tail -1 run/metrics.jsonl | field mfu)
