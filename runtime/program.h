@@ -157,11 +157,16 @@ M2_API m2_status m2_program_bind_shared(m2_program *p, m2_program *owner) M2_MUS
 M2_API m2_status m2_program_init_params(m2_program *p, uint64_t seed) M2_MUST_USE;
 
 M2_API m2_tensor m2_program_tensor(const m2_program *p, m2_tid t); /* device memory; valid after bind */
-/* Copies all of a tensor from or to host memory, in its own dtype; synchronous. Inputs, parameters, their gradients and
- * outputs; other activations only in a naive plan (M2_USAGE else: their memory is reused). Where parameters have copies
- * in the compute dtype, writing one is refused: write its master (m2_program_flat). */
+/* Copies all of a tensor from or to host memory, in its own dtype; synchronous, except that inputs are written behind the
+ * work so far (`host` may be used again at once; waits only when the device is several runs behind). Inputs, parameters,
+ * their gradients and outputs; other activations only in a naive plan (M2_USAGE else: their memory is reused). Where
+ * parameters have copies in the compute dtype, writing one is refused: write its master (m2_program_flat). */
 M2_API m2_status m2_program_read(m2_program *p, m2_tid t, void *host) M2_MUST_USE;
 M2_API m2_status m2_program_write(m2_program *p, m2_tid t, const void *host) M2_MUST_USE;
+/* Float scalars without stopping the device: post copies t[0..n) (at most 8) to the host behind the work so far; take gives
+ * the oldest post not taken yet, as doubles, waiting for it if it must. Two posts can be outstanding. */
+M2_API m2_status m2_program_post(m2_program *p, const m2_tid *t, int n) M2_MUST_USE;
+M2_API m2_status m2_program_take(m2_program *p, double *values) M2_MUST_USE;
 /* Flat training state, in elements of the master dtype P: which = "param" | "m" | "v" | "grad"; device pointer. */
 M2_API m2_status m2_program_flat(m2_program *p, const char *which, void **base, m2_dtype *dtype) M2_MUST_USE;
 /* After writing master parameters directly (load, tests): refreshes the compute-dtype copies. */

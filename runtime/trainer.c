@@ -42,6 +42,15 @@ typedef struct trainer {
     double flops; /* of a step, all ranks */
     double peak;  /* FLOP/s this rank's device can do */
     double waited;
+    struct {
+        m2_step step;
+        m2_record record;
+        double begin; /* time */
+    } pending[2];     /* steps given to the device whose numbers are not here yet, the older one first */
+    int n_pending;
+    double settled;     /* time when the numbers of the newest settled step were here */
+    int64_t drains;     /* times a step made the host wait for all that the device had to do */
+    int64_t allocations; /* by steps */
 } trainer;
 
 /* ---- signals ----------------------------------------------------------------------------------------------------- */
@@ -84,7 +93,8 @@ static m2_status fetch(trainer *t, int64_t *stop)
                : M2_OK;
 }
 
-static m2_status compute(trainer *t, m2_step *step, double *loss, double *norm2)
+/* Gives the device a step to do; its loss and norm come back by themselves. */
+static m2_status compute(trainer *t, m2_step *step)
 {
     const m2_batch *b = &t->training.batch;
     m2_program *p = t->training.program;
@@ -94,8 +104,7 @@ static m2_status compute(trainer *t, m2_step *step, double *loss, double *norm2)
         M2_TRY(m2_program_run(p, step, a, b->micros));
     }
     M2_TRY(m2_program_run_update(p, step));
-    M2_TRY(m2_read_scalar(p, t->loss, loss));
-    return m2_read_scalar(p, t->norm2, norm2);
+    return m2_program_post(p, (m2_tid[]){t->loss, t->norm2}, 2);
 }
 
 /* Every rank has the same loss and norm, so all decide alike. */
@@ -160,26 +169,58 @@ static m2_status save(trainer *t)
     return M2_OK;
 }
 
-static m2_status run_step(trainer *t, int64_t *stop)
+/* The numbers of the oldest pending step are taken, judged and written down. */
+static m2_status settle(trainer *t)
 {
-    double begin = m2_now(), norm2 = 0;
-    m2_record r = {.val_loss = M2_ABSENT, .val_top1 = M2_ABSENT};
-    M2_TRY(fetch(t, stop));
-    if (*stop) return M2_OK;
-    m2_step step = m2_optim_step(&t->cfg, &t->schedule, t->step + 1);
-    M2_TRY(m2_ranks_alone(t->ranks.comm, compute(t, &step, &r.loss, &norm2)));
-    r.step = ++t->step;
-    r.tokens = t->step * t->cfg.train_batch * t->cfg.model_length;
-    r.grad_norm = sqrt(norm2);
-    r.lr = step.lr;
+    double numbers[2], now;
+    m2_record r = t->pending[0].record;
+    m2_step step = t->pending[0].step;
+    M2_TRY(m2_ranks_alone(t->ranks.comm, m2_program_take(t->training.program, numbers)));
+    now = m2_now();
+    r.loss = numbers[0];
+    r.grad_norm = sqrt(numbers[1]);
     m2_status skipped = count_skip(t, &step, &r);
     r.skips = t->skips;
-    measure(t, &r, m2_now() - begin);
-    if (skipped == M2_OK && t->eval && due(t->step, t->cfg.train_val_every, t->cfg.train_steps))
+    measure(t, &r, now - (t->pending[0].begin > t->settled ? t->pending[0].begin : t->settled));
+    t->settled = now;
+    t->pending[0] = t->pending[--t->n_pending];
+    if (skipped == M2_OK && t->eval && due(r.step, t->cfg.train_val_every, t->cfg.train_steps))
         M2_TRY(validate(t, &r));
     if (t->metrics) M2_TRY(m2_ranks_alone(t->ranks.comm, m2_metrics_write(t->metrics, &r)));
     m2_progress_step(&t->progress, &r);
-    M2_TRY(skipped);
+    return skipped;
+}
+
+/* A GPU is given the next step before the numbers of this one are looked at, unless something needs them now: every rank
+ * decides alike. */
+static int can_wait(const trainer *t)
+{
+    const m2_config *cfg = &t->cfg;
+    return strcmp(t->ranks.device->api->kind, "cpu") && !due(t->step, cfg->checkpoint_every, cfg->train_steps) &&
+           !(t->eval && due(t->step, cfg->train_val_every, cfg->train_steps));
+}
+
+static m2_status run_step(trainer *t, int64_t *stop)
+{
+    double begin = m2_now();
+    m2_device *dev = t->ranks.device;
+    M2_TRY(fetch(t, stop));
+    if (*stop) return t->n_pending ? settle(t) : M2_OK;
+    m2_step step = m2_optim_step(&t->cfg, &t->schedule, t->step + 1);
+    m2_record r = {.step = t->step + 1,
+                   .tokens = (t->step + 1) * t->cfg.train_batch * t->cfg.model_length,
+                   .lr = step.lr,
+                   .val_loss = M2_ABSENT,
+                   .val_top1 = M2_ABSENT};
+    int64_t drains = dev->drains, allocations = dev->allocations;
+    M2_TRY(m2_ranks_alone(t->ranks.comm, compute(t, &step)));
+    t->drains += dev->drains - drains;
+    t->allocations += dev->allocations - allocations;
+    t->step++;
+    t->pending[t->n_pending].step = step;
+    t->pending[t->n_pending].record = r;
+    t->pending[t->n_pending++].begin = begin;
+    while (t->n_pending > can_wait(t)) M2_TRY(settle(t));
     return due(t->step, t->cfg.checkpoint_every, t->cfg.train_steps) ? save(t) : M2_OK;
 }
 
@@ -388,6 +429,9 @@ m2_status m2_train(const m2_config *cfg)
                           t.step * cfg->train_batch * cfg->model_length, t.ranks.comm->rank == 0);
         st = run_steps(&t);
         m2_progress_end(&t.progress);
+        if (st == M2_OK && strcmp(t.ranks.device->api->kind, "cpu"))
+            m2_log(M2_LOG_INFO, "the steps allocated %" PRId64 " times and drained the device %" PRId64 " times",
+                   t.allocations, t.drains);
     }
     tear_down(&t);
     return st;

@@ -41,6 +41,7 @@ typedef struct m2_device_api {
     void (*event_destroy)(m2_device *dev, m2_event *event);
     m2_status (*event_record)(m2_device *dev, m2_event *event, m2_stream *stream);
     m2_status (*event_wait)(m2_device *dev, m2_event *event, m2_stream *stream); /* stream waits for event */
+    m2_status (*event_sync)(m2_device *dev, m2_event *event); /* the caller waits until all before it is done */
     m2_status (*event_seconds)(m2_device *dev, m2_event *from, m2_event *to, double *out); /* waits for `to` */
     /* How the op runs here, or NULL when this device has no kernel for it. */
     m2_run_fn (*lookup)(m2_device *dev, const struct m2_op *op);
@@ -67,6 +68,7 @@ struct m2_device {
     double peak_flops;     /* peak FLOP/s in the dtype training uses (measured on the CPU, datasheet on a GPU) */
     double peak_bandwidth; /* bytes/s, read + write */
     int64_t allocations;   /* number of alloc calls so far */
+    int64_t drains;        /* times the host waited for all of a stream so far (stream_sync) */
     void *state;
 };
 

@@ -68,7 +68,8 @@ static void cpu_stream_destroy(m2_device *dev, m2_stream *stream)
 
 static m2_status cpu_stream_sync(m2_device *dev, m2_stream *stream)
 {
-    (void)dev, (void)stream;
+    (void)stream;
+    dev->drains++;
     return M2_OK;
 }
 
@@ -99,6 +100,12 @@ static m2_status cpu_event_record(m2_device *dev, m2_event *event, m2_stream *st
 static m2_status cpu_event_wait(m2_device *dev, m2_event *event, m2_stream *stream)
 {
     (void)dev, (void)event, (void)stream;
+    return M2_OK;
+}
+
+static m2_status cpu_event_sync(m2_device *dev, m2_event *event)
+{
+    (void)dev, (void)event;
     return M2_OK;
 }
 
@@ -136,6 +143,7 @@ static const m2_device_api cpu_api = {
     .event_destroy = cpu_event_destroy,
     .event_record = cpu_event_record,
     .event_wait = cpu_event_wait,
+    .event_sync = cpu_event_sync,
     .event_seconds = cpu_event_seconds,
     .lookup = cpu_lookup,
     .workspace = cpu_workspace,

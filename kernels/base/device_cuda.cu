@@ -97,6 +97,7 @@ static void cuda_stream_destroy(m2_device *dev, m2_stream *stream)
 static m2_status cuda_stream_sync(m2_device *dev, m2_stream *stream)
 {
     CUDA(cudaSetDevice(dev->index));
+    dev->drains++;
     CUDA(cudaStreamSynchronize((cudaStream_t)stream));
     return M2_OK;
 }
@@ -125,6 +126,13 @@ static m2_status cuda_event_wait(m2_device *dev, m2_event *event, m2_stream *str
 {
     CUDA(cudaSetDevice(dev->index));
     CUDA(cudaStreamWaitEvent((cudaStream_t)stream, (cudaEvent_t)event, 0));
+    return M2_OK;
+}
+
+static m2_status cuda_event_sync(m2_device *dev, m2_event *event)
+{
+    CUDA(cudaSetDevice(dev->index));
+    CUDA(cudaEventSynchronize((cudaEvent_t)event));
     return M2_OK;
 }
 
@@ -259,7 +267,7 @@ static m2_device_api make_api()
     a.stream_sync = cuda_stream_sync;
     a.event_create = cuda_event_create, a.event_destroy = cuda_event_destroy,
     a.event_record = cuda_event_record;
-    a.event_wait = cuda_event_wait, a.event_seconds = cuda_event_seconds;
+    a.event_wait = cuda_event_wait, a.event_sync = cuda_event_sync, a.event_seconds = cuda_event_seconds;
     a.lookup = cuda_lookup, a.workspace = cuda_workspace;
     a.capture_begin = cuda_capture_begin, a.capture_end = cuda_capture_end;
     a.graph_launch = cuda_graph_launch, a.graph_destroy = cuda_graph_destroy;

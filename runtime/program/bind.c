@@ -31,8 +31,6 @@ static m2_status create_arenas(m2_program *p)
     M2_TRY(create(p, &b->io, "io", m->io, 0));
     M2_TRY(create(p, &b->activations, "activations", m->activations, 0xff));
     M2_TRY(create(p, &b->workspace, "workspace", m->workspace, 0xff));
-    M2_TRY(
-        m2_arena_create(b->device, M2_MEM_HOST, "step", (int64_t)sizeof(m2_step) * M2I_STEP_SLOTS, &b->host));
     if (!b->shared) {
         M2_TRY(take(&b->params, p->flat * precise, &b->base[M2I_MASTER]));
         if (m2_program_compute_dtype(p) != m2_program_precise_dtype(p))
@@ -197,6 +195,7 @@ static m2_status bind(m2_program *p)
     plan_workspace(p);
     M2_TRY(open_streams(p));
     M2_TRY(create_arenas(p));
+    M2_TRY(m2i_transfer_open(p));
     M2_TRY(write_groups(p));
     M2_TRY(bind_calls(p));
     M2_TRY(p->b.device->api->stream_sync(p->b.device, p->b.stream));
@@ -272,6 +271,7 @@ void m2i_unbind(m2_program *p)
     m2i_profile_end(p);
     destroy_graphs(dev, &b->whole);
     for (int s = 0; s < b->n_segments; s++) destroy_graphs(dev, &b->segments[s]);
+    m2i_transfer_close(p);
     free(b->segments);
     free(b->run);
     free(b->calls);

@@ -6,23 +6,6 @@
 #include "runtime/program/internal.h"
 #include "kernels/base/log.h"
 
-/* ---- the step's numbers ------------------------------------------------------------------------------------------ */
-/* The copy is asynchronous, so its source is one of a few slots; they are reused only after a wait. */
-static m2_status send_step(m2_program *p, const m2_step *step)
-{
-    m2i_bound *b = &p->b;
-    const m2_device_api *api = b->device->api;
-    if (b->step_known && !memcmp(&b->last_step, step, sizeof *step)) return M2_OK;
-    if (b->step_slot == M2I_STEP_SLOTS) {
-        M2_TRY(api->stream_sync(b->device, b->stream));
-        b->step_slot = 0;
-    }
-    m2_step *slot = (m2_step *)(void *)b->host.base + b->step_slot++;
-    *slot = b->last_step = *step;
-    b->step_known = 1;
-    return api->copy(b->device, b->step, slot, sizeof *step, b->stream);
-}
-
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
 static m2_status failed(const m2_program *p, int i, m2_status st)
 {
@@ -88,7 +71,8 @@ m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micr
     m2i_bound *b = &p->b;
     const m2_device_api *api = b->device->api;
     int last = micro == micros - 1, variant = (micro == 0) | last << 1;
-    M2_TRY(send_step(p, step));
+    M2_TRY(m2i_feed_step(p, step));
+    M2_TRY(m2i_fed(p));
     if (!last || b->n_segments == 1) return run_segment(p, &b->whole, variant);
     for (int s = 0; s < b->n_segments; s++) {
         M2_TRY(run_segment(p, &b->segments[s], variant));
@@ -103,7 +87,8 @@ m2_status m2_program_run_update(m2_program *p, const m2_step *step)
     M2_TRY(check_run(p, "m2_program_run_update"));
     if (!p->has_update)
         return m2_fail(M2_BUG, "m2_program_run_update needs a program with m2_program_update");
-    M2_TRY(send_step(p, step));
+    M2_TRY(m2i_feed_step(p, step));
+    M2_TRY(m2i_fed(p));
     int begin = p->n_calls;
     while (begin > 0 && p->calls[begin - 1].region == M2_UPDATE) begin--;
     return launch(p, begin, p->n_calls, 1);

@@ -4,7 +4,7 @@
  *   reduce.c    collectives and the update region              memory.c    lifetimes and offsets
  *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
  *   state.c     reading, writing, initialising                 print.c     the plan as text
- *   profile.c   the time of each call */
+ *   profile.c   the time of each call                          transfer.c  inputs in, scalars out, while it runs */
 #ifndef M2_PROGRAM_INTERNAL_H
 #define M2_PROGRAM_INTERNAL_H
 
@@ -60,7 +60,21 @@ typedef struct m2i_segment {
     m2_graph *graph[4];
 } m2i_segment;
 
-enum { M2I_MAX_DEPTH = 16, M2I_STEP_SLOTS = 16 };
+enum { M2I_MAX_DEPTH = 16, M2I_SLOTS = 4, M2I_POSTS = 2, M2I_POST_SCALARS = 8 };
+
+/* The way in and out while the device works: a ring of pinned copies of the io arena, each reusable when its event has
+ * happened, and a few pinned scalars on their way to the host. */
+typedef struct m2i_transfer {
+    char *slot[M2I_SLOTS];
+    m2_event *sent[M2I_SLOTS];
+    int used[M2I_SLOTS]; /* its event was recorded */
+    int at, open;        /* the slot being filled; whether anything is in it */
+    double *post[M2I_POSTS]; /* [M2I_POST_SCALARS], each as the device has it */
+    m2_event *posted[M2I_POSTS];
+    m2_dtype type[M2I_POSTS][M2I_POST_SCALARS];
+    int n[M2I_POSTS];
+    int64_t posts, taken; /* so far */
+} m2i_transfer;
 
 /* Events around every call; they exist while the program is profiled. */
 typedef struct m2i_profile {
@@ -84,7 +98,8 @@ typedef struct m2i_bound {
     int n_segments;
     m2_step *step;     /* in the device's memory */
     m2_step last_step; /* its value there */
-    int step_known, step_slot;
+    int step_known;
+    m2i_transfer transfer;
     int64_t activations_high, workspace_high;
     m2i_profile *profile; /* NULL: off */
     int shared; /* the parameters and the stream are another program's */
@@ -145,4 +160,12 @@ void m2i_profile_end(m2_program *p); /* accepts a program that is not profiled *
 
 /* ---- bind.c */
 void m2i_unbind(m2_program *p); /* frees everything bind made */
+
+/* ---- transfer.c */
+m2_status m2i_transfer_open(m2_program *p);
+void m2i_transfer_close(m2_program *p);
+/* Copies `bytes` to offset `at` of the io arena behind the work so far; `from` may be used again at once. */
+m2_status m2i_feed(m2_program *p, int64_t at, const void *from, int64_t bytes);
+m2_status m2i_feed_step(m2_program *p, const m2_step *step);
+m2_status m2i_fed(m2_program *p); /* what was sent belongs to the run that starts now */
 #endif

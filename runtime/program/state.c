@@ -55,6 +55,7 @@ m2_status m2_program_write(m2_program *p, m2_tid t, const void *host)
                        "m2_program_params_changed",
                        p->params[m2i_at(p, t)->param].name);
     m2_tensor x = m2_program_tensor(p, t);
+    if (m2i_at(p, t)->home == M2I_IO) return m2i_feed(p, m2i_at(p, t)->at, host, m2_tensor_bytes(&x));
     return copy_now(p, x.data, host, m2_tensor_bytes(&x));
 }
 

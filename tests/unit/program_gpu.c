@@ -40,6 +40,25 @@ static void test_ways_agree(void)
     }
 }
 
+/* Steps that nobody waits for: no allocation, the host never waits for a whole stream, the same bytes. */
+static void test_host_runs_ahead(void)
+{
+    for (int no_graph = 0; no_graph < 2; no_graph++) {
+        run_way way = usual(M2_PREC_BF16);
+        run_result looked, late;
+        way.steps = 20;
+        way.plan.no_graph = no_graph;
+        CU_ASSERT_EQUAL_FATAL(run_program(small_gpt, NULL, &way, &looked), M2_OK);
+        way.late = 1;
+        CU_ASSERT_EQUAL_FATAL(run_program(small_gpt, NULL, &way, &late), M2_OK);
+        CU_ASSERT(run_equal(&looked, &late));
+        CU_ASSERT_EQUAL(late.drains, 0);
+        CU_ASSERT_EQUAL(late.allocations, 0);
+        run_free(&looked);
+        run_free(&late);
+    }
+}
+
 static void test_cpu_agrees(void)
 {
     run_way way = usual(M2_PREC_F32);
@@ -67,6 +86,7 @@ int main(void)
     CU_initialize_registry();
     CU_pSuite s = CU_add_suite("program on a GPU", NULL, NULL);
     CU_add_test(s, "naive, planned, captured, recomputed: same bytes", test_ways_agree);
+    CU_add_test(s, "the host runs ahead: same bytes, no waiting, no allocation", test_host_runs_ahead);
     CU_add_test(s, "the CPU's losses", test_cpu_agrees);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
