@@ -22,6 +22,7 @@ struct m2_feed {
     int n_parts;
     int64_t size;
     m2_loader *loader;
+    m2_row_frame frame;
     m2_mask mask;
     double rate; /* of hidden tokens */
     int64_t vocab;
@@ -32,6 +33,7 @@ struct kind {
     const char *task;
     int counts; /* targets */
     void (*parts)(m2_feed *f);
+    m2_status (*check)(m2_feed *f, const m2_config *cfg); /* can this file be of the task? Before open */
     m2_status (*open)(m2_feed *f, const m2_config *cfg);
     m2_status (*next)(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted);
     int64_t (*invent)(const m2_feed *f, int32_t *batch); /* without data; returns the number of targets */
@@ -51,7 +53,7 @@ m2_row_kind m2_feed_row_kind(const m2_config *cfg)
     return strcmp(cfg->mlm_rows, "packed") ? M2_ROWS_DOCUMENT : M2_ROWS_PACKED;
 }
 
-static m2_status open_loader(m2_feed *f, const m2_config *cfg, m2_row_frame frame)
+static m2_status open_loader(m2_feed *f, const m2_config *cfg)
 {
     m2_loader_spec loader = {.path = f->spec.path,
                              .length = f->length,
@@ -59,7 +61,7 @@ static m2_status open_loader(m2_feed *f, const m2_config *cfg, m2_row_frame fram
                              .shuffle = f->spec.training,
                              .rows = f->spec.rows,
                              .workers = f->spec.training ? (int)cfg->data_workers : 1,
-                             .frame = frame};
+                             .frame = f->frame};
     return m2_loader_open(&loader, f->spec.at, f->spec.at_ctx, f->spec.first_batch, &f->loader);
 }
 
@@ -82,9 +84,11 @@ static int64_t invent_causal(const m2_feed *f, int32_t *batch)
     return f->parts[1].count;
 }
 
-static m2_status open_causal(m2_feed *f, const m2_config *cfg)
+static m2_status check_causal(m2_feed *f, const m2_config *cfg)
 {
-    return open_loader(f, cfg, (m2_row_frame){.kind = M2_ROWS_STREAM});
+    (void)cfg;
+    f->frame.kind = M2_ROWS_STREAM;
+    return M2_OK;
 }
 
 static m2_status next_causal(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
@@ -118,7 +122,7 @@ static int64_t invent_mlm(const m2_feed *f, int32_t *batch)
     return n;
 }
 
-static m2_status find_frame(const m2_config *cfg, const m2_tokenizer *t, const char *path, m2_row_frame *out)
+static m2_status find_frame(m2_feed *f, const m2_config *cfg, const m2_tokenizer *t)
 {
     static const char *const names[] = {"[CLS]", "[SEP]", "[PAD]"};
     int64_t ids[3];
@@ -131,18 +135,18 @@ static m2_status find_frame(const m2_config *cfg, const m2_tokenizer *t, const c
                 "WordPiece vocabulary such as BERT's vocab.txt",
                 path, m2_tokenizer_kind(t), names[i], cfg->model_family);
     }
-    *out = (m2_row_frame){m2_feed_row_kind(cfg), (int32_t)ids[0], (int32_t)ids[1], (int32_t)ids[2]};
+    f->frame = (m2_row_frame){m2_feed_row_kind(cfg), (int32_t)ids[0], (int32_t)ids[1], (int32_t)ids[2]};
     return M2_OK;
 }
 
-static m2_status open_mask(m2_feed *f, const m2_config *cfg, m2_row_frame *frame)
+static m2_status check_mlm(m2_feed *f, const m2_config *cfg)
 {
     m2_tokenizer *t = NULL;
     char *text = NULL;
     M2_TRY(m2_token_store_tokenizer(f->spec.path, &text));
     m2_status st = m2_tokenizer_parse(text, &t);
     free(text);
-    if (st == M2_OK) st = find_frame(cfg, t, f->spec.path, frame);
+    if (st == M2_OK) st = find_frame(f, cfg, t);
     if (st == M2_OK) st = m2_mask_make(t, f->rate, (uint64_t)cfg->train_seed, &f->mask);
     m2_tokenizer_close(&t);
     return st;
@@ -150,11 +154,9 @@ static m2_status open_mask(m2_feed *f, const m2_config *cfg, m2_row_frame *frame
 
 static m2_status open_mlm(m2_feed *f, const m2_config *cfg)
 {
-    m2_row_frame frame = {0};
-    M2_TRY(open_mask(f, cfg, &frame));
     f->scratch = malloc(2 * (size_t)f->length * sizeof *f->scratch);
     if (!f->scratch) return m2_fail(M2_TRANSIENT, "out of memory for a row of %" PRId64 " tokens", f->length);
-    return open_loader(f, cfg, frame);
+    return open_loader(f, cfg);
 }
 
 static m2_status next_mlm(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
@@ -182,12 +184,12 @@ static m2_status next_mlm(m2_feed *f, int64_t row, int64_t keep, int32_t *batch,
 }
 
 static const kind kinds[] = {
-    {"causal", 0, parts_causal, open_causal, next_causal, invent_causal},
-    {"mlm", 1, parts_mlm, open_mlm, next_mlm, invent_mlm},
+    {"causal", 0, parts_causal, check_causal, open_loader, next_causal, invent_causal},
+    {"mlm", 1, parts_mlm, check_mlm, open_mlm, next_mlm, invent_mlm},
 };
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
-m2_status m2_feed_open(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **out)
+static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **out)
 {
     m2_feed *f = *out = calloc(1, sizeof *f);
     if (!f) return m2_fail(M2_TRANSIENT, "out of memory for reading data");
@@ -198,10 +200,27 @@ m2_status m2_feed_open(const m2_config *cfg, const m2_feed_spec *spec, m2_feed *
     f->vocab = cfg->model_vocab;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(kinds[i].task, m2_model_task(cfg))) f->kind = &kinds[i];
-    m2_status st = f->kind ? M2_OK : m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
-    if (st == M2_OK) f->kind->parts(f);
-    if (st == M2_OK && spec->path) st = f->kind->open(f, cfg);
+    if (!f->kind) return m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
+    f->kind->parts(f);
+    return M2_OK;
+}
+
+m2_status m2_feed_open(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **out)
+{
+    m2_status st = make(cfg, spec, out);
+    if (st == M2_OK && spec->path) st = (*out)->kind->check(*out, cfg);
+    if (st == M2_OK && spec->path) st = (*out)->kind->open(*out, cfg);
     if (st != M2_OK) m2_feed_close(out);
+    return st;
+}
+
+m2_status m2_feed_check(const m2_config *cfg, const char *path)
+{
+    m2_feed *f;
+    m2_feed_spec spec = {.path = path, .rows = 1};
+    m2_status st = make(cfg, &spec, &f);
+    if (st == M2_OK) st = f->kind->check(f, cfg);
+    m2_feed_close(&f);
     return st;
 }
 

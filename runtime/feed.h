@@ -22,6 +22,8 @@ typedef struct m2_feed_spec {
 } m2_feed_spec;
 
 M2_API m2_status m2_feed_open(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **out) M2_MUST_USE;
+/* What can be known to be wrong with the file before anything else is touched. */
+M2_API m2_status m2_feed_check(const m2_config *cfg, const char *path) M2_MUST_USE;
 M2_API int64_t m2_feed_rows(const m2_feed *f); /* in the data set */
 M2_API int64_t m2_feed_size(const m2_feed *f); /* of a batch, in int32 */
 /* Reads the next batch. Rows from `keep` on lose their targets. *predicted: how many targets it has. */

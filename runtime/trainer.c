@@ -266,6 +266,7 @@ static m2_status check(trainer *t)
         m2_tokens_free(&val);
         M2_TRY(st);
     }
+    M2_TRY(m2_feed_check(cfg, cfg->data_train));
     M2_TRY(check_model(t));
     M2_TRY(m2_schedule_make(cfg, &t->schedule));
     return m2_config_text(cfg, &t->config_text);
