@@ -133,7 +133,7 @@ static m2_status find_frame(m2_feed *f, const m2_config *cfg, const m2_tokenizer
                 M2_DATA,
                 "%s was written with a %s tokenizer, which has no token %s: model.family=%s needs a "
                 "WordPiece vocabulary such as BERT's vocab.txt",
-                path, m2_tokenizer_kind(t), names[i], cfg->model_family);
+                f->spec.path, m2_tokenizer_kind(t), names[i], cfg->model_family);
     }
     f->frame = (m2_row_frame){m2_feed_row_kind(cfg), (int32_t)ids[0], (int32_t)ids[1], (int32_t)ids[2]};
     return M2_OK;
