@@ -20,7 +20,8 @@ typedef struct m2i_documents {
 } m2i_documents;
 
 /* Fills *d from the block; earlier contents go. A line of .jsonl that is no object with a text under `field` is M2_DATA,
- * naming file and line, or is counted when skip_errors. Empty lines are no documents. */
+ * naming file and line; bytes of a text that are not UTF-8 are M2_DATA, naming file and offset. When skip_errors, such lines
+ * and bytes are left out and counted. Empty lines are no documents. */
 m2_status m2i_documents_read(m2i_documents *d, const m2_text_block *b, const char *field,
                              int skip_errors) M2_MUST_USE;
 void m2i_documents_free(m2i_documents *d);

@@ -1,29 +1,28 @@
+#define _GNU_SOURCE /* asprintf */
 #include "data/prepare.h"
 #include "data/documents.h"
+#include "data/prepare_pieces.h"
 #include "kernels/base/log.h"
-#include "kernels/base/rng.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-/* A job goes round: free -> filled by the reader -> tokenised by a worker -> written in order -> free. The reader and the
- * writer are the calling thread, which is never far behind: both are fast beside tokenising. */
-typedef struct document {
-    int64_t end, bytes; /* behind its last token in the job's ids; of text */
-    XXH128_hash_t hash;
-    int ends;
-} document;
+enum { PIECE_BLOCKS = 8 };
 
+/* A job goes round: free -> filled by the reader -> tokenised by a worker -> put into its piece in order -> free. The reader
+ * and the writer are the calling thread, which is fast beside tokenising. */
 typedef struct job {
     m2_text_block block;
     m2i_documents texts;
     m2_token_buffer ids;
-    document *documents;
+    m2i_piece_document *documents;
     int64_t capacity;
     int done;
     m2_error error;
@@ -33,26 +32,101 @@ typedef struct pipeline {
     const m2_prepare_spec *spec;
     m2_prepare_report *report;
     m2_text_reader *reader;
-    m2_token_writer *writer[2]; /* training, validation */
+    char *folder;
+    int64_t width;
+    m2i_piece piece;
+    m2i_hash128 identity; /* of the pieces of file `identified` */
+    int64_t identified;
+    uint8_t *finished; /* files of which all pieces are there */
+    int by_file;       /* shares are whole files, else every count-th piece of each */
     job *jobs;
     int64_t depth, submitted, taken, written;
     pthread_t *threads;
     int started, stop;
     pthread_mutex_t lock;
     pthread_cond_t work, done;
-    int64_t numbered;    /* .jsonl documents met: what draws the validation set */
-    int64_t open_bytes;  /* of the text whose end has not come yet */
-    XXH128_hash_t *seen; /* hash table for dedup; all 0 = empty */
-    uint64_t seen_count, seen_slots;
     double started_at, shown_at;
 } pipeline;
+
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
+m2_status m2i_prepare_folder(const m2_prepare_spec *spec, char **folder)
+{
+    if (asprintf(folder, "%s.parts", spec->out) >= 0) return M2_OK;
+    *folder = NULL;
+    return m2_fail(M2_TRANSIENT, "out of memory for the name %s.parts", spec->out);
+}
+
+m2_status m2i_prepare_identity(const m2_prepare_spec *spec, int64_t file, m2i_hash128 *out)
+{
+    const char *path = spec->files->paths[file];
+    struct stat s = {0};
+    char hash[33], *text;
+    if (strcmp(path, "-") && stat(path, &s))
+        return m2_fail(M2_IO, "cannot open %s: %s", path, strerror(errno));
+    m2_tokenizer_hash(spec->tokenizer, hash);
+    int n = asprintf(&text, "%s\n%" PRId64 " %" PRId64 ".%ld %s %s %d %d %g %d", path, (int64_t)s.st_size,
+                     (int64_t)s.st_mtim.tv_sec, s.st_mtim.tv_nsec, hash, spec->field ? spec->field : "text",
+                     spec->skip_errors, (int)spec->files->format, spec->val_out ? spec->val_fraction : 0,
+                     PIECE_BLOCKS);
+    if (n < 0) return m2_fail(M2_TRANSIENT, "out of memory for the name %s", path);
+    XXH128_hash_t h = XXH3_128bits(text, (size_t)n);
+    *out = (m2i_hash128){h.low64, h.high64};
+    free(text);
+    return M2_OK;
+}
+
+static m2_status identify(pipeline *p, int64_t file)
+{
+    if (p->identified == file) return M2_OK;
+    p->identified = -1;
+    M2_TRY(m2i_prepare_identity(p->spec, file, &p->identity));
+    p->identified = file;
+    return M2_OK;
+}
+
+static int in_share(const pipeline *p, int64_t file, int64_t number)
+{
+    return (p->by_file ? file : file + number) % p->spec->count == p->spec->index;
+}
+
+static int is_stream(const pipeline *p, int64_t file)
+{
+    return !strcmp(p->spec->files->paths[file], "-");
+}
+
+static int wants_file(void *ctx, int64_t file)
+{
+    const pipeline *p = ctx;
+    return !p->finished[file] && (!p->by_file || in_share(p, file, 0));
+}
+
+/* Which files need not be read, because an earlier try finished them. */
+static m2_status survey(pipeline *p)
+{
+    const m2_text_files *files = p->spec->files;
+    p->finished = calloc((size_t)files->count + 1, 1);
+    if (!p->finished) return m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " files", files->count);
+    for (int64_t f = 0; f < files->count; f++) {
+        int found = 1;
+        if (!wants_file(p, f) || is_stream(p, f)) continue;
+        M2_TRY(identify(p, f));
+        for (int64_t k = 0; found && !p->finished[f]; k++) {
+            M2_TRY(m2i_piece_read(&p->piece, p->folder, f, k, p->identity, &found));
+            p->finished[f] = found && p->piece.last;
+            p->report->kept += found && in_share(p, f, k);
+        }
+        struct stat s;
+        if (!p->finished[f] && !stat(files->paths[f], &s)) p->report->share += s.st_size;
+    }
+    return M2_OK;
+}
 
 /* ---- tokenising -------------------------------------------------------------------------------------------------- */
 static m2_status tokenise(const m2_prepare_spec *spec, job *j)
 {
     M2_TRY(m2i_documents_read(&j->texts, &j->block, spec->field ? spec->field : "text", spec->skip_errors));
     if (j->texts.count > j->capacity) {
-        document *more = realloc(j->documents, (size_t)j->texts.count * sizeof *more);
+        m2i_piece_document *more = realloc(j->documents, (size_t)j->texts.count * sizeof *more);
         if (!more) return m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " documents", j->texts.count);
         j->documents = more;
         j->capacity = j->texts.count;
@@ -61,9 +135,13 @@ static m2_status tokenise(const m2_prepare_spec *spec, job *j)
     for (int64_t i = 0; i < j->texts.count; i++) {
         const m2i_document *d = &j->texts.items[i];
         const char *text = j->texts.text + d->start;
+        int64_t before = j->ids.count;
         M2_TRY(m2_tokenizer_encode(spec->tokenizer, text, d->size, &j->ids));
-        j->documents[i] = (document){j->ids.count, (int64_t)d->size, {0, 0}, d->ends};
-        if (spec->dedup) j->documents[i].hash = XXH3_128bits(text, d->size);
+        XXH128_hash_t h = XXH3_128bits(text, d->size);
+        j->documents[i] =
+            (m2i_piece_document){j->ids.count - before, (int64_t)d->size, {h.low64, h.high64}, 0};
+        j->documents[i].flags = (d->ends ? M2I_PIECE_ENDS : 0) | (j->block.tail ? M2I_PIECE_TAIL : 0) |
+                                (j->block.jsonl ? M2I_PIECE_LINE : 0);
     }
     return M2_OK;
 }
@@ -95,86 +173,32 @@ static void *work(void *arg)
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
-/* Is the hash a new one? Then it is kept. */
-static m2_status first_seen(pipeline *p, XXH128_hash_t h, int *fresh)
+static void show(pipeline *p, int always)
 {
-    if (2 * p->seen_count >= p->seen_slots) {
-        uint64_t slots = p->seen_slots ? 2 * p->seen_slots : 1 << 16;
-        XXH128_hash_t *table = calloc(slots, sizeof *table), *old = p->seen;
-        if (!table)
-            return m2_fail(M2_TRANSIENT, "out of memory for the hashes of %" PRIu64 " documents",
-                           p->seen_count);
-        for (uint64_t i = 0; i < p->seen_slots; i++) {
-            uint64_t at = old[i].low64 & (slots - 1);
-            if (!old[i].low64 && !old[i].high64) continue;
-            while (table[at].low64 || table[at].high64) at = (at + 1) & (slots - 1);
-            table[at] = old[i];
-        }
-        free(old);
-        p->seen = table;
-        p->seen_slots = slots;
-    }
-    uint64_t at = h.low64 & (p->seen_slots - 1);
-    for (; p->seen[at].low64 || p->seen[at].high64; at = (at + 1) & (p->seen_slots - 1))
-        if (XXH128_isEqual(p->seen[at], h)) {
-            *fresh = 0;
-            return M2_OK;
-        }
-    p->seen[at] = h;
-    p->seen_count++;
-    *fresh = 1;
-    return M2_OK;
-}
-
-/* Validation or training? Texts know it (tail); .jsonl documents are drawn by their number. */
-static m2_token_writer *choose_writer(pipeline *p, const job *j)
-{
-    if (!p->writer[1]) return p->writer[0];
-    if (!j->block.jsonl) return p->writer[j->block.tail];
-    static const m2_rng_key key = {{0x6d32, 0x76616c}};
-    return p->writer[m2_rng_uniform(key, (uint64_t)p->numbered) < p->spec->val_fraction];
-}
-
-static m2_status write_document(pipeline *p, const job *j, const document *d, int64_t from)
-{
-    m2_token_writer *w = choose_writer(p, j);
-    int fresh = 1;
-    if (j->block.jsonl) {
-        p->numbered++;
-        if (p->spec->dedup && d->bytes) M2_TRY(first_seen(p, d->hash, &fresh));
-    }
-    p->open_bytes += d->bytes;
-    int empty = d->ends && !p->open_bytes;
-    p->report->duplicates += !fresh;
-    p->report->empty += empty;
-    if (d->ends) p->open_bytes = 0;
-    if (!fresh || empty) return M2_OK;
-    M2_TRY(m2_token_writer_add(w, j->ids.ids + from, d->end - from, d->bytes));
-    return d->ends ? m2_token_writer_end_document(w) : M2_OK;
+    double now = m2_now();
+    p->report->seconds = now - p->started_at;
+    p->report->consumed = m2_text_reader_consumed(p->reader);
+    if (!p->spec->progress || (!always && now - p->shown_at < 0.25)) return;
+    p->shown_at = now;
+    p->spec->progress(p->spec->ctx, p->report);
 }
 
 static m2_status write_job(pipeline *p, job *j)
 {
+    const m2_text_block *b = &j->block;
     if (j->error.code != M2_OK) return m2_error_put(&j->error);
-    if (j->texts.skipped && !p->report->skipped)
-        memcpy(p->report->first_skipped, j->texts.first_skipped, sizeof p->report->first_skipped);
-    p->report->skipped += j->texts.skipped;
-    for (int64_t i = 0; i < j->texts.count; i++)
-        M2_TRY(write_document(p, j, &j->documents[i], i ? j->documents[i - 1].end : 0));
-    return M2_OK;
-}
-
-static void show(pipeline *p, int always)
-{
-    double now = m2_now();
-    m2_prepare_report *r = p->report;
-    r->seconds = now - p->started_at;
-    r->consumed = m2_text_reader_consumed(p->reader);
-    r->out = m2_token_writer_info(p->writer[0]);
-    if (p->writer[1]) r->val = m2_token_writer_info(p->writer[1]);
-    if (!p->spec->progress || (!always && now - p->shown_at < 0.25)) return;
-    p->shown_at = now;
-    p->spec->progress(p->spec->ctx, r);
+    M2_TRY(identify(p, b->file));
+    if (b->index % PIECE_BLOCKS == 0) m2i_piece_begin(&p->piece, p->identity, p->width);
+    if (j->texts.skipped && !p->piece.skipped)
+        memcpy(p->piece.first_skipped, j->texts.first_skipped, sizeof p->piece.first_skipped);
+    p->piece.skipped += j->texts.skipped;
+    const uint32_t *ids = j->ids.ids;
+    for (int64_t i = 0; i < j->texts.count; ids += j->documents[i++].tokens)
+        M2_TRY(m2i_piece_add(&p->piece, &j->documents[i], ids));
+    p->report->tokenised += j->ids.count;
+    if (!b->ends_file && (b->index + 1) % PIECE_BLOCKS) return M2_OK;
+    p->piece.last = b->ends_file;
+    return m2i_piece_write(&p->piece, p->folder, b->file, b->index / PIECE_BLOCKS);
 }
 
 /* Waits for the oldest job and writes it. */
@@ -190,13 +214,31 @@ static m2_status retire(pipeline *p)
     return st;
 }
 
+/* Is this block's piece still to be made, and by this process? Asked for every block of a piece in order. */
+static m2_status is_due(pipeline *p, const m2_text_block *b, int *due)
+{
+    int found = 0;
+    int64_t number = b->index / PIECE_BLOCKS;
+    if (b->index % PIECE_BLOCKS) return M2_OK; /* as its first block */
+    *due = in_share(p, b->file, number);
+    if (!*due || is_stream(p, b->file) || !p->report->kept) return M2_OK;
+    while (p->written < p->submitted) M2_TRY(retire(p)); /* p->piece is needed */
+    M2_TRY(identify(p, b->file));
+    M2_TRY(m2i_piece_read(&p->piece, p->folder, b->file, number, p->identity, &found));
+    *due = !found;
+    return M2_OK;
+}
+
 static m2_status run(pipeline *p)
 {
+    int due = 0;
     for (int more = 1; more;) {
         if (p->submitted - p->written == p->depth) M2_TRY(retire(p));
         job *j = &p->jobs[p->submitted % p->depth];
         M2_TRY(m2_text_reader_next(p->reader, &j->block, &more));
         if (!more) break;
+        M2_TRY(is_due(p, &j->block, &due));
+        if (!due) continue;
         j->done = 0;
         pthread_mutex_lock(&p->lock);
         p->submitted++;
@@ -204,6 +246,7 @@ static m2_status run(pipeline *p)
         pthread_mutex_unlock(&p->lock);
     }
     while (p->written < p->submitted) M2_TRY(retire(p));
+    show(p, 1);
     return M2_OK;
 }
 
@@ -211,10 +254,16 @@ static m2_status run(pipeline *p)
 static m2_status open_pipeline(pipeline *p)
 {
     const m2_prepare_spec *s = p->spec;
+    p->width = m2_token_width(m2_tokenizer_vocab(s->tokenizer));
+    p->by_file = s->files->count >= 4 * s->count;
+    p->identified = -1;
+    M2_TRY(m2i_prepare_folder(s, &p->folder));
+    M2_TRY(m2i_pieces_make_folder(p->folder));
+    M2_TRY(survey(p));
     M2_TRY(m2_text_reader_open(s->files, &p->reader));
+    m2_text_reader_choose(p->reader, wants_file, p);
     if (s->val_out) m2_text_reader_split(p->reader, s->val_fraction);
-    M2_TRY(m2_token_writer_create(s->out, s->tokenizer, &p->writer[0]));
-    if (s->val_out) M2_TRY(m2_token_writer_create(s->val_out, s->tokenizer, &p->writer[1]));
+    if (s->skip_errors) m2_text_reader_tolerate(p->reader);
     p->depth = 2 * s->threads + 2;
     p->jobs = calloc((size_t)p->depth, sizeof *p->jobs);
     p->threads = calloc((size_t)s->threads, sizeof *p->threads);
@@ -241,44 +290,27 @@ static void close_pipeline(pipeline *p)
     }
     free(p->jobs);
     free(p->threads);
-    free(p->seen);
-    m2_token_writer_close(&p->writer[1]);
-    m2_token_writer_close(&p->writer[0]);
+    free(p->finished);
+    m2i_piece_free(&p->piece);
+    if (p->folder) m2i_pieces_remove_folder(p->folder, 1);
+    free(p->folder);
     m2_text_reader_close(&p->reader);
     pthread_cond_destroy(&p->done);
     pthread_cond_destroy(&p->work);
     pthread_mutex_destroy(&p->lock);
 }
 
-static m2_status commit(pipeline *p)
-{
-    show(p, 1);
-    if (!p->report->out.documents)
-        return m2_fail(M2_DATA, "the input holds no document with any text, so %s is not written",
-                       p->spec->out);
-    if (p->writer[1] && !p->report->val.documents)
-        return m2_fail(M2_DATA,
-                       "no document of %" PRId64
-                       " came into the validation set of fraction %g: raise --val-fraction",
-                       p->report->out.documents, p->spec->val_fraction);
-    for (int i = 0; i < 2; i++)
-        for (const char *const *n = p->spec->notes; p->writer[i] && n && *n; n += 2)
-            M2_TRY(m2_token_writer_note(p->writer[i], n[0], n[1]));
-    if (p->writer[1]) M2_TRY(m2_token_writer_commit(&p->writer[1]));
-    return m2_token_writer_commit(&p->writer[0]);
-}
-
-m2_status m2_prepare(const m2_prepare_spec *spec, m2_prepare_report *out)
+m2_status m2_prepare_tokenise(const m2_prepare_spec *spec, m2_prepare_report *out)
 {
     memset(out, 0, sizeof *out);
     M2_CHECK(spec->threads >= 1 && spec->files && spec->tokenizer && spec->out);
+    M2_CHECK(spec->index >= 0 && spec->index < spec->count);
     pipeline p = {.spec = spec, .report = out, .started_at = m2_now()};
     pthread_mutex_init(&p.lock, NULL);
     pthread_cond_init(&p.work, NULL);
     pthread_cond_init(&p.done, NULL);
     m2_status st = open_pipeline(&p);
     if (st == M2_OK) st = run(&p);
-    if (st == M2_OK) st = commit(&p);
     out->seconds = m2_now() - p.started_at;
     close_pipeline(&p);
     return st;
@@ -300,6 +332,7 @@ m2_status m2_prepare_text_open(const m2_prepare_spec *spec, m2_prepare_text **ou
     if (!t) return m2_fail(M2_TRANSIENT, "out of memory for reading text");
     t->spec = spec;
     m2_status st = m2_text_reader_open(spec->files, &t->reader);
+    if (st == M2_OK && spec->skip_errors) m2_text_reader_tolerate(t->reader);
     m2_error_take(&t->error, st);
     return st == M2_OK ? M2_OK : m2_prepare_text_close(out);
 }

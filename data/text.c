@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,12 +75,26 @@ static m2_status add_folder(m2_text_files *f, const char *folder)
     return st;
 }
 
+static m2_status add_glob(m2_text_files *f, const char *pattern)
+{
+    glob_t found;
+    m2_status st = M2_OK;
+    if (glob(pattern, 0, NULL, &found)) /* in the order of names */
+        return m2_fail(M2_IO, "cannot open %s: %s", pattern, strerror(ENOENT));
+    for (size_t i = 0; i < found.gl_pathc && st == M2_OK; i++)
+        if (strcmp(found.gl_pathv[i], pattern)) st = m2_text_files_add(f, found.gl_pathv[i]);
+    globfree(&found);
+    return st;
+}
+
 m2_status m2_text_files_add(m2_text_files *f, const char *path)
 {
     struct stat s;
     int64_t before = f->count;
     if (!strcmp(path, "-")) return add_file(f, strdup(path), 0);
-    if (stat(path, &s)) return m2_fail(M2_IO, "cannot open %s: %s", path, strerror(errno));
+    int missing = stat(path, &s);
+    if (missing && strpbrk(path, "*?[")) return add_glob(f, path);
+    if (missing) return m2_fail(M2_IO, "cannot open %s: %s", path, strerror(errno));
     if (!S_ISDIR(s.st_mode)) return add_file(f, strdup(path), s.st_size);
     M2_TRY(add_folder(f, path));
     if (f->count > before) return M2_OK;
@@ -102,9 +117,13 @@ struct m2_text_reader {
     m2i_unpacker *file;
     const char *path;
     int jsonl;
-    int64_t line, given; /* lines and bytes of this file handed out */
-    int64_t split_at;    /* where its tail begins; -1: it has none */
+    int64_t line, given, blocks; /* lines, bytes and blocks of this file handed out */
+    int64_t split_at;            /* where its tail begins; -1: it has none */
     double fraction;
+    int tolerant;
+    char broken[512]; /* what is wrong with the file's packing */
+    int (*wanted)(void *ctx, int64_t file);
+    void *wanted_ctx;
     int64_t consumed;   /* of the files that are done */
     m2_text_block rest; /* read, but behind the last cut */
 };
@@ -122,6 +141,17 @@ void m2_text_reader_split(m2_text_reader *r, double fraction)
     r->fraction = fraction;
 }
 
+void m2_text_reader_tolerate(m2_text_reader *r)
+{
+    r->tolerant = 1;
+}
+
+void m2_text_reader_choose(m2_text_reader *r, int (*wanted)(void *ctx, int64_t file), void *ctx)
+{
+    r->wanted = wanted;
+    r->wanted_ctx = ctx;
+}
+
 int64_t m2_text_reader_consumed(const m2_text_reader *r)
 {
     return r->consumed + (r->file ? m2i_unpack_consumed(r->file) : 0);
@@ -137,16 +167,26 @@ static m2_status reserve(m2_text_block *b, size_t capacity)
     return M2_OK;
 }
 
+/* As m2i_unpack_read; for a tolerant reader, broken data are the end. */
+static m2_status read_some(m2_text_reader *r, m2i_unpacker *u, char *to, size_t room, size_t *n)
+{
+    m2_status st = m2i_unpack_read(u, to, room, n);
+    if (st != M2_DATA || !r->tolerant) return st;
+    snprintf(r->broken, sizeof r->broken, "%s", m2_message());
+    *n = 0;
+    return M2_OK;
+}
+
 /* Bytes of a text when unpacked, by reading it through. */
-static m2_status measure(const char *path, m2_text_block *scratch, int64_t *bytes)
+static m2_status measure(m2_text_reader *r, int64_t *bytes)
 {
     m2i_unpacker *u;
     size_t n;
     *bytes = 0;
-    M2_TRY(reserve(scratch, BLOCK));
-    M2_TRY(m2i_unpack_open(path, &u));
+    M2_TRY(reserve(&r->rest, BLOCK));
+    M2_TRY(m2i_unpack_open(r->path, &u));
     m2_status st;
-    while ((st = m2i_unpack_read(u, scratch->data, BLOCK, &n)) == M2_OK && n) *bytes += (int64_t)n;
+    while ((st = read_some(r, u, r->rest.data, BLOCK, &n)) == M2_OK && n) *bytes += (int64_t)n;
     m2i_unpack_close(&u);
     return st;
 }
@@ -157,7 +197,7 @@ static m2_status open_next(m2_text_reader *r)
     r->jsonl = r->files->format == M2_TEXT_JSONL ||
                (r->files->format == M2_TEXT_BY_NAME && has_suffix(r->path, jsonl_names));
     r->line = 1;
-    r->given = 0;
+    r->given = r->blocks = 0;
     r->split_at = -1;
     if (r->fraction > 0 && !r->jsonl) {
         int64_t bytes;
@@ -166,9 +206,10 @@ static m2_status open_next(m2_text_reader *r)
                 M2_USAGE,
                 "the end of standard input cannot be set aside for validation: its size is not known; "
                 "give a file");
-        M2_TRY(measure(r->path, &r->rest, &bytes));
+        M2_TRY(measure(r, &bytes));
         r->split_at = (int64_t)((double)bytes * (1 - r->fraction));
     }
+    r->broken[0] = 0;
     return m2i_unpack_open(r->path, &r->file);
 }
 
@@ -230,6 +271,8 @@ static m2_status split_block(m2_text_reader *r, m2_text_block *b, int ended)
 m2_status m2_text_reader_next(m2_text_reader *r, m2_text_block *b, int *more)
 {
     *more = 0;
+    while (!r->file && r->wanted && r->next < r->files->count && !r->wanted(r->wanted_ctx, r->next))
+        r->next++;
     if (!r->file && r->next == r->files->count) return M2_OK;
     if (!r->file) M2_TRY(open_next(r));
     m2_text_block swap = *b; /* the rest of the last block is the beginning of this one */
@@ -242,7 +285,7 @@ m2_status m2_text_reader_next(m2_text_reader *r, m2_text_block *b, int *more)
         M2_TRY(reserve(b, want));
         while (!ended && b->size < want) {
             size_t n;
-            M2_TRY(m2i_unpack_read(r->file, b->data + b->size, want - b->size, &n));
+            M2_TRY(read_some(r, r->file, b->data + b->size, want - b->size, &n));
             b->size += n;
             ended = n == 0;
         }
@@ -250,14 +293,20 @@ m2_status m2_text_reader_next(m2_text_reader *r, m2_text_block *b, int *more)
     }
     if (!ended) M2_TRY(cut_block(r, b, cut));
     b->path = r->path;
+    b->file = r->next - 1;
+    b->index = r->blocks++;
     b->line = r->line;
+    b->offset = r->given;
     b->jsonl = r->jsonl;
     b->ends_document = ended;
     b->tail = 0;
     if (!r->jsonl) M2_TRY(split_block(r, b, ended));
     r->line += r->jsonl ? count_lines(b->data, b->size) : 0;
     r->given += (int64_t)b->size;
-    if (ended && r->rest.size == 0) {
+    b->ends_file = ended && r->rest.size == 0;
+    b->broken[0] = 0;
+    if (b->ends_file) {
+        snprintf(b->broken, sizeof b->broken, "%s", r->broken);
         r->consumed += m2i_unpack_consumed(r->file);
         m2i_unpack_close(&r->file);
     }

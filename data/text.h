@@ -18,7 +18,8 @@ typedef struct m2_text_files {
     m2_text_format format;
 } m2_text_files;
 
-/* Files as given, folders as the .txt and .jsonl files (also packed) below them, by name. M2_DATA if a folder has none. */
+/* Files as given, folders as the .txt and .jsonl files (also packed) below them, by name; a name that is no file but a glob
+ * ("books.*.jsonl.zst") as what it matches. M2_DATA if a folder has no text. */
 M2_API m2_status m2_text_files_add(m2_text_files *f, const char *path) M2_MUST_USE;
 M2_API void m2_text_files_free(m2_text_files *f);
 
@@ -28,10 +29,14 @@ typedef struct m2_text_block {
     char *data;
     size_t size, capacity;
     const char *path;
-    int64_t line; /* number of the first line */
+    int64_t file, index;  /* of `path` in m2_text_files; of this block in its file: 0, 1, ... */
+    int64_t line, offset; /* of its first byte, in the unpacked file */
     int jsonl;
+    int ends_file;     /* no block of this file follows */
     int ends_document; /* text: nothing of its document follows */
     int tail;          /* text: behind the place where m2_text_reader_split cut the document in two */
+    char broken
+        [512]; /* not empty: the file's packing is broken behind this block, and the rest of it is lost */
 } m2_text_block;
 
 typedef struct m2_text_reader m2_text_reader;
@@ -40,6 +45,10 @@ M2_API m2_status m2_text_reader_open(const m2_text_files *f,
 /* From now on the last `fraction` of each text (not of .jsonl) becomes a document of its own, with blocks marked `tail`.
  * Texts are then read twice, to know their size. */
 M2_API void m2_text_reader_split(m2_text_reader *r, double fraction);
+/* From now on a file whose packing is broken ends there; its last block says so. Otherwise that is M2_DATA. */
+M2_API void m2_text_reader_tolerate(m2_text_reader *r);
+/* Only the files that wanted() wants are opened. */
+M2_API void m2_text_reader_choose(m2_text_reader *r, int (*wanted)(void *ctx, int64_t file), void *ctx);
 M2_API m2_status m2_text_reader_next(m2_text_reader *r, m2_text_block *b, int *more) M2_MUST_USE;
 M2_API int64_t m2_text_reader_consumed(const m2_text_reader *r); /* bytes of the files as they are on disk */
 M2_API void m2_text_reader_close(m2_text_reader **r);

@@ -58,7 +58,7 @@ m2_status m2_token_writer_create(const char *path, const m2_tokenizer *t, m2_tok
 {
     m2_token_writer *w = *out = calloc(1, sizeof *w);
     if (w) {
-        w->wide = m2_tokenizer_vocab(t) > 65536;
+        w->wide = m2_token_width(m2_tokenizer_vocab(t)) == 4;
         w->tokens = malloc(BUFFER * (w->wide ? 4 : 2));
         w->documents = malloc(DOCUMENTS * sizeof *w->documents);
     }
@@ -89,19 +89,36 @@ static m2_status add_document(m2_token_writer *w, int64_t start)
     return M2_OK;
 }
 
-m2_status m2_token_writer_add(m2_token_writer *w, const uint32_t *ids, int64_t n, int64_t bytes)
+int m2_token_width(int64_t vocab)
 {
+    return vocab > 65536 ? 4 : 2;
+}
+
+m2_status m2_token_writer_add_stored(m2_token_writer *w, const void *ids, int64_t n, int64_t bytes)
+{
+    size_t width = w->wide ? 4 : 2;
     w->info.bytes += bytes;
     for (int64_t done = 0; done < n;) {
         if (w->held == BUFFER) M2_TRY(flush_tokens(w));
         int64_t part = n - done < BUFFER - w->held ? n - done : BUFFER - w->held;
-        if (w->wide)
-            memcpy((uint32_t *)w->tokens + w->held, ids + done, (size_t)part * 4);
-        else
-            for (int64_t i = 0; i < part; i++) ((uint16_t *)w->tokens)[w->held + i] = (uint16_t)ids[done + i];
+        memcpy((char *)w->tokens + (size_t)w->held * width, (const char *)ids + (size_t)done * width,
+               (size_t)part * width);
         w->held += part;
         done += part;
         w->info.tokens += part;
+    }
+    return M2_OK;
+}
+
+m2_status m2_token_writer_add(m2_token_writer *w, const uint32_t *ids, int64_t n, int64_t bytes)
+{
+    enum { PART = 1024 };
+    uint16_t narrow[PART];
+    if (w->wide) return m2_token_writer_add_stored(w, ids, n, bytes);
+    for (int64_t done = 0, part; done < n; done += part, bytes = 0) {
+        part = n - done < PART ? n - done : PART;
+        for (int64_t i = 0; i < part; i++) narrow[i] = (uint16_t)ids[done + i];
+        M2_TRY(m2_token_writer_add_stored(w, narrow, part, bytes));
     }
     return M2_OK;
 }

@@ -21,6 +21,10 @@ M2_API m2_status m2_token_writer_create(const char *path, const m2_tokenizer *t,
 /* Tokens of the current document, without separator; `bytes` of text they stand for. Any number of calls per document. */
 M2_API m2_status m2_token_writer_add(m2_token_writer *w, const uint32_t *ids, int64_t n,
                                      int64_t bytes) M2_MUST_USE;
+/* The same with ids as the store has them, m2_token_width bytes each. */
+M2_API m2_status m2_token_writer_add_stored(m2_token_writer *w, const void *ids, int64_t n,
+                                            int64_t bytes) M2_MUST_USE;
+M2_API int m2_token_width(int64_t vocab); /* bytes of a token: 2 up to a vocabulary of 65536, else 4 */
 M2_API m2_status m2_token_writer_end_document(m2_token_writer *w) M2_MUST_USE; /* puts the separator */
 M2_API m2_status m2_token_writer_note(m2_token_writer *w, const char *key,
                                       const char *value) M2_MUST_USE; /* an attribute */

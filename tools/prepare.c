@@ -1,8 +1,8 @@
-/* prepare.c - m2 prepare ... TEXT...: text becomes a token store. */
+/* prepare.c - m2 prepare ... TEXT...: text becomes a token store. Alone or under mpirun. */
 #include "data/prepare.h"
 #include "data/tokenizer.h"
 #include "kernels/base/log.h"
-#include "kernels/base/threads.h"
+#include "kernels/base/device.h"
 #include "parallel/comm.h"
 #include "tools/tool.h"
 
@@ -19,8 +19,10 @@ const char tool_prepare_usage[] =
     "       m2 prepare --train-tokenizer N    --out STORE.h5 [OPTION ...] TEXT...\n"
     "\n"
     "Makes a token store, what m2 train reads, out of text. TEXT: .txt files (one document each), .jsonl\n"
-    "files (one document a line), folders of them, - for standard input; packed as .zst, .gz or .xz or not.\n"
-    "The store depends on text and tokenizer only. It appears when it is complete.\n"
+    "files (one document a line), folders of them, quoted patterns ('books/*.zst'), - for standard input;\n"
+    "packed as .zst, .gz or .xz or not. The store depends on text and tokenizer only, not on the number of\n"
+    "threads or, under mpirun, of ranks. It appears when it is complete: until then what is done is in\n"
+    "STORE.h5.parts, where the same command, started again after a kill, finds it and goes on.\n"
     "\n"
     "  --tokenizer PATH     bytes, tokenizer.json, *.tiktoken, vocab.txt (BERT's), a folder with these or "
     "with\n"
@@ -34,8 +36,10 @@ const char tool_prepare_usage[] =
     "  --field NAME         where a .jsonl line has its text (text)\n"
     "  --format txt|jsonl   read all files so, whatever their names say; for standard input\n"
     "  --dedup              leave out .jsonl documents that repeat an earlier one exactly\n"
-    "  --on-error stop|skip what to do with lines that hold no document (stop); skip counts them\n"
-    "  --threads N          that tokenise (all cores)\n"
+    "  --on-error stop|skip what to do with lines that hold no document, bytes that are not UTF-8 and the "
+    "rest\n"
+    "                       of a file whose packing is broken (stop); skip leaves them out and counts them\n"
+    "  --threads N          that tokenise (all cores; of each rank, its cores); beyond 8, use ranks\n"
     "  --force              overwrite existing stores\n"
     "\n"
     "  m2 prepare --train-tokenizer 4096 --out train.h5 --val-out val.h5 books/ news.jsonl.zst\n";
@@ -123,6 +127,22 @@ static char *join(char *const *words, int64_t n, const char *between)
     return text;
 }
 
+/* The command without what changes nothing in the store: the same store is made with any number of threads. */
+static char *describe_command(char *const *words, int count)
+{
+    char **kept = malloc((size_t)count * sizeof *kept);
+    int n = 0;
+    for (int i = 0; kept && i < count; i++) {
+        if (!strcmp(words[i], "--threads"))
+            i++;
+        else if (strcmp(words[i], "--force") && strncmp(words[i], "--threads=", 10))
+            kept[n++] = words[i];
+    }
+    char *text = kept ? join(kept, n, " ") : NULL;
+    free(kept);
+    return text;
+}
+
 /* SOURCE_DATE_EPOCH in the environment stands for now: the same store, byte for byte, at another time. */
 static void write_date(char date[32])
 {
@@ -134,23 +154,23 @@ static void write_date(char date[32])
 
 /* ---- what the user sees ------------------------------------------------------------------------------------------ */
 typedef struct display {
-    int terminal, shown;
-    int64_t bytes;    /* of the input; 0 = not known */
+    int terminal, shown, ranks;
     double next_line; /* without a terminal: when to print again */
 } display;
 
 static void show_progress(void *ctx, const m2_prepare_report *r)
 {
     display *d = ctx;
-    char tokens[32], rate[32], left[32] = "";
+    char tokens[32], rate[32], left[32] = "", of[48] = "";
     if (!d->terminal && r->seconds < d->next_line) return;
     d->next_line = r->seconds + 10;
-    int64_t n = r->out.tokens + r->val.tokens;
-    double share = d->bytes ? (double)r->consumed / (double)d->bytes : 0;
+    double share = r->share ? (double)r->consumed / (double)r->share : 0;
     if (share > 0.01 && share < 1) m2_human_time(left, r->seconds * (1 - share) / share);
-    fprintf(stderr, "%s%5.1f%%  %s tokens  %s tokens/s%s%s%s", d->terminal ? "\r" : "", 100 * share,
-            m2_human_count(tokens, (double)n), m2_human_count(rate, (double)n / (r->seconds + 1e-9)),
-            *left ? "  " : "", left, *left ? " left" : "");
+    if (d->ranks > 1) snprintf(of, sizeof of, "rank 0 of %d: ", d->ranks);
+    fprintf(stderr, "%s%s%5.1f%%  %s tokens  %s tokens/s%s%s%s", d->terminal ? "\r" : "", of, 100 * share,
+            m2_human_count(tokens, (double)r->tokenised),
+            m2_human_count(rate, (double)r->tokenised / (r->seconds + 1e-9)), *left ? "  " : "", left,
+            *left ? " left" : "");
     fputs(d->terminal ? "\033[K" : "\n", stderr);
     d->shown = 1;
 }
@@ -165,54 +185,113 @@ static void print_store(const char *path, const m2_token_store_info *info)
            (double)info->bytes / (double)(tokens ? tokens : 1));
 }
 
-static void print_summary(const options *o, const m2_tokenizer *t, const m2_prepare_report *r)
+static void print_summary(const options *o, const m2_tokenizer *t, const m2_prepare_report *r, int ranks)
 {
-    char rate[32], hash[33];
+    char rate[32], hash[33], of[48] = "";
     m2_tokenizer_hash(t, hash);
     print_store(o->out, &r->out);
     if (o->val_out) print_store(o->val_out, &r->val);
-    if (r->skipped)
-        printf("%" PRId64 " lines left out for errors, the first: %s\n", r->skipped, r->first_skipped);
+    if (r->skipped) printf("%" PRId64 " errors left out, the first: %s\n", r->skipped, r->first_skipped);
     if (r->duplicates) printf("%" PRId64 " documents left out as duplicates\n", r->duplicates);
     if (r->empty) printf("%" PRId64 " documents left out as empty\n", r->empty);
-    printf("tokenizer %s, %" PRId64 " tokens, %.8s; %s tokens/s with %" PRId64 " threads, %.1f s\n",
+    if (ranks > 1) snprintf(of, sizeof of, "%d ranks of ", ranks);
+    printf("tokenizer %s, %" PRId64 " tokens, %.8s; %s tokens/s with %s%" PRId64 " threads, %.1f s\n",
            m2_tokenizer_kind(t), m2_tokenizer_vocab(t), hash,
-           m2_human_count(rate, (double)(r->out.tokens + r->val.tokens) / (r->seconds + 1e-9)), o->threads,
-           r->seconds);
+           m2_human_count(rate, (double)r->tokenised / (r->seconds + 1e-9)), of, o->threads, r->seconds);
 }
 
 /* ---- the tool ---------------------------------------------------------------------------------------------------- */
-static m2_status prepare_text(const options *o, m2_prepare_spec *spec, char *const *words, int count)
+static m2_status make_tokenizer(const options *o, const m2_prepare_spec *spec, char **text)
 {
     m2_tokenizer *t = NULL;
+    M2_TRY(o->train ? train_tokenizer(o, spec, &t) : m2_tokenizer_open(o->tokenizer, &t));
+    m2_status st = o->save ? save_tokenizer(t, o->save) : M2_OK;
+    if (st == M2_OK) st = m2_tokenizer_serialize(t, text);
+    m2_tokenizer_close(&t);
+    return st;
+}
+
+/* One rank opens or trains it; all have it. */
+static m2_status share_tokenizer(m2_comm *c, const options *o, const m2_prepare_spec *spec,
+                                 m2_tokenizer **out)
+{
+    char *text = NULL;
+    m2_status st = m2_comm_agree(c, c->rank ? M2_OK : make_tokenizer(o, spec, &text));
+    int64_t size = text ? (int64_t)strlen(text) + 1 : 0;
+    if (st == M2_OK) st = c->api->broadcast(c, &size, 1, M2_I64, 0, NULL);
+    if (st == M2_OK && c->rank) text = malloc((size_t)size);
+    if (st == M2_OK && !text)
+        st = m2_fail(M2_TRANSIENT, "out of memory for a tokenizer of %" PRId64 " bytes", size);
+    st = m2_comm_agree(c, st);
+    if (st == M2_OK) st = c->api->broadcast(c, text, size, M2_U8, 0, NULL);
+    if (st == M2_OK) st = m2_tokenizer_parse(text, out);
+    free(text);
+    return m2_comm_agree(c, st);
+}
+
+/* Every rank its share of the text; the first then joins them. */
+static m2_status write_store(m2_comm *c, const options *o, m2_prepare_spec *spec)
+{
     m2_prepare_report report;
-    display d = {.terminal = isatty(STDERR_FILENO), .bytes = spec->files->bytes, .next_line = 10};
-    char date[32], *command = join(words, count, " "),
+    display d = {.terminal = isatty(STDERR_FILENO), .ranks = c->size, .next_line = 10};
+    spec->ctx = &d;
+    spec->progress = c->rank ? NULL : show_progress;
+    double start = m2_now();
+    m2_status st = m2_prepare_tokenise(spec, &report);
+    if (d.terminal && d.shown) fputs("\r\033[K", stderr);
+    if (st != M2_OK && c->size > 1)
+        c->api->abort(c, st); /* the others may be hours from the end of their shares */
+    M2_TRY(st);
+    int64_t sums[2] = {report.tokenised, report.kept};
+    M2_TRY(c->api->all_reduce(c, sums, sums, 2, M2_I64, M2_SUM, NULL));
+    if (sums[1] && !c->rank)
+        m2_log(M2_LOG_INFO, "went on from %" PRId64 " finished pieces in %s.parts", sums[1], spec->out);
+    st = c->rank ? M2_OK : m2_prepare_assemble(spec, &report);
+    report.tokenised = sums[0];
+    report.seconds = m2_now() - start;
+    if (st == M2_OK && !c->rank) print_summary(o, spec->tokenizer, &report, c->size);
+    return m2_comm_agree(c, st);
+}
+
+static m2_status prepare_text(m2_comm *c, const options *o, m2_prepare_spec *spec, char *const *words,
+                              int count)
+{
+    m2_tokenizer *t = NULL;
+    char date[32], *command = describe_command(words, count),
                    *sources = join(spec->files->paths, spec->files->count, "\n");
     write_date(date);
     const char *notes[] = {"date", date, "command", command, "sources", sources, NULL};
     m2_status st = command && sources ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for the names of files");
-    if (st == M2_OK) st = o->train ? train_tokenizer(o, spec, &t) : m2_tokenizer_open(o->tokenizer, &t);
-    if (st == M2_OK && o->save) st = save_tokenizer(t, o->save);
+    st = m2_comm_agree(c, st);
+    if (st == M2_OK) st = share_tokenizer(c, o, spec, &t);
     if (st == M2_OK) {
         spec->tokenizer = t;
         spec->notes = notes;
-        spec->progress = show_progress;
-        spec->ctx = &d;
-        st = m2_prepare(spec, &report);
-        if (d.terminal && d.shown) fputs("\r\033[K", stderr);
+        spec->index = c->rank;
+        spec->count = c->size;
+        st = write_store(c, o, spec);
     }
-    if (st == M2_OK) print_summary(o, t, &report);
     m2_tokenizer_close(&t);
     free(command);
     free(sources);
     return st;
 }
 
-m2_status tool_prepare(int argc, char **argv)
+static m2_status add_files(const options *o, int ranks, int argc, char **argv, m2_text_files *files)
 {
-    options o = {
-        .field = "text", .on_error = "stop", .val_fraction = 0.05, .threads = m2_threads_available()};
+    if (o->format) files->format = strcmp(o->format, "txt") ? M2_TEXT_JSONL : M2_TEXT_PLAIN;
+    for (int i = 1; i < argc; i++) {
+        if (ranks > 1 && !strcmp(argv[i], "-"))
+            return m2_fail(M2_USAGE, "standard input cannot be shared by %d ranks: use one, with --threads",
+                           ranks);
+        M2_TRY(m2_text_files_add(files, argv[i]));
+    }
+    return M2_OK;
+}
+
+static m2_status run(m2_comm *c, int argc, char **argv, char *const *line, int words)
+{
+    options o = {.field = "text", .on_error = "stop", .val_fraction = 0.05};
     const m2_flag flags[] = {{"--tokenizer", M2_FLAG_TEXT, &o.tokenizer},
                              {"--train-tokenizer", M2_FLAG_INT, &o.train},
                              {"--save-tokenizer", M2_FLAG_TEXT, &o.save},
@@ -226,25 +305,17 @@ m2_status tool_prepare(int argc, char **argv)
                              {"--threads", M2_FLAG_INT, &o.threads},
                              {"--force", M2_FLAG_ON, &o.force},
                              {NULL, M2_FLAG_ON, NULL}};
-    int rank, size, local_rank, local_size;
-    m2_comm_launcher(&rank, &size, &local_rank, &local_size);
-    m2_log_setup(M2_LOG_INFO, rank);
-    if (rank) return M2_OK;
-    if (size > 1)
-        m2_log(M2_LOG_WARN, "m2 prepare works in one process with threads: %d of %d ranks have nothing to do",
-               size - 1, size);
-    int words = argc;
-    char **line = malloc(((size_t)argc + 1) * sizeof *line); /* m2_flags_take reorders argv */
-    if (!line) return m2_fail(M2_TRANSIENT, "out of memory for the command line");
-    memcpy(line, argv, ((size_t)argc + 1) * sizeof *line);
+    int cores;
     m2_text_files files = {0};
+    M2_TRY(m2_comm_cores(c, &cores));
+    o.threads = cores;
     m2_status st = m2_flags_take(&argc, argv, flags);
     if (st == M2_OK) st = check_options(&o, argc - 1);
     if (st == M2_OK) st = check_free(o.out, o.force);
     if (st == M2_OK) st = check_free(o.val_out, o.force);
     if (st == M2_OK) st = check_free(o.save, o.force);
-    if (o.format) files.format = strcmp(o.format, "txt") ? M2_TEXT_JSONL : M2_TEXT_PLAIN;
-    for (int i = 1; i < argc && st == M2_OK; i++) st = m2_text_files_add(&files, argv[i]);
+    if (st == M2_OK) st = add_files(&o, c->size, argc, argv, &files);
+    st = m2_comm_agree(c, st);
     m2_prepare_spec spec = {.files = &files,
                             .out = o.out,
                             .val_out = o.val_out,
@@ -253,8 +324,26 @@ m2_status tool_prepare(int argc, char **argv)
                             .threads = (int)o.threads,
                             .skip_errors = !strcmp(o.on_error, "skip"),
                             .dedup = o.dedup};
-    if (st == M2_OK) st = prepare_text(&o, &spec, line, words);
+    if (st == M2_OK) st = prepare_text(c, &o, &spec, line, words);
     m2_text_files_free(&files);
+    return st;
+}
+
+m2_status tool_prepare(int argc, char **argv)
+{
+    int rank, size, local_rank, local_size;
+    m2_comm_launcher(&rank, &size, &local_rank, &local_size);
+    m2_log_setup(M2_LOG_INFO, rank);
+    char **line = malloc(((size_t)argc + 1) * sizeof *line); /* m2_flags_take reorders argv */
+    if (!line) return m2_fail(M2_TRANSIENT, "out of memory for the command line");
+    memcpy(line, argv, ((size_t)argc + 1) * sizeof *line);
+    m2_device *device = NULL;
+    m2_comm *c = NULL;
+    m2_status st = m2_device_open("cpu", 1, &device);
+    if (st == M2_OK) st = m2_comm_open(size > 1 ? "mpi" : "self", device, &c);
+    if (st == M2_OK) st = run(c, argc, argv, line, argc);
+    m2_comm_close(&c);
+    m2_device_close(&device);
     free(line);
     return st;
 }

@@ -100,7 +100,7 @@ refuses 65 'field.jsonl:4: no text under "text"' "$m2" prepare --tokenizer bytes
 { head -7 text/a.jsonl; echo '{"text": "not closed'; } >broken.jsonl
 refuses 65 "broken.jsonl:8: not JSON" "$m2" prepare --tokenizer bytes --out bad.h5 broken.jsonl
 ok "$m2" prepare --tokenizer bytes --out skip.h5 --on-error skip field.jsonl broken.jsonl
-grep -q "^2 lines left out for errors, the first: field.jsonl:4" out.txt || fail "skip: $(cat out.txt)"
+grep -q "^2 errors left out, the first: field.jsonl:4" out.txt || fail "skip: $(cat out.txt)"
 grep -q " 15 documents" out.txt || fail "skip: $(cat out.txt)"
 
 # damaged stores
