@@ -1,7 +1,7 @@
 /* comm.c - opening a communicator by name, what launchers tell, agreement, shares of the cores. */
 #define _GNU_SOURCE
-#include "parallel/comm.h"
 #include "kernels/base/log.h"
+#include "parallel/verbs.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -58,26 +58,66 @@ void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_size)
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
-/* More than one process: MPI, through the host's memory. */
-static m2_status open_auto(m2_device *dev, m2_comm **out)
+/* What the ranks have: *sharers = most ranks on one GPU, 0 = some rank has none; *nccl: every rank can load it. */
+static m2_status look_around(m2_comm *host, m2_device *dev, int *sharers, int *nccl)
 {
-    int most;
-    M2_TRY(m2_comm_open_mpi(dev, out));
-    m2_comm *c = *out;
-    if (c->size == 1) return M2_OK;
-    m2_status st = m2_comm_sharers(c, dev, &most);
-    if (st == M2_OK) st = c->host->api->all_reduce(c->host, &most, &most, 1, M2_I32, M2_MAX, NULL);
-    if (st != M2_OK) {
-        m2_comm_close(out);
-        return st;
-    }
-    if (most > 1)
-        m2_log_once(M2_LOG_INFO, "transport mpi, staged through pinned memory: %d of %d ranks share one GPU",
-                    most, c->size);
-    else
-        m2_log_once(M2_LOG_INFO, "transport mpi: %d processes were started together", c->size);
+    int32_t cpu = !dev || !strcmp(dev->api->kind, "cpu"), word[3] = {1, cpu, cpu || m2i_nccl_load() != M2_OK};
+    M2_TRY(m2_comm_sharers(host, dev, word));
+    M2_TRY(host->api->all_reduce(host, word, word, 3, M2_I32, M2_MAX, NULL));
+    *sharers = word[1] ? 0 : word[0];
+    *nccl = !word[2];
     return M2_OK;
 }
+
+static m2_status open_nccl(m2_device *dev, m2_comm **out)
+{
+    int sharers, nccl;
+    m2_comm *host = NULL;
+    M2_TRY(m2_comm_open_mpi(NULL, &host));
+    m2_status st = look_around(host, dev, &sharers, &nccl);
+    if (st == M2_OK && sharers == 0)
+        st = m2_fail(M2_USAGE, "run.transport=nccl needs a GPU on every rank: use run.transport=mpi");
+    if (st == M2_OK && sharers > 1)
+        st = m2_fail(M2_USAGE,
+                     "run.transport=nccl needs a GPU for each rank, but %d ranks share one: start one rank per GPU, or use "
+                     "run.transport=mpi",
+                     sharers);
+    if (st == M2_OK) return m2i_comm_open_nccl(host, dev, out);
+    m2_comm_close(&host);
+    return st;
+}
+
+/* More than one process: NCCL where each has its own GPU, else MPI through the host's memory. */
+static m2_status open_auto(m2_device *dev, m2_comm **out)
+{
+    int sharers, nccl;
+    m2_comm *host = NULL;
+    M2_TRY(m2_comm_open_mpi(NULL, &host));
+    m2_status st = look_around(host, dev, &sharers, &nccl);
+    if (st == M2_OK && host->size > 1 && sharers == 1 && nccl) {
+        m2_log_once(M2_LOG_INFO, "transport nccl: each of %d ranks has its own GPU", host->size);
+        return m2i_comm_open_nccl(host, dev, out);
+    }
+    if (st == M2_OK && host->size > 1) {
+        if (sharers > 1)
+            m2_log_once(M2_LOG_INFO,
+                        "transport mpi, staged through pinned memory: %d of %d ranks share one GPU, which NCCL refuses",
+                        sharers, host->size);
+        else if (sharers == 1)
+            m2_log_once(M2_LOG_WARN, "transport mpi, staged through pinned memory: not every rank can load NCCL%s%s",
+                        m2i_nccl_load() == M2_OK ? "" : ": ", m2i_nccl_load() == M2_OK ? "" : m2_message());
+        else
+            m2_log_once(M2_LOG_INFO, "transport mpi: %d processes were started together", host->size);
+    }
+    if (st == M2_OK) st = m2_comm_open_mpi(dev, out);
+    m2_comm_close(&host);
+    return st;
+}
+
+static const struct {
+    const char *name;
+    m2_status (*open)(m2_device *dev, m2_comm **out);
+} transports[] = {{"mpi", m2_comm_open_mpi}, {"nccl", open_nccl}, {"self", m2_comm_open_self}};
 
 m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out)
 {
@@ -87,17 +127,15 @@ m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out)
         if (size > 1 || getenv("PMIX_RANK")) return open_auto(dev, out);
         transport = "self";
     }
-    if (!strcmp(transport, "mpi")) return m2_comm_open_mpi(dev, out);
-    if (strcmp(transport, "self") != 0)
-        return m2_fail(M2_USAGE, "run.transport=%s: this build has the transports auto, self and mpi",
-                       transport);
-    if (size > 1)
+    if (!strcmp(transport, "self") && size > 1)
         return m2_fail(
             M2_USAGE,
             "run.transport=self, but %d processes were started together: each would do the whole job; "
             "start one, or use run.transport=mpi",
             size);
-    return m2_comm_open_self(dev, out);
+    for (size_t i = 0; i < sizeof transports / sizeof *transports; i++)
+        if (!strcmp(transport, transports[i].name)) return transports[i].open(dev, out);
+    return m2_fail(M2_USAGE, "run.transport=%s: expected auto, self, mpi or nccl", transport);
 }
 
 void m2_comm_close(m2_comm **c)

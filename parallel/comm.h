@@ -4,7 +4,8 @@
  * `stream` (NULL = device default; CPU transports are done on return), takes 64-bit element counts, and must be called
  * in the same order by all ranks. Buffers are device memory of `device` (host memory on the CPU). One thread uses a
  * communicator at a time.
- * Reductions are deterministic: the result has the same bits on every rank and depends only on rank count and inputs.
+ * Reductions are deterministic: the result has the same bits on every rank and depends only on rank count and inputs (with
+ * NCCL also on how the GPUs are connected; it rounds bf16 sums in every hop, and a maximum passes over NaN).
  * A failed or aborted communicator returns M2_TRANSIENT from every later verb. */
 #ifndef M2_COMM_H
 #define M2_COMM_H

@@ -61,4 +61,10 @@ m2_status m2i_check_wire(m2_comm *c); /* also M2_TRANSIENT "failed before: ..." 
 
 /* dst[i] = terms[0][i] op terms[1][i] op ... in this order; dst may be one of the terms. M2_BUG: no such reduction. */
 m2_status m2i_fold_terms(void *dst, const void *const *terms, int n, int64_t count, m2_dtype t, m2_reduce op);
+
+/* ---- comm_nccl.c ------------------------------------------------------------------------------------------------- */
+m2_status m2i_nccl_load(void); /* M2_USAGE: there is no usable NCCL here */
+/* Over the ranks of `host`, a communicator for host memory that is taken over, also on failure. Every rank's device is a GPU
+ * of its own. Collective. */
+m2_status m2i_comm_open_nccl(m2_comm *host, m2_device *dev, m2_comm **out) M2_MUST_USE;
 #endif
