@@ -1,6 +1,7 @@
-#define _GNU_SOURCE /* asprintf */
+#define _GNU_SOURCE /* asprintf, sync_file_range */
 #include "data/store.h"
 #include "data/h5.h"
+#include "kernels/base/fault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +23,7 @@ struct m2_store {
     hid_t file;
     open_array open[OPEN_ARRAYS];
     int next; /* slot to replace */
+    int raw;  /* file descriptor of m2_store_put, -1 = none yet */
 };
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
@@ -39,6 +41,7 @@ static m2_status make_handle(const char *path, m2_store **out)
         return m2_fail(M2_TRANSIENT, "out of memory for the store %s", path);
     }
     s->file = H5I_INVALID_HID;
+    s->raw = -1;
     *out = s;
     return M2_OK;
 }
@@ -160,26 +163,40 @@ static m2_status sync_folder_of(const char *path)
     return st;
 }
 
-static m2_status commit_locked(m2_store *s)
+/* What HDF5 still holds back goes into the file. */
+static m2_status finish_locked(m2_store *s)
 {
     if (!s->temporary) return m2_fail(M2_BUG, "%s was opened for reading and cannot be committed", s->path);
     for (int i = 0; i < OPEN_ARRAYS; i++) M2_TRY(finish_array(s, &s->open[i]));
     int bad = m2i_h5_failed(H5Fclose(s->file));
     s->file = H5I_INVALID_HID;
-    if (bad) return m2_fail(M2_IO, "cannot write %s: %s", s->temporary, m2i_h5_why());
+    return bad ? m2_fail(M2_IO, "cannot write %s: %s", s->temporary, m2i_h5_why()) : M2_OK;
+}
+
+static m2_status finish(m2_store *s)
+{
+    M2I_LOCKED(finish_locked(s));
+}
+
+/* Flushing takes as long as the disk takes: nobody else waits for HDF5's lock meanwhile. */
+static m2_status publish(m2_store *s)
+{
+    M2_FAULT("flush a file");
+    if (s->raw >= 0 && fsync(s->raw)) return system_failure("flush to disk", s->temporary);
     M2_TRY(sync_path(s->temporary, O_RDONLY));
+    M2_FAULT("rename a file");
     if (rename(s->temporary, s->path)) return system_failure("rename a finished file to", s->path);
     free(s->temporary);
     s->temporary = NULL; /* from here on nothing is left to delete */
+    M2_FAULT("flush a file's folder");
     return sync_folder_of(s->path);
 }
 
 m2_status m2_store_commit(m2_store **s)
 {
-    m2i_h5_enter();
-    m2_status st = commit_locked(*s);
+    m2_status st = finish(*s);
+    if (st == M2_OK) st = publish(*s);
     m2_store_close(s);
-    m2i_h5_leave();
     return st;
 }
 
@@ -193,6 +210,7 @@ void m2_store_close(m2_store **sp)
     if (s->file >= 0) H5Fclose(s->file);
     H5Eclear2(H5E_DEFAULT);
     m2i_h5_leave();
+    if (s->raw >= 0) close(s->raw);
     if (s->temporary) unlink(s->temporary);
     free(s->temporary);
     free(s->path);
@@ -276,6 +294,43 @@ static m2_status make_locked(m2_store *s, const char *name, const m2_array_info 
 m2_status m2_store_make(m2_store *s, const char *name, const m2_array_info *info, const m2_array_options *opt)
 {
     M2I_LOCKED(make_locked(s, name, info, opt));
+}
+
+static m2_status reserve_locked(m2_store *s, const char *name, const m2_array_info *info, int64_t *at)
+{
+    M2_TRY(check_info(s, name, info));
+    hid_t plist = H5Pcreate(H5P_DATASET_CREATE), id;
+    H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER);
+    H5Pset_alloc_time(plist, H5D_ALLOC_TIME_EARLY);
+    M2_TRY(create_array(s, name, info, make_space(info, 0), plist));
+    if (m2i_h5_failed(id = H5Dopen2(s->file, name, H5P_DEFAULT)))
+        return m2_fail(M2_IO, "cannot make array %s in %s: %s", name, s->path, m2i_h5_why());
+    haddr_t place = H5Dget_offset(id);
+    H5Eclear2(H5E_DEFAULT);
+    H5Dclose(id);
+    if (place == HADDR_UNDEF) return m2_fail(M2_BUG, "%s: array %s got no place in the file", s->path, name);
+    *at = (int64_t)place;
+    return M2_OK;
+}
+
+m2_status m2_store_reserve(m2_store *s, const char *name, const m2_array_info *info, int64_t *at)
+{
+    M2I_LOCKED(reserve_locked(s, name, info, at));
+}
+
+m2_status m2_store_put(m2_store *s, int64_t at, const void *bytes, int64_t n)
+{
+    if (s->raw < 0) s->raw = open(s->temporary, O_WRONLY);
+    if (s->raw < 0) return system_failure("open", s->temporary);
+    M2_FAULT("write to a file");
+    for (int64_t done = 0; done < n;) {
+        ssize_t k = pwrite(s->raw, (const char *)bytes + done, (size_t)(n - done), (off_t)(at + done));
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return system_failure("write", s->temporary);
+        done += k;
+    }
+    (void)sync_file_range(s->raw, at, n, SYNC_FILE_RANGE_WRITE); /* a hint: commit's fsync is the promise */
+    return M2_OK;
 }
 
 static m2_status make_virtual_locked(m2_store *s, const char *name, const m2_array_info *info, int n,

@@ -43,6 +43,13 @@ M2_API m2_status m2_store_read(m2_store *s, const char *name, const int64_t *off
 M2_API m2_status m2_store_append(m2_store *s, const char *name, int64_t count,
                                  const void *buf) M2_MUST_USE; /* 1-D */
 
+/* Bulk bytes past HDF5 and its lock, so that a writer in the background stops nobody: reserve makes a contiguous array and
+ * fixes its place, the byte *at of the file; put writes bytes of the file there and starts their way to the disk. put is
+ * for one thread per store at a time. Numbers are little-endian in the file: not for hosts that are not. */
+M2_API m2_status m2_store_reserve(m2_store *s, const char *name, const m2_array_info *info,
+                                  int64_t *at) M2_MUST_USE;
+M2_API m2_status m2_store_put(m2_store *s, int64_t at, const void *bytes, int64_t n) M2_MUST_USE;
+
 /* Attributes of an object ("/" = the file). */
 M2_API m2_status m2_store_set_text(m2_store *s, const char *object, const char *key,
                                    const char *value) M2_MUST_USE;

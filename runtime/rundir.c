@@ -75,38 +75,58 @@ static m2_status make_folder(const char *path)
     return M2_OK;
 }
 
-/* Takes the lock file's lock, or tells who has it. */
-static m2_status lock(int fd, const char *file)
+/* Is `owner` an earlier start of this very job? Slurm restarts a job only when it gave the earlier one up. */
+static int gave_up(const char *owner)
+{
+    const char *job = getenv("SLURM_JOB_ID"), *restart = getenv("SLURM_RESTART_COUNT");
+    char its[40] = "";
+    long count = 0;
+    return job && restart && sscanf(owner, "Slurm job %39[^,], restart %ld,", its, &count) == 2 &&
+           !strcmp(its, job) && count < atol(restart);
+}
+
+static void read_owner(int fd, char *owner, size_t room)
+{
+    ssize_t n = pread(fd, owner, room - 1, 0);
+    owner[n > 0 ? n : 0] = 0;
+    owner[strcspn(owner, "\n")] = 0;
+}
+
+/* Takes the lock file's lock, or tells who has it. *held: 0 when it goes on without. */
+static m2_status lock(int fd, const char *file, int *held)
 {
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    char owner[256];
     enum { TRIES = 50 };
+    *held = 0;
     for (int i = 0; i < TRIES; i++) {
-        if (fcntl(fd, F_SETLK, &whole) == 0) return M2_OK;
+        *held = fcntl(fd, F_SETLK, &whole) == 0;
+        if (*held) return M2_OK;
         if (errno != EACCES && errno != EAGAIN) {
-            m2_log(M2_LOG_WARN, "%s cannot be locked (%s): take care that no other run uses this folder",
+            m2_log(M2_LOG_WARN, "%s cannot be locked (%s): the newest job that uses this folder goes on, others stop",
                    file, strerror(errno));
+            return M2_OK;
+        }
+        read_owner(fd, owner, sizeof owner);
+        if (gave_up(owner)) {
+            m2_log(M2_LOG_WARN, "%s is still held by an earlier start of this job (%s): taking the run over", file,
+                   owner);
             return M2_OK;
         }
         if (i == 10) m2_log(M2_LOG_INFO, "%s is in use: waiting for that run to end", file);
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
-    char owner[256] = "";
-    ssize_t n = pread(fd, owner, sizeof owner - 1, 0);
-    owner[n > 0 ? n : 0] = 0;
-    owner[strcspn(owner, "\n")] = 0;
     return m2_fail(M2_USAGE, "%s: another run uses this folder (%s): stop it, or choose another run.dir",
                    file, owner);
 }
 
 static m2_status sign(int fd, const char *file)
 {
-    char host[128] = "", text[256], when[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    gethostname(host, sizeof host - 1);
-    strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&now, &utc));
-    int n = snprintf(text, sizeof text, "process %ld on %s since %s\n", (long)getpid(), host, when);
-    if (ftruncate(fd, 0) || pwrite(fd, text, (size_t)n, 0) != n)
+    char text[384];
+    m2_fence_job(text, sizeof text - 1);
+    size_t n = strlen(text);
+    text[n++] = '\n';
+    if (ftruncate(fd, 0) || pwrite(fd, text, n, 0) != (ssize_t)n)
         return m2_fail(M2_IO, "writing %s failed: %s", file, strerror(errno));
     return M2_OK;
 }
@@ -118,8 +138,9 @@ m2_status m2_rundir_open(m2_rundir *dir)
     snprintf(file, sizeof file, "%s/lock", dir->path);
     dir->lock = open(file, O_RDWR | O_CREAT, 0666);
     if (dir->lock < 0) return m2_fail(M2_IO, "opening %s failed: %s", file, strerror(errno));
-    m2_status st = lock(dir->lock, file);
-    if (st == M2_OK) st = sign(dir->lock, file);
+    int held;
+    m2_status st = lock(dir->lock, file, &held);
+    if (st == M2_OK && held) st = sign(dir->lock, file);
     if (st != M2_OK) m2_rundir_close(dir);
     return st;
 }

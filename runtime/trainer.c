@@ -2,7 +2,6 @@
 #include "kernels/base/log.h"
 #include "kernels/perf.h"
 #include "runtime/batch.h"
-#include "runtime/checkpoint.h"
 #include "runtime/eval.h"
 #include "runtime/feed.h"
 #include "runtime/fit.h"
@@ -12,6 +11,7 @@
 #include "runtime/progress.h"
 #include "runtime/ranks.h"
 #include "runtime/rundir.h"
+#include "runtime/saving.h"
 #include "runtime/tokens.h"
 
 #include <inttypes.h>
@@ -30,6 +30,7 @@ typedef struct trainer {
     m2_eval *eval;        /* NULL: nothing to validate on */
     m2_feed *feed;
     m2_state state;
+    m2_saving saving;
     m2_metrics *metrics; /* rank 0 */
     m2_progress progress;
     m2_tid loss, norm2;
@@ -37,7 +38,6 @@ typedef struct trainer {
     int64_t predicted; /* targets of a step, all ranks */
     char *config_text; /* of cfg */
     int64_t step;      /* done */
-    int64_t saved;     /* step of the newest checkpoint, -1 = none */
     int64_t skips, skips_in_row;
     double flops; /* of a step, all ranks */
     double peak;  /* FLOP/s this rank's device can do */
@@ -73,20 +73,21 @@ static void watch_signals(void)
 }
 
 /* ---- one step ---------------------------------------------------------------------------------------------------- */
-/* Reads this rank's rows, then all ranks learn whether one of them failed or was told to stop. */
-static m2_status fetch(trainer *t, int64_t *stop)
+/* Reads this rank's rows, then all ranks learn whether one of them failed, was told to stop or still writes a checkpoint. */
+static m2_status fetch(trainer *t, int64_t *stop, int *saving)
 {
     const m2_batch *b = &t->training.batch;
     int64_t size = m2_feed_size(t->feed), n = 0;
     m2_comm *host = t->ranks.comm->host;
-    m2_status mine = M2_OK;
+    m2_status mine = m2_saving_look(&t->saving);
     t->predicted = 0;
     for (int a = 0; a < b->micros && mine == M2_OK; a++, t->predicted += n)
         mine = m2_feed_next(t->feed, b->micro, t->inputs + a * size, &n);
-    int64_t word[2] = {mine != M2_OK, caught};
-    m2_status st = host->api->all_reduce(host, word, word, 2, M2_I64, M2_MAX, NULL);
+    int64_t word[3] = {mine != M2_OK, caught, m2_saving_busy(&t->saving)};
+    m2_status st = host->api->all_reduce(host, word, word, 3, M2_I64, M2_MAX, NULL);
     if (st != M2_OK) return mine == M2_OK ? m2_ranks_alone(host, st) : mine;
     *stop = word[1];
+    *saving = (int)word[2];
     if (word[0]) return m2_comm_agree(t->ranks.comm, mine);
     return m2_feed_counts(t->feed)
                ? host->api->all_reduce(host, &t->predicted, &t->predicted, 1, M2_I64, M2_SUM, NULL)
@@ -120,7 +121,9 @@ static m2_status count_skip(trainer *t, const m2_step *step, const m2_record *r)
                      r->loss, r->grad_norm);
     if (t->skips_in_row < t->cfg.train_max_skips) return M2_OK;
     char saved[64] = "there is no checkpoint";
-    if (t->saved >= 0) snprintf(saved, sizeof saved, "the newest checkpoint is of step %" PRId64, t->saved);
+    M2_TRY(m2_saving_wait(&t->saving));
+    if (t->saving.saved >= 0)
+        snprintf(saved, sizeof saved, "the newest checkpoint is of step %" PRId64, t->saving.saved);
     return m2_fail(
         M2_DATA,
         "stopped at step %" PRId64 ": %" PRId64
@@ -154,19 +157,10 @@ static m2_status validate(trainer *t, m2_record *r)
     return M2_OK;
 }
 
-static m2_status save(trainer *t)
+static m2_status save(trainer *t, int last)
 {
-    m2_save_spec spec = {.folder = t->dir.checkpoints,
-                         .step = t->step,
-                         .rows = t->step * t->cfg.train_batch,
-                         .config = t->config_text,
-                         .tokenizer = t->data.tokenizer,
-                         .keep = t->cfg.checkpoint_keep,
-                         .keep_every = t->cfg.checkpoint_keep_every};
     M2_TRY(m2_ranks_alone(t->ranks.comm, m2_program_sync(t->training.program)));
-    M2_TRY(m2_checkpoint_save(&spec, &t->state, t->ranks.comm));
-    t->saved = t->step;
-    return M2_OK;
+    return m2_saving_begin(&t->saving, t->step, t->step * t->cfg.train_batch, last);
 }
 
 /* The numbers of the oldest pending step are taken, judged and written down. */
@@ -204,7 +198,9 @@ static m2_status run_step(trainer *t, int64_t *stop)
 {
     double begin = m2_now();
     m2_device *dev = t->ranks.device;
-    M2_TRY(fetch(t, stop));
+    int saving = 0;
+    M2_TRY(fetch(t, stop, &saving));
+    M2_TRY(m2_saving_poll(&t->saving, saving));
     if (*stop) return t->n_pending ? settle(t) : M2_OK;
     m2_step step = m2_optim_step(&t->cfg, &t->schedule, t->step + 1);
     m2_record r = {.step = t->step + 1,
@@ -221,7 +217,8 @@ static m2_status run_step(trainer *t, int64_t *stop)
     t->pending[t->n_pending].record = r;
     t->pending[t->n_pending++].begin = begin;
     while (t->n_pending > can_wait(t)) M2_TRY(settle(t));
-    return due(t->step, t->cfg.checkpoint_every, t->cfg.train_steps) ? save(t) : M2_OK;
+    int last = t->step == t->cfg.train_steps;
+    return due(t->step, t->cfg.checkpoint_every, t->cfg.train_steps) ? save(t, last) : M2_OK;
 }
 
 static m2_status run_steps(trainer *t)
@@ -229,7 +226,8 @@ static m2_status run_steps(trainer *t)
     int64_t stop = 0;
     while (t->step < t->cfg.train_steps && !stop) M2_TRY(run_step(t, &stop));
     if (!stop) return M2_OK;
-    if (t->saved != t->step) M2_TRY(save(t));
+    M2_TRY(m2_saving_wait(&t->saving));
+    if (t->saving.saved != t->step) M2_TRY(save(t, 1));
     const char *name = stop == SIGTERM ? "SIGTERM" : stop == SIGINT ? "SIGINT" : "SIGUSR1";
     m2_progress_note(&t->progress,
                      "stopped by %s at step %" PRId64 ", checkpoint written: the same command goes on", name,
@@ -295,7 +293,7 @@ static m2_status find_checkpoint(trainer *t, m2_manifest *mf)
     M2_TRY(st);
     M2_TRY(m2_manifest_read(folder, mf));
     M2_TRY(check_manifest(t, mf));
-    t->step = t->saved = mf->step;
+    t->step = t->saving.saved = mf->step;
     return M2_OK;
 }
 
@@ -340,10 +338,22 @@ static m2_status open_folder(trainer *t)
     return t->ranks.comm->rank == 0 ? m2_rundir_open(&t->dir) : M2_OK;
 }
 
+/* From here on the run is this job's; what an older job committed just before is found now. Collective. */
+static m2_status claim(trainer *t, m2_manifest *mf)
+{
+    m2_comm *comm = t->ranks.comm;
+    char folder[M2_PATH];
+    int none;
+    M2_TRY(m2_saving_claim(&t->saving, &t->dir, comm));
+    m2_status st = m2_checkpoint_find(t->dir.checkpoints, folder, &none);
+    if (none || (st == M2_OK && !strcmp(folder, mf->folder))) return m2_comm_agree(comm, M2_OK);
+    m2_manifest_free(mf);
+    return m2_comm_agree(comm, find_checkpoint(t, mf));
+}
+
 static m2_status write_folder(trainer *t)
 {
     if (t->ranks.comm->rank) return M2_OK;
-    M2_TRY(m2_checkpoint_sweep(t->dir.checkpoints));
     M2_TRY(m2_rundir_write_config(&t->dir, &t->cfg));
     return m2_metrics_open(t->dir.metrics, t->step, &t->metrics);
 }
@@ -387,12 +397,16 @@ static m2_status set_up(trainer *t, int *done)
     if (st == M2_OK) st = m2_rundir_paths(t->cfg.run_dir, &t->dir);
     if (st == M2_OK) st = m2_comm_agree(comm, open_folder(t));
     if (st == M2_OK) st = m2_comm_agree(comm, find_checkpoint(t, &mf));
+    if (st == M2_OK && t->step < t->cfg.train_steps) st = claim(t, &mf);
     *done = st == M2_OK && t->step >= t->cfg.train_steps;
     if (st == M2_OK && !*done) {
         st = m2_training_make(&t->cfg, &t->ranks, &t->training);
         if (st == M2_OK) st = m2_comm_agree(comm, measure_peak(t));
         if (st == M2_OK) st = m2_comm_agree(comm, prepare_state(t, &mf));
         if (st == M2_OK) st = m2_comm_agree(comm, open_data(t));
+        if (st == M2_OK)
+            st = m2_saving_open(&t->saving, &t->cfg, &t->dir, t->config_text, t->data.tokenizer, &t->state,
+                                &t->progress);
         if (st == M2_OK) st = m2_comm_agree(comm, write_folder(t));
     }
     m2_manifest_free(&mf);
@@ -401,6 +415,7 @@ static m2_status set_up(trainer *t, int *done)
 
 static void tear_down(trainer *t)
 {
+    m2_saving_close(&t->saving);
     m2_feed_close(&t->feed);
     m2_eval_close(&t->eval);
     m2_program_free(&t->training.program);
@@ -414,10 +429,11 @@ static void tear_down(trainer *t)
 
 m2_status m2_train(const m2_config *cfg)
 {
-    trainer t = {.cfg = *cfg, .dir.lock = -1, .saved = -1};
+    trainer t = {.cfg = *cfg, .dir.lock = -1, .saving.saved = -1};
     int done = 0;
     watch_signals();
     M2_TRY(m2_ranks_open(cfg, &t.ranks));
+    t.saving.comm = t.ranks.comm;
     m2_status st = set_up(&t, &done);
     if (st == M2_OK && done)
         m2_log(M2_LOG_INFO, "%s is complete: %" PRId64 " of %" PRId64 " steps are done", t.dir.path, t.step,

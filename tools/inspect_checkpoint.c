@@ -85,7 +85,7 @@ static int64_t elements(int rank, const int64_t *shape)
     return n;
 }
 
-static m2_status look(void *ctx, const m2_slab *slab, const void *data, m2_status bad)
+static m2_status look(void *ctx, const m2_saved_slab *slab, const void *data, m2_status bad)
 {
     report *r = ctx;
     const m2_array_info *info = &r->mf->tensors[slab->tensor].info;

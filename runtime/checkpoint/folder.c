@@ -122,11 +122,17 @@ m2_status m2i_sync_folder(const char *folder)
 m2_status m2i_remove_folder(const char *folder)
 {
     DIR *dir = opendir(folder);
+    if (!dir && errno == ENOENT) return M2_OK; /* another job was faster */
     if (!dir) return m2_fail(M2_IO, "reading folder %s failed: %s", folder, strerror(errno));
     for (struct dirent *e; (e = readdir(dir));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) unlinkat(dirfd(dir), e->d_name, 0);
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) {
+            M2_FAULT("delete a file");
+            unlinkat(dirfd(dir), e->d_name, 0);
+        }
     closedir(dir);
-    return rmdir(folder) ? m2_fail(M2_IO, "deleting folder %s failed: %s", folder, strerror(errno)) : M2_OK;
+    if (rmdir(folder) && errno != ENOENT)
+        return m2_fail(M2_IO, "deleting folder %s failed: %s", folder, strerror(errno));
+    return M2_OK;
 }
 
 /* Renames first: a checkpoint that is half deleted no longer looks like one. */
@@ -135,6 +141,7 @@ static m2_status retire(const char *folder, int64_t step)
     char name[M2_PATH], doomed[M2_PATH];
     M2_TRY(m2i_step_folder(folder, step, name));
     M2_TRY(m2i_path(doomed, "%s.old.tmp", name));
+    M2_FAULT("retire a checkpoint");
     if (rename(name, doomed))
         return m2_fail(M2_IO, "retiring checkpoint %s failed: %s", name, strerror(errno));
     return m2i_remove_folder(doomed);
@@ -152,6 +159,22 @@ m2_status m2i_prune(const char *folder, int64_t keep, int64_t keep_every)
     return st;
 }
 
+/* Renamed first: who may still be writing there can neither go on nor commit (fence.c). */
+static m2_status sweep_one(const char *folder, const char *name)
+{
+    static const char swept[] = ".swept.tmp";
+    char path[M2_PATH], doomed[M2_PATH];
+    size_t n = strlen(name), k = sizeof swept - 1;
+    M2_TRY(m2i_path(path, "%s/%s", folder, name));
+    if (n > k && !strcmp(name + n - k, swept)) return m2i_remove_folder(path);
+    M2_TRY(m2i_path(doomed, "%s%s", path, swept));
+    if (rename(path, doomed)) {
+        if (errno == ENOENT) return M2_OK;
+        return m2_fail(M2_IO, "sweeping %s failed: %s", path, strerror(errno));
+    }
+    return m2i_remove_folder(doomed);
+}
+
 m2_status m2_checkpoint_sweep(const char *folder)
 {
     DIR *dir = opendir(folder);
@@ -159,10 +182,8 @@ m2_status m2_checkpoint_sweep(const char *folder)
     m2_status st = M2_OK;
     for (struct dirent *e; st == M2_OK && (e = readdir(dir));) {
         size_t n = strlen(e->d_name);
-        char path[M2_PATH];
         if (n < 9 || strncmp(e->d_name, "step-", 5) || strcmp(e->d_name + n - 4, ".tmp")) continue;
-        st = m2i_path(path, "%s/%s", folder, e->d_name);
-        if (st == M2_OK) st = m2i_remove_folder(path);
+        st = sweep_one(folder, e->d_name);
     }
     closedir(dir);
     return st;

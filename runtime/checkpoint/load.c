@@ -2,6 +2,7 @@
 #include "runtime/checkpoint/internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,39 +11,50 @@
 #include <xxhash.h>
 
 /* ---- walking ----------------------------------------------------------------------------------------------------- */
-static m2_status read_slab(const m2_manifest *mf, const m2_slab *slab, m2_store *file, void *buf)
-{
-    const m2_saved_tensor *t = &mf->tensors[slab->tensor];
-    m2_array_info info;
-    int64_t zero[M2_STORE_RANK] = {0};
-    M2_TRY(m2_store_info(file, slab->array, &info));
-    int same = info.dtype == t->info.dtype && info.rank == t->info.rank;
-    for (int d = 0; same && d < info.rank; d++) same = info.shape[d] == slab->count[d];
-    if (!same)
-        return m2_fail(M2_DATA, "%s: array %s has not the type or shape that the manifest says",
-                       m2_store_path(file), slab->array);
-    M2_TRY(m2_store_read(file, slab->array, zero, slab->count, buf));
-    int64_t n = m2i_elements(info.rank, slab->count) * m2_dtype_size(info.dtype);
-    if (XXH3_64bits(buf, (size_t)n) == slab->hash) return M2_OK;
-    return m2_fail(M2_DATA, "%s: array %s is damaged: its bytes do not match their hash", m2_store_path(file),
-                   slab->array);
-}
+typedef struct rank_file {
+    int fd;       /* -1: cannot be read, and `why` tells */
+    m2_error why;
+} rank_file;
 
-static m2_status open_file(const m2_manifest *mf, int rank, m2_store **file)
+/* A file whose frame is damaged is still open: its slabs have their own hashes. */
+static rank_file open_file(const m2_manifest *mf, int rank)
 {
     char path[M2_PATH];
-    M2_TRY(m2i_rank_file(mf->folder, rank, path));
-    if (access(path, F_OK) && errno == ENOENT) return m2_fail(M2_DATA, "%s is missing", path);
-    return m2_store_open(path, file);
+    rank_file f = {.fd = -1, .why = {.code = M2_OK}};
+    m2_status st = m2i_rank_file(mf->folder, rank, path);
+    if (st == M2_OK) f.fd = open(path, O_RDONLY);
+    if (st == M2_OK && f.fd < 0)
+        st = errno == ENOENT ? m2_fail(M2_DATA, "%s is missing", path)
+                             : m2_fail(M2_IO, "opening %s failed: %s", path, strerror(errno));
+    m2_error_take(&f.why, st);
+    return f;
+}
+
+static m2_status read_slab(const m2_manifest *mf, const m2_saved_slab *slab, const rank_file *file, char *buf)
+{
+    int64_t n = m2i_slab_bytes(mf, slab);
+    if (file->fd < 0) return m2_error_put(&file->why);
+    for (int64_t done = 0; done < n;) {
+        ssize_t k = pread(file->fd, buf + done, (size_t)(n - done), (off_t)(slab->at + done));
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0)
+            return m2_fail(M2_IO, "reading %s/rank-%05d.h5 failed: %s", mf->folder, slab->rank, strerror(errno));
+        if (k == 0)
+            return m2_fail(M2_DATA, "%s/rank-%05d.h5 is cut off within array %s", mf->folder, slab->rank,
+                           slab->array);
+        done += k;
+    }
+    if (XXH3_64bits(buf, (size_t)n) == slab->hash) return M2_OK;
+    return m2_fail(M2_DATA, "%s/rank-%05d.h5: array %s is damaged: its bytes do not match their hash", mf->folder,
+                   slab->rank, slab->array);
 }
 
 static int64_t largest_slab(const m2_manifest *mf, const char *wanted)
 {
     int64_t most = 0;
     for (int i = 0; i < mf->n_slabs; i++) {
-        const m2_array_info *t = &mf->tensors[mf->slabs[i].tensor].info;
-        int64_t n = m2i_elements(t->rank, mf->slabs[i].count) * m2_dtype_size(t->dtype);
-        if (n > most && (!wanted || wanted[mf->slabs[i].tensor])) most = n;
+        int64_t n = m2i_slab_bytes(mf, &mf->slabs[i]);
+        if (n > most && (!wanted || wanted[i])) most = n;
     }
     return most;
 }
@@ -50,18 +62,16 @@ static int64_t largest_slab(const m2_manifest *mf, const char *wanted)
 static m2_status visit_file(const m2_manifest *mf, int rank, const char *wanted, void *buf,
                             m2_slab_visit visit, void *ctx)
 {
-    m2_store *file = NULL;
-    m2_error why = {.code = M2_OK};
-    m2_status st = M2_OK, opened = open_file(mf, rank, &file);
-    if (opened != M2_OK) m2_error_take(&why, opened);
+    rank_file file = open_file(mf, rank);
+    m2_status st = M2_OK;
     for (int i = 0; i < mf->n_slabs && st == M2_OK; i++) {
-        const m2_slab *slab = &mf->slabs[i];
-        if (slab->rank != rank || (wanted && !wanted[slab->tensor])) continue;
-        m2_status bad = opened == M2_OK ? read_slab(mf, slab, file, buf) : m2_error_put(&why);
+        const m2_saved_slab *slab = &mf->slabs[i];
+        if (slab->rank != rank || (wanted && !wanted[i])) continue;
+        m2_status bad = read_slab(mf, slab, &file, buf);
         bad = m2_context(bad, "tensor %s", mf->tensors[slab->tensor].name);
         st = visit(ctx, slab, bad == M2_OK ? buf : NULL, bad);
     }
-    m2_store_close(&file);
+    if (file.fd >= 0) close(file.fd);
     return st;
 }
 
@@ -173,8 +183,24 @@ static const void *convert(filling *f, const void *data, int64_t n, m2_dtype fro
     return f->converted;
 }
 
+/* Flat elements `all` of the array, which are at `from`, to where this rank keeps them, if it does. */
+static m2_status put_run(filling *f, int array, m2_slab all, const char *from)
+{
+    const m2_state *state = f->state;
+    m2_device *dev = state->device;
+    const m2_shards *shards = state->arrays[array].shards;
+    int64_t size = m2_dtype_size(state->arrays[array].dtype);
+    char *base = state->arrays[array].base;
+    if (!shards) return dev->api->copy(dev, base + all.at * size, from, all.count * size, NULL);
+    m2_shard_part part;
+    for (int bucket = 0; m2_shards_next(shards, state->arrays[array].shard, all, &bucket, &part);)
+        M2_TRY(dev->api->copy(dev, base + part.at * size, from + (part.flat.at - all.at) * size,
+                              part.flat.count * size, NULL));
+    return M2_OK;
+}
+
 /* Copies a box into its place: one copy per contiguous run. */
-static m2_status fill_slab(void *ctx, const m2_slab *slab, const void *data, m2_status bad)
+static m2_status fill_slab(void *ctx, const m2_saved_slab *slab, const void *data, m2_status bad)
 {
     filling *f = ctx;
     M2_TRY(bad);
@@ -187,28 +213,60 @@ static m2_status fill_slab(void *ctx, const m2_slab *slab, const void *data, m2_
     while (d > 0 && slab->count[d] == t->shape[d]) run *= t->shape[d--];
     run *= slab->count[d];
     const char *from = convert(f, data, n, t->dtype, dtype);
-    char *base = (char *)f->state->arrays[to.array].base + f->state->rows[to.row].offset * size;
     for (int64_t done = 0; done < n; done += run) {
         int64_t at = 0, rest = done, index[M2_STORE_RANK];
         for (int k = t->rank - 1; k >= 0; rest /= slab->count[k--]) index[k] = rest % slab->count[k];
         for (int k = 0; k < t->rank; k++) at = at * t->shape[k] + slab->offset[k] + index[k];
-        M2_TRY(dev->api->copy(dev, base + at * size, from + done * size, run * size, NULL));
+        M2_TRY(put_run(f, to.array, (m2_slab){f->state->rows[to.row].offset + at, run}, from + done * size));
     }
     return dev->api->stream_sync(dev, NULL); /* the buffer is used again */
+}
+
+/* Does this rank keep any of the slab? Of an array in shards, the range from its first to its last element decides. */
+static int needs(const m2_manifest *mf, const m2_state *state, target to, const m2_saved_slab *slab)
+{
+    if (to.array < 0) return 0;
+    const m2_shards *shards = state->arrays[to.array].shards;
+    if (!shards) return 1;
+    const m2_array_info *t = &mf->tensors[slab->tensor].info;
+    int64_t first = 0, last = 0;
+    for (int d = 0; d < t->rank; d++) {
+        first = first * t->shape[d] + slab->offset[d];
+        last = last * t->shape[d] + slab->offset[d] + slab->count[d] - 1;
+    }
+    m2_shard_part part;
+    m2_slab all = {state->rows[to.row].offset + first, last - first + 1};
+    int bucket = 0;
+    return m2_shards_next(shards, state->arrays[to.array].shard, all, &bucket, &part);
+}
+
+/* Marks the slabs to be read, and checks the files that hold them. */
+static m2_status choose(const m2_manifest *mf, const m2_state *state, target *targets, char *wanted)
+{
+    for (int i = 0; i < mf->n_tensors; i++) targets[i] = find_target(state, mf->tensors[i].name);
+    for (int i = 0; i < mf->n_slabs; i++)
+        wanted[i] = (char)needs(mf, state, targets[mf->slabs[i].tensor], &mf->slabs[i]);
+    for (int rank = 0; rank < mf->ranks; rank++) {
+        int first = 0;
+        while (first < mf->n_slabs && !(wanted[first] && mf->slabs[first].rank == rank)) first++;
+        if (first == mf->n_slabs) continue;
+        m2_status st = m2_manifest_check_file(mf, rank);
+        if (st != M2_OK)
+            return m2_context(st, "tensor %s and others of rank %d",
+                              mf->tensors[mf->slabs[first].tensor].name, rank);
+    }
+    return M2_OK;
 }
 
 m2_status m2_checkpoint_load(const m2_manifest *mf, const m2_state *state)
 {
     M2_TRY(check_model(mf, state));
-    char *wanted = calloc((size_t)mf->n_tensors + 1, 1);
+    char *wanted = calloc((size_t)mf->n_slabs + 1, 1);
     target *targets = calloc((size_t)mf->n_tensors + 1, sizeof *targets);
     filling f = {.mf = mf, .state = state, .targets = targets};
     m2_status st =
         wanted && targets ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
-    for (int i = 0; st == M2_OK && i < mf->n_tensors; i++) {
-        targets[i] = find_target(state, mf->tensors[i].name);
-        wanted[i] = targets[i].array >= 0;
-    }
+    if (st == M2_OK) st = choose(mf, state, targets, wanted);
     if (st == M2_OK) {
         f.converted = malloc(2 * (size_t)largest_slab(mf, wanted) + 1);
         if (!f.converted) st = m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);

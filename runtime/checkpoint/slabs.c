@@ -46,6 +46,118 @@ int m2i_boxes(int rank, const int64_t *shape, int64_t begin, int64_t end, m2i_bo
     return n;
 }
 
+/* ---- growing ----------------------------------------------------------------------------------------------------- */
+/* Makes room for one more; 0 when memory is out. */
+static int grow(void *array, int n, int *room, size_t size)
+{
+    if (n < *room) return 1;
+    int more = *room ? 2 * *room : 64;
+    void *bigger = realloc(*(void **)array, (size_t)more * size);
+    if (!bigger) return 0;
+    *(void **)array = bigger;
+    *room = more;
+    return 1;
+}
+
+m2_status m2i_add_tensor(m2_manifest *mf, const m2_saved_tensor *t)
+{
+    if (!grow(&mf->tensors, mf->n_tensors, &mf->room_tensors, sizeof *mf->tensors))
+        return m2_fail(M2_TRANSIENT, "out of memory for the table of a checkpoint's tensors");
+    mf->tensors[mf->n_tensors++] = *t;
+    return M2_OK;
+}
+
+m2_status m2i_add_slab(m2_manifest *mf, const m2_saved_slab *slab)
+{
+    if (!grow(&mf->slabs, mf->n_slabs, &mf->room_slabs, sizeof *mf->slabs))
+        return m2_fail(M2_TRANSIENT, "out of memory for a slab table");
+    mf->slabs[mf->n_slabs++] = *slab;
+    return M2_OK;
+}
+
+int64_t m2i_slab_bytes(const m2_manifest *mf, const m2_saved_slab *slab)
+{
+    const m2_array_info *info = &mf->tensors[slab->tensor].info;
+    return m2i_elements(info->rank, slab->count) * m2_dtype_size(info->dtype);
+}
+
+/* ---- who saves what ---------------------------------------------------------------------------------------------- */
+static m2_saved_tensor describe(const m2_state *state, int array, int row)
+{
+    const m2_param *p = &state->rows[row];
+    m2_saved_tensor t;
+    memset(&t, 0, sizeof t);
+    snprintf(t.name, sizeof t.name, "%s/%s", state->arrays[array].kind, p->name);
+    t.info.dtype = state->arrays[array].dtype;
+    t.info.rank = p->rank ? p->rank : 1;
+    for (int d = 0; d < t.info.rank; d++) t.info.shape[d] = p->rank ? p->dims[d] : 1;
+    return t;
+}
+
+/* The newest tensor's elements [begin, end) as slabs of `rank`; numbered from *n. */
+static m2_status add_run(m2_manifest *mf, int rank, int64_t begin, int64_t end, int *n)
+{
+    const m2_saved_tensor *t = &mf->tensors[mf->n_tensors - 1];
+    m2i_box boxes[M2I_MAX_BOXES];
+    int k = m2i_boxes(t->info.rank, t->info.shape, begin, end, boxes);
+    for (int i = 0; i < k; i++) {
+        m2_saved_slab slab;
+        memset(&slab, 0, sizeof slab);
+        slab.tensor = mf->n_tensors - 1;
+        slab.rank = rank;
+        memcpy(slab.offset, boxes[i].offset, sizeof boxes[i].offset);
+        memcpy(slab.count, boxes[i].count, sizeof boxes[i].count);
+        int at = snprintf(slab.array, sizeof slab.array, "%s", t->name);
+        if (*n) snprintf(slab.array + at, sizeof slab.array - (size_t)at, "@%d", *n);
+        (*n)++;
+        M2_TRY(m2i_add_slab(mf, &slab));
+    }
+    return M2_OK;
+}
+
+/* What `rank` saves of a row that is flat elements `all`: of an array in shards, its own pieces of it; else what lies in
+ * its share [begin, end). */
+static m2_status add_row(m2_manifest *mf, const m2_state *state, int array, m2_slab all, int rank, m2_slab share)
+{
+    const m2_shards *shards = state->arrays[array].shards;
+    int n = 0;
+    if (!shards) {
+        m2_slab own = m2_slab_meet(all, share);
+        return own.count ? add_run(mf, rank, own.at - all.at, own.at - all.at + own.count, &n)
+                         : M2_OK;
+    }
+    m2_shard_part part;
+    if (state->arrays[array].copy) return M2_OK;
+    for (int bucket = 0; m2_shards_next(shards, state->arrays[array].shard, all, &bucket, &part);) {
+        int64_t from = part.flat.at - all.at;
+        M2_TRY(add_run(mf, rank, from, from + part.flat.count, &n));
+    }
+    return M2_OK;
+}
+
+m2_status m2i_slabs_plan(const m2_state *state, int rank, int ranks, m2_manifest *out)
+{
+    for (int a = 0; a < state->n_arrays; a++) {
+        int frozen = !strcmp(state->arrays[a].kind, "param");
+        int64_t total = 0, begin, end;
+        for (int i = 0; i < state->n_rows; i++) {
+            const m2_param *p = &state->rows[i];
+            int64_t stop = p->offset + m2i_elements(p->rank, p->dims);
+            if (stop > total && (frozen || !(p->flags & M2_PARAM_FROZEN))) total = stop;
+        }
+        m2i_share(total, rank, ranks, &begin, &end);
+        for (int i = 0; i < state->n_rows; i++) {
+            const m2_param *p = &state->rows[i];
+            if (!frozen && p->flags & M2_PARAM_FROZEN) continue;
+            m2_saved_tensor t = describe(state, a, i);
+            m2_slab all = {p->offset, m2i_elements(p->rank, p->dims)};
+            M2_TRY(m2i_add_tensor(out, &t));
+            M2_TRY(add_row(out, state, a, all, rank, (m2_slab){begin, end - begin}));
+        }
+    }
+    return M2_OK;
+}
+
 /* ---- the table as text ------------------------------------------------------------------------------------------- */
 enum { DIMS_TEXT = M2_STORE_RANK * 21 };
 
@@ -71,25 +183,27 @@ static int parse_dims(const char *text, int64_t *dims)
     return 0;
 }
 
-int m2i_slab_print(char *buf, size_t n, const m2_saved_tensor *tensor, const m2_slab *slab)
+/* One line: name dtype shape offset count rank array byte hash. Returns its length like snprintf. */
+static int print_slab(char *buf, size_t n, const m2_saved_tensor *tensor, const m2_saved_slab *slab)
 {
     char shape[DIMS_TEXT], offset[DIMS_TEXT], count[DIMS_TEXT];
     const m2_array_info *info = &tensor->info;
-    return snprintf(buf, n, "%s %s %s %s %s %d %s %016" PRIx64 "\n", tensor->name, m2_dtype_name(info->dtype),
-                    print_dims(shape, info->rank, info->shape), print_dims(offset, info->rank, slab->offset),
-                    print_dims(count, info->rank, slab->count), slab->rank, slab->array, slab->hash);
+    return snprintf(buf, n, "%s %s %s %s %s %d %s %" PRId64 " %016" PRIx64 "\n", tensor->name,
+                    m2_dtype_name(info->dtype), print_dims(shape, info->rank, info->shape),
+                    print_dims(offset, info->rank, slab->offset), print_dims(count, info->rank, slab->count),
+                    slab->rank, slab->array, slab->at, slab->hash);
 }
 
-/* Makes room for one more; 0 when memory is out. */
-static int grow(void *array, int n, int *room, size_t size)
+m2_status m2i_slabs_print(const m2_manifest *mf, char **text)
 {
-    if (n < *room) return 1;
-    int more = *room ? 2 * *room : 64;
-    void *bigger = realloc(*(void **)array, (size_t)more * size);
-    if (!bigger) return 0;
-    *(void **)array = bigger;
-    *room = more;
-    return 1;
+    enum { LINE = M2_TENSOR_NAME * 2 + 3 * DIMS_TEXT + 96 };
+    size_t room = 1 + (size_t)mf->n_slabs * LINE, at = 0;
+    *text = malloc(room);
+    if (!*text) return m2_fail(M2_TRANSIENT, "out of memory for a slab table");
+    (*text)[0] = 0;
+    for (int i = 0; i < mf->n_slabs; i++)
+        at += (size_t)print_slab(*text + at, room - at, &mf->tensors[mf->slabs[i].tensor], &mf->slabs[i]);
+    return M2_OK;
 }
 
 static int same_tensor(const m2_saved_tensor *a, const m2_saved_tensor *b)
@@ -98,26 +212,16 @@ static int same_tensor(const m2_saved_tensor *a, const m2_saved_tensor *b)
            !memcmp(a->info.shape, b->info.shape, (size_t)a->info.rank * sizeof *a->info.shape);
 }
 
-/* Row of the tensor, appended when new; -1 when it contradicts an earlier line, -2 when memory is out. */
-static int tensor_row(m2_manifest *mf, const m2_saved_tensor *t)
-{
-    int row = m2_manifest_tensor(mf, t->name);
-    if (row >= 0) return same_tensor(&mf->tensors[row], t) ? row : -1;
-    if (!grow(&mf->tensors, mf->n_tensors, &mf->room_tensors, sizeof *mf->tensors)) return -2;
-    mf->tensors[mf->n_tensors] = *t;
-    return mf->n_tensors++;
-}
-
-static int parse_line(const char *line, m2_saved_tensor *t, m2_slab *slab)
+static int parse_line(const char *line, m2_saved_tensor *t, m2_saved_slab *slab)
 {
     char dtype[8], shape[DIMS_TEXT], offset[DIMS_TEXT], count[DIMS_TEXT];
     memset(t, 0, sizeof *t);
     memset(slab, 0, sizeof *slab);
-    if (sscanf(line, "%111s %7s %83s %83s %83s %d %119s %16" SCNx64, t->name, dtype, shape, offset, count,
-               &slab->rank, slab->array, &slab->hash) != 8)
+    if (sscanf(line, "%111s %7s %83s %83s %83s %d %119s %" SCNd64 " %16" SCNx64, t->name, dtype, shape,
+               offset, count, &slab->rank, slab->array, &slab->at, &slab->hash) != 9)
         return 0;
     t->info.rank = parse_dims(shape, t->info.shape);
-    int ok = t->info.rank > 0 && m2_dtype_parse(dtype, &t->info.dtype) == M2_OK && slab->rank >= 0;
+    int ok = t->info.rank > 0 && m2_dtype_parse(dtype, &t->info.dtype) == M2_OK && slab->rank >= 0 && slab->at >= 0;
     ok = ok && parse_dims(offset, slab->offset) == t->info.rank &&
          parse_dims(count, slab->count) == t->info.rank;
     for (int d = 0; ok && d < t->info.rank; d++)
@@ -125,20 +229,32 @@ static int parse_line(const char *line, m2_saved_tensor *t, m2_slab *slab)
     return ok;
 }
 
+/* Sets slab->tensor; appends the tensor when it is new. */
+static m2_status place(m2_manifest *mf, const m2_saved_tensor *t, m2_saved_slab *slab, const char *origin)
+{
+    int newest = mf->n_tensors - 1;
+    slab->tensor = newest >= 0 && !strcmp(mf->tensors[newest].name, t->name)
+                       ? newest
+                       : m2_manifest_tensor(mf, t->name);
+    if (slab->tensor < 0) {
+        slab->tensor = mf->n_tensors;
+        return m2i_add_tensor(mf, t);
+    }
+    return same_tensor(&mf->tensors[slab->tensor], t)
+               ? M2_OK
+               : m2_fail(M2_DATA, "%s: its slab table says two shapes of tensor %s", origin, t->name);
+}
+
 m2_status m2i_slabs_parse(m2_manifest *mf, const char *text, const char *origin)
 {
     int number = 1;
     for (const char *line = text; *line; number++) {
         m2_saved_tensor t;
-        m2_slab slab;
+        m2_saved_slab slab;
         if (!parse_line(line, &t, &slab))
             return m2_fail(M2_DATA, "%s: line %d of its slab table is damaged", origin, number);
-        slab.tensor = tensor_row(mf, &t);
-        if (slab.tensor == -1)
-            return m2_fail(M2_DATA, "%s: its slab table says two shapes of tensor %s", origin, t.name);
-        if (slab.tensor < 0 || !grow(&mf->slabs, mf->n_slabs, &mf->room_slabs, sizeof *mf->slabs))
-            return m2_fail(M2_TRANSIENT, "out of memory for the slab table of %s", origin);
-        mf->slabs[mf->n_slabs++] = slab;
+        M2_TRY(place(mf, &t, &slab, origin));
+        M2_TRY(m2i_add_slab(mf, &slab));
         const char *end = strchr(line, '\n');
         line = end ? end + 1 : line + strlen(line);
     }
