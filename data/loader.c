@@ -1,5 +1,5 @@
 #include "data/loader.h"
-#include "data/sampler.h"
+#include "data/sources.h"
 #include "kernels/base/log.h"
 
 #include <inttypes.h>
@@ -19,9 +19,8 @@ struct m2_loader {
     m2_loader_spec spec;
     m2_loader_at at;
     void *at_ctx;
-    m2_store *store;
-    m2_array_info array;
-    int64_t sequences;
+    m2i_sources sources;
+    m2_mixture mixture;
     slot *slots;
     pthread_t *threads;
     int threads_started;
@@ -35,6 +34,7 @@ struct m2_loader {
 
 /* ---- reading a batch --------------------------------------------------------------------------------------------- */
 typedef struct row {
+    int store;
     int64_t start, count; /* its tokens in the store */
     int64_t place;        /* row of the batch */
 } row;
@@ -42,6 +42,7 @@ typedef struct row {
 static int by_start(const void *a, const void *b)
 {
     const row *x = a, *y = b;
+    if (x->store != y->store) return x->store - y->store;
     return (x->start > y->start) - (x->start < y->start);
 }
 
@@ -51,68 +52,86 @@ typedef struct
     void *raw;
 } reader;
 
+/* Where document s is; its separator counts. */
+static m2_status locate_document(const m2i_source *from, int64_t s, row *r)
+{
+    int64_t bounds[2], two = 2;
+    M2_TRY(m2_store_read(from->store, "/documents", &s, &two, bounds));
+    r->start = bounds[0];
+    r->count = bounds[1] - bounds[0];
+    if (r->count < 1 || bounds[0] < 0 || bounds[1] > from->info.tokens)
+        return m2_fail(M2_DATA, "%s: document %" PRId64 " is said to be tokens %" PRId64 " to %" PRId64,
+                       from->path, s, bounds[0], bounds[1]);
+    return M2_OK;
+}
+
 /* Where the tokens of sequence s are. */
 static m2_status locate(const m2_loader *l, int64_t s, row *r)
 {
-    int64_t length = l->spec.length, inner = length - 2, bounds[2], two = 2;
-    if (l->spec.frame.kind == M2_ROWS_STREAM) {
+    int64_t length = l->spec.length, inner = length - 2;
+    m2_row_kind kind = l->spec.frame.kind;
+    if (kind == M2_ROWS_STREAM) {
         r->start = s * length;
         r->count = length + 1;
-    } else if (l->spec.frame.kind == M2_ROWS_PACKED) {
+    } else if (kind == M2_ROWS_PACKED) {
         r->start = s * inner;
         r->count = inner;
     } else {
-        M2_TRY(m2_store_read(l->store, "/documents", &s, &two, bounds));
-        r->start = bounds[0];
-        r->count = bounds[1] - bounds[0] - 1; /* the separator is not part of it */
-        if (r->count < 0 || bounds[0] < 0 || bounds[1] > l->array.shape[0])
-            return m2_fail(M2_DATA, "%s: document %" PRId64 " is said to be tokens %" PRId64 " to %" PRId64,
-                           m2_store_path(l->store), s, bounds[0], bounds[1]);
-        if (r->count > inner) r->count = inner;
+        M2_TRY(locate_document(&l->sources.item[r->store], s, r));
+        int64_t most = kind == M2_ROWS_TRUNCATED ? length + 1 : inner;
+        r->count -= kind == M2_ROWS_DOCUMENT; /* without the separator */
+        if (r->count > most) r->count = most;
     }
     return M2_OK;
 }
 
-static void widen(const m2_loader *l, const void *raw, int64_t from, int64_t n, int32_t *to)
+static void widen(const m2i_source *source, const void *raw, int64_t from, int64_t n, int32_t *to)
 {
     for (int64_t i = 0; i < n; i++)
-        to[i] = l->array.dtype == M2_U16 ? ((const uint16_t *)raw)[from + i]
-                                         : (int32_t)((const uint32_t *)raw)[from + i];
+        to[i] = source->tokens.dtype == M2_U16 ? ((const uint16_t *)raw)[from + i]
+                                               : (int32_t)((const uint32_t *)raw)[from + i];
 }
 
 static void put_row(const m2_loader *l, const row *r, const void *raw, int64_t from, slot *s)
 {
     const m2_row_frame *frame = &l->spec.frame;
-    int64_t length = l->spec.length;
-    int32_t *to = s->tokens + r->place * length;
-    if (frame->kind == M2_ROWS_STREAM) {
-        widen(l, raw, from, length, to);
-        widen(l, raw, from + 1, length, s->targets + r->place * length);
+    const m2i_source *source = &l->sources.item[r->store];
+    int64_t length = l->spec.length, n = r->count;
+    int32_t *to = s->tokens + r->place * length, *targets = s->targets + r->place * length;
+    if (frame->kind == M2_ROWS_STREAM || frame->kind == M2_ROWS_TRUNCATED) {
+        widen(source, raw, from, n - 1, to);
+        widen(source, raw, from + 1, n - 1, targets);
+        for (int64_t i = n - 1; i < length; i++) to[i] = frame->pad, targets[i] = frame->none;
+        for (int64_t i = 0; frame->mask_starts && i < length; i++)
+            if (to[i] == source->info.separator) targets[i] = frame->none;
         return;
     }
     to[0] = frame->first;
-    widen(l, raw, from, r->count, to + 1);
-    to[1 + r->count] = frame->last;
-    for (int64_t i = r->count + 2; i < length; i++) to[i] = frame->pad;
+    widen(source, raw, from, n, to + 1);
+    to[1 + n] = frame->last;
+    for (int64_t i = n + 2; i < length; i++) to[i] = frame->pad;
 }
 
-/* Rows that follow one another in the store are read at once. */
+/* Rows that follow one another in a store are read at once. */
 static m2_status read_batch(const m2_loader *l, const reader *r, int64_t batch, slot *s)
 {
     int64_t first = l->at(l->at_ctx, batch), n = l->spec.rows;
     for (int64_t i = 0; i < n; i++) {
+        int64_t sequence;
         r->rows[i].place = i;
-        int64_t sequence = m2_sampler_item(first + i, l->sequences, l->spec.seed, l->spec.shuffle);
+        m2_mixture_item(&l->mixture, first + i, &r->rows[i].store, &sequence);
         M2_TRY(locate(l, sequence, &r->rows[i]));
     }
     qsort(r->rows, (size_t)n, sizeof *r->rows, by_start);
     for (int64_t i = 0, end; i < n; i = end) {
         int64_t offset = r->rows[i].start, stop = offset + r->rows[i].count;
-        for (end = i + 1; end < n && r->rows[end].start <= stop; end++)
+        int store = r->rows[i].store;
+        for (end = i + 1; end < n && r->rows[end].store == store && r->rows[end].start <= stop; end++)
             if (r->rows[end].start + r->rows[end].count > stop)
                 stop = r->rows[end].start + r->rows[end].count;
         int64_t count = stop - offset;
-        if (count > 0) M2_TRY(m2_store_read(l->store, "/tokens", &offset, &count, r->raw));
+        if (count > 0)
+            M2_TRY(m2_store_read(l->sources.item[store].store, "/tokens", &offset, &count, r->raw));
         for (int64_t k = i; k < end; k++) put_row(l, &r->rows[k], r->raw, r->rows[k].start - offset, s);
     }
     return M2_OK;
@@ -134,9 +153,9 @@ static slot *take(m2_loader *l, int64_t *batch)
 static void *work(void *arg)
 {
     m2_loader *l = arg;
-    int64_t batch, size = m2_dtype_size(l->array.dtype);
+    int64_t batch;
     reader r = {malloc((size_t)l->spec.rows * sizeof *r.rows),
-                malloc((size_t)((l->spec.rows * l->spec.length + 1) * size))};
+                malloc((size_t)(l->spec.rows * (l->spec.length + 1)) * sizeof(uint32_t))};
     for (slot *s; (s = take(l, &batch));) {
         m2_status st = r.rows && r.raw ? read_batch(l, &r, batch, s)
                                        : m2_fail(M2_TRANSIENT, "out of memory for reading batches");
@@ -163,7 +182,7 @@ m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets)
     if (s->error.code != M2_OK) return m2_error_put(&s->error); /* stays there: the next call fails alike */
     size_t bytes = (size_t)(l->spec.rows * l->spec.length) * sizeof *tokens;
     memcpy(tokens, s->tokens, bytes);
-    if (l->spec.frame.kind == M2_ROWS_STREAM) memcpy(targets, s->targets, bytes);
+    if (l->spec.frame.kind <= M2_ROWS_TRUNCATED) memcpy(targets, s->targets, bytes);
     pthread_mutex_lock(&l->lock);
     s->ready = 0;
     s->batch += l->spec.depth;
@@ -175,18 +194,13 @@ m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets)
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
-static m2_status check_spec(const m2_loader_spec *spec, const m2_token_store_info *info)
+static m2_status check_spec(const m2_loader_spec *spec)
 {
     if (spec->length < 1 || spec->rows < 1 || spec->workers < 1 || spec->depth < 0)
         return m2_fail(M2_BUG, "a loader needs length, rows and workers >= 1");
-    if (spec->frame.kind != M2_ROWS_STREAM && spec->length < 3)
+    if (spec->frame.kind > M2_ROWS_TRUNCATED && spec->length < 3)
         return m2_fail(M2_USAGE, "rows of %" PRId64 " tokens have no room between their first and their last",
                        spec->length);
-    if (m2_token_store_rows(info, spec->frame.kind, spec->length) < 1)
-        return m2_fail(M2_DATA,
-                       "%s holds %" PRId64 " tokens in %" PRId64
-                       " documents, too few for one sequence of %" PRId64,
-                       spec->path, info->tokens, info->documents, spec->length);
     return M2_OK;
 }
 
@@ -217,14 +231,12 @@ static m2_status start_threads(m2_loader *l)
 
 static m2_status open_into(m2_loader *l, int64_t first_batch)
 {
-    m2_token_store_info info;
-    M2_TRY(m2_token_store_info_read(l->spec.path, &info));
-    M2_TRY(check_spec(&l->spec, &info));
-    if (!l->spec.depth) l->spec.depth = 2 * l->spec.workers + 2;
-    l->sequences = m2_token_store_rows(&info, l->spec.frame.kind, l->spec.length);
+    const m2_loader_spec *s = &l->spec;
+    M2_TRY(check_spec(s));
+    M2_TRY(m2i_sources_open(s->path, &l->sources));
+    M2_TRY(m2i_sources_mix(&l->sources, s->frame.kind, s->length, s->seed, s->shuffle, &l->mixture));
+    if (!s->depth) l->spec.depth = 2 * s->workers + 2;
     l->next_batch = l->consumed = first_batch;
-    M2_TRY(m2_store_open(l->spec.path, &l->store));
-    M2_TRY(m2_store_info(l->store, "/tokens", &l->array));
     M2_TRY(make_slots(l, first_batch));
     return start_threads(l);
 }
@@ -248,7 +260,7 @@ m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx,
 
 int64_t m2_token_store_rows(const m2_token_store_info *info, m2_row_kind kind, int64_t length)
 {
-    if (kind == M2_ROWS_DOCUMENT) return info->documents;
+    if (kind == M2_ROWS_DOCUMENT || kind == M2_ROWS_TRUNCATED) return info->documents;
     if (kind == M2_ROWS_PACKED) return length > 2 ? info->tokens / (length - 2) : 0;
     return (info->tokens - 1) / length;
 }
@@ -260,7 +272,9 @@ m2_loader_stats m2_loader_statistics(const m2_loader *l)
 
 int64_t m2_loader_sequences(const m2_loader *l)
 {
-    return l->sequences;
+    int64_t sum = 0;
+    for (int i = 0; i < l->mixture.stores; i++) sum += l->mixture.items[i];
+    return sum;
 }
 
 void m2_loader_close(m2_loader **lp)
@@ -279,7 +293,7 @@ void m2_loader_close(m2_loader **lp)
     }
     free(l->slots);
     free(l->threads);
-    m2_store_close(&l->store);
+    m2i_sources_close(&l->sources);
     pthread_cond_destroy(&l->freed);
     pthread_cond_destroy(&l->filled);
     pthread_mutex_destroy(&l->lock);

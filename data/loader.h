@@ -12,6 +12,7 @@ typedef struct m2_loader m2_loader;
 
 typedef enum m2_row_kind {
     M2_ROWS_STREAM, /* tokens [s * length, (s + 1) * length]: one more than inputs, targets are one token ahead */
+    M2_ROWS_TRUNCATED, /* the beginning of document s, its separator as last target, pad, pad, ...; targets as above */
     M2_ROWS_PACKED,  /* first, length - 2 tokens from s * (length - 2) on, last; no targets */
     M2_ROWS_DOCUMENT /* first, the beginning of document s, last, pad, pad, ...; no targets */
 } m2_row_kind;
@@ -19,10 +20,12 @@ typedef enum m2_row_kind {
 typedef struct m2_row_frame {
     m2_row_kind kind;
     int32_t first, last, pad;
+    int32_t none;    /* TRUNCATED, mask_starts: the target where there is none */
+    int mask_starts; /* STREAM: no target behind a separator, where another document begins */
 } m2_row_frame;
 
 typedef struct m2_loader_spec {
-    const char *path; /* token store */
+    const char *path; /* token store, or a mixture "a.h5:3,b.h5:1": see sampler.h for what comes when */
     int64_t length;   /* L */
     uint64_t seed;
     int shuffle;        /* 0: row p is sequence p modulo the number of sequences (validation) */
@@ -45,10 +48,10 @@ M2_API m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, voi
 /* Fills tokens and, where rows have them, targets (rows, length) i32. Worker failures come out here. */
 M2_API m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets) M2_MUST_USE;
 M2_API m2_loader_stats m2_loader_statistics(const m2_loader *l);
-M2_API int64_t m2_loader_sequences(const m2_loader *l); /* per epoch */
+M2_API int64_t m2_loader_sequences(const m2_loader *l); /* in all stores */
 M2_API void m2_loader_close(m2_loader **l);
 
-/* What a token store says about itself. */
+/* What a token store says about itself; of a mixture, the sums. */
 typedef struct m2_token_store_info {
     int64_t tokens, documents, vocab, separator;
     int64_t bytes;           /* of the text the tokens stand for; 0 = not recorded */

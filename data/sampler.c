@@ -67,14 +67,15 @@ void m2_mixture_item(const m2_mixture *m, int64_t p, int *store, int64_t *sequen
 {
     int64_t block = p / M2_MIXTURE_BLOCK, place = p % M2_MIXTURE_BLOCK;
     int i = 0;
-    if (m->stores == 1) { /* as m2_sampler_item says */
-        *store = 0;
-        *sequence = item_of(p, m->items[0], m->seed, 0, m->shuffle);
-        return;
+    for (int64_t left = M2_MIXTURE_BLOCK; i + 1 < m->stores; i++) {
+        /* of the first `place` of the places that are left, store i has this many; is the next one its own? */
+        int64_t quota = m->first[i + 1] - m->first[i], before = place * quota / left;
+        int its_own = (place + 1) * quota / left > before;
+        place = its_own ? before : place - before;
+        left -= quota;
+        if (its_own) break;
     }
-    place = m2_sampler_permute(place, M2_MIXTURE_BLOCK, m2_rng_mix(~m->seed) ^ (uint64_t)block);
-    while (place >= m->first[i + 1]) i++;
-    int64_t quota = m->first[i + 1] - m->first[i], nth = block * quota + place - m->first[i];
+    int64_t nth = block * (m->first[i + 1] - m->first[i]) + place;
     *store = i;
     *sequence = item_of(nth, m->items[i], m->seed, (uint64_t)i, m->shuffle);
 }

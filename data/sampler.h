@@ -3,8 +3,9 @@
  * A permutation of [0, n) that is a pure function of (n, key): a Feistel network over the smallest range 2^bits >= n, walked
  * until it lands inside (Black and Rogaway 2002; less than 2 steps on average). Each epoch has its own key.
  *
- * A mixture deals stores out in blocks of M2_MIXTURE_BLOCK positions: in every block store i has exactly its quota, in
- * permuted order. Hence the share of each store is right at any time, and so is the position inside it: no history. */
+ * A mixture deals stores out in blocks of M2_MIXTURE_BLOCK positions, of which store i has exactly its quota, at equal
+ * distances: the first store among all places, the second among those that are left, and so on. How many places of a block
+ * a store has had is a formula, hence so is the position inside it, and its epochs follow one another without overlap. */
 #ifndef M2_SAMPLER_H
 #define M2_SAMPLER_H
 

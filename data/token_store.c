@@ -1,4 +1,5 @@
 #include "data/token_store.h"
+#include "data/sources.h"
 #include "data/store.h"
 
 #include <inttypes.h>
@@ -185,7 +186,7 @@ static m2_status check_format(m2_store *s)
     return st;
 }
 
-static m2_status read_info(m2_store *s, m2_token_store_info *out)
+m2_status m2i_token_store_read_info(m2_store *s, m2_token_store_info *out)
 {
     m2_array_info tokens, documents;
     char *hash = NULL;
@@ -207,16 +208,6 @@ static m2_status read_info(m2_store *s, m2_token_store_info *out)
     return M2_OK;
 }
 
-m2_status m2_token_store_info_read(const char *path, m2_token_store_info *out)
-{
-    m2_store *s;
-    memset(out, 0, sizeof *out);
-    M2_TRY(m2_store_open(path, &s));
-    m2_status st = read_info(s, out);
-    m2_store_close(&s);
-    return st;
-}
-
 static m2_status read_tokenizer(m2_store *s, char **text)
 {
     m2_array_info info;
@@ -229,13 +220,14 @@ static m2_status read_tokenizer(m2_store *s, char **text)
     return m2_store_read(s, "/tokenizer", &zero, info.shape, *text);
 }
 
+/* Of a mixture the first store's, which is that of all. */
 m2_status m2_token_store_tokenizer(const char *path, char **text)
 {
-    m2_store *s;
+    m2i_sources s;
     *text = NULL;
-    M2_TRY(m2_store_open(path, &s));
-    m2_status st = read_tokenizer(s, text);
-    m2_store_close(&s);
+    m2_status st = m2i_sources_open(path, &s);
+    if (st == M2_OK) st = read_tokenizer(s.item[0].store, text);
+    m2i_sources_close(&s);
     if (st != M2_OK) {
         free(*text);
         *text = NULL;

@@ -15,6 +15,7 @@ struct m2_feed {
     const kind *kind;
     m2_feed_spec spec;
     int64_t length, batch; /* batch: the next one */
+    int counts;            /* the number of targets differs from batch to batch */
     struct {
         const char *input; /* of the program */
         int64_t at, count; /* in the batch */
@@ -49,7 +50,8 @@ static void add_part(m2_feed *f, const char *input, int64_t count)
 
 m2_row_kind m2_feed_row_kind(const m2_config *cfg)
 {
-    if (strcmp(m2_model_task(cfg), "mlm") != 0) return M2_ROWS_STREAM;
+    if (strcmp(m2_model_task(cfg), "mlm") != 0)
+        return strcmp(cfg->data_documents, "packed") ? M2_ROWS_TRUNCATED : M2_ROWS_STREAM;
     return strcmp(cfg->mlm_rows, "packed") ? M2_ROWS_DOCUMENT : M2_ROWS_PACKED;
 }
 
@@ -86,8 +88,12 @@ static int64_t invent_causal(const m2_feed *f, int32_t *batch)
 
 static m2_status check_causal(m2_feed *f, const m2_config *cfg)
 {
-    (void)cfg;
-    f->frame.kind = M2_ROWS_STREAM;
+    m2_token_store_info info;
+    M2_TRY(m2_token_store_info_read(f->spec.path, &info));
+    f->frame = (m2_row_frame){.kind = m2_feed_row_kind(cfg),
+                              .pad = (int32_t)info.separator,
+                              .none = M2_TARGET_NONE,
+                              .mask_starts = cfg->data_mask_starts};
     return M2_OK;
 }
 
@@ -97,7 +103,8 @@ static m2_status next_causal(m2_feed *f, int64_t row, int64_t keep, int32_t *bat
     int32_t *targets = batch + f->parts[1].at;
     M2_TRY(m2_loader_next(f->loader, batch, targets));
     for (int64_t i = keep * f->length; i < f->parts[1].count; i++) targets[i] = M2_TARGET_NONE;
-    *predicted = keep * f->length;
+    *predicted = 0;
+    for (int64_t i = 0; i < keep * f->length; i++) *predicted += targets[i] != M2_TARGET_NONE;
     return M2_OK;
 }
 
@@ -135,7 +142,7 @@ static m2_status find_frame(m2_feed *f, const m2_config *cfg, const m2_tokenizer
                 "WordPiece vocabulary such as BERT's vocab.txt",
                 f->spec.path, m2_tokenizer_kind(t), names[i], cfg->model_family);
     }
-    f->frame = (m2_row_frame){m2_feed_row_kind(cfg), (int32_t)ids[0], (int32_t)ids[1], (int32_t)ids[2]};
+    f->frame = (m2_row_frame){m2_feed_row_kind(cfg), (int32_t)ids[0], (int32_t)ids[1], (int32_t)ids[2], 0, 0};
     return M2_OK;
 }
 
@@ -201,6 +208,7 @@ static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(kinds[i].task, m2_model_task(cfg))) f->kind = &kinds[i];
     if (!f->kind) return m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
+    f->counts = f->kind->counts || m2_model_skips_targets(cfg);
     f->kind->parts(f);
     return M2_OK;
 }
@@ -236,7 +244,7 @@ int64_t m2_feed_size(const m2_feed *f)
 
 int m2_feed_counts(const m2_feed *f)
 {
-    return f->kind->counts;
+    return f->counts;
 }
 
 double m2_feed_waited(const m2_feed *f)

@@ -19,7 +19,7 @@ m2_status m2_tokens_open(const m2_config *cfg, const char *key, const char *path
     if (!*path)
         return m2_fail(M2_USAGE, "%s is not set: give the token store that m2 prepare wrote, %s=FILE.h5", key,
                        key);
-    if (access(path, F_OK)) return m2_fail(M2_DATA, "%s=%s: there is no such file", key, path);
+    if (!strpbrk(path, ",:") && access(path, F_OK)) return m2_fail(M2_DATA, "%s=%s: there is no such file", key, path);
     m2_status st = m2_token_store_info_read(path, &out->info);
     if (st != M2_OK) return m2_context(st, "%s", key);
     int64_t length = cfg->model_length;

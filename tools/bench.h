@@ -10,6 +10,9 @@ extern const char bench_ops_usage[];
 m2_status bench_step(int argc, char **argv) M2_MUST_USE;
 extern const char bench_step_usage[];
 
+m2_status bench_loader(int argc, char **argv) M2_MUST_USE;
+extern const char bench_loader_usage[];
+
 /* Long convolution per length: forward, forward + backward, FLOP/s, bytes/s, the floor (bytes that must move at the
  * memory's speed), and on the CPU the ratio to FFTW if libfftw3f can be loaded. `--help` lists the options. Here argc
  * and argv are only what follows the subject. */

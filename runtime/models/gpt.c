@@ -26,10 +26,16 @@ static void build(m2_program *p, const m2_config *cfg)
     }
     m2_tid y = m2i_norm(p, "norm", &x, cfg->model_norm_eps);
 
-    m2_attrs xent = {.i = {[M2_XENT_IGNORE] = M2_TARGET_NONE, [M2_XENT_DENOM] = s->rows_whole * s->length}};
+    int counts = m2_model_skips_targets(cfg);
+    m2_attrs xent = {
+        .i = {[M2_XENT_IGNORE] = M2_TARGET_NONE, [M2_XENT_DENOM] = counts ? 1 : s->rows_whole * s->length}};
     m2_tid logits = m2i_call(p, "head", &m2_op_linear, NULL, NULL, y, table, M2_NONE, M2_NONE),
            out[M2_MAX_OUT];
     m2i_call(p, "loss", &m2_op_xent, &xent, out, logits, targets, M2_NONE, M2_NONE);
+    if (counts) {
+        m2_tid scale = m2_program_input(p, "scale", m2_desc_make(m2_program_precise_dtype(p), ""));
+        out[0] = m2_build_binary(p, "scaled", &m2_op_mul, NULL, out[0], scale);
+    }
     m2_program_output(p, "loss", out[0]);
     m2_program_output(p, "hits", out[2]);
     if (s->mode == M2_MODE_EVAL) m2_program_output(p, "logits", logits);

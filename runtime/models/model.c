@@ -26,6 +26,12 @@ const char *m2_model_task(const m2_config *cfg)
     return model ? model->task : "";
 }
 
+int m2_model_skips_targets(const m2_config *cfg)
+{
+    return !strcmp(m2_model_task(cfg), "causal") &&
+           (strcmp(cfg->data_documents, "packed") || cfg->data_mask_starts);
+}
+
 static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
 {
     if (cfg->model_width % cfg->model_share)

@@ -129,7 +129,7 @@ static void test_framed(void)
         int64_t length = cases[c].length;
         int32_t tokens[ROWS * MOST];
         m2_loader *l;
-        m2_loader_spec spec = {path, length, 5, 1, ROWS, 2, 0, {cases[c].kind, 1001, 1002, 1003}};
+        m2_loader_spec spec = {path, length, 5, 1, ROWS, 2, 0, {cases[c].kind, 1001, 1002, 1003, 0, 0}};
         share s = {0, ROWS, 0, 1};
         OK(m2_loader_open(&spec, first_row, &s, 0, &l));
         CU_ASSERT_EQUAL_FATAL(m2_loader_sequences(l), cases[c].sequences);
@@ -151,6 +151,93 @@ static void test_framed(void)
         }
         m2_loader_close(&l);
     }
+}
+
+/* Rows of the beginnings of documents, and rows whose documents do not predict each other's first tokens. */
+static void test_targets(void)
+{
+    enum { ROWS = 5, NONE = -1, PAD = 256, MOST = DOCUMENT + 9 };
+    for (int c = 0; c < 3; c++) {
+        int truncated = c < 2;
+        int64_t length = c == 1 ? MOST : LENGTH;
+        int32_t tokens[ROWS * MOST], targets[ROWS * MOST];
+        m2_loader *l;
+        m2_row_frame frame = {truncated ? M2_ROWS_TRUNCATED : M2_ROWS_STREAM, 0, 0, PAD, NONE, !truncated};
+        m2_loader_spec spec = {path, length, 5, 1, ROWS, 2, 0, frame};
+        share s = {0, ROWS, 0, 1};
+        OK(m2_loader_open(&spec, first_row, &s, 0, &l));
+        int64_t n = m2_loader_sequences(l);
+        CU_ASSERT(!truncated || n == DOCUMENTS);
+        for (int64_t b = 0; b < 200; b++) {
+            int64_t bad = 0;
+            OK(m2_loader_next(l, tokens, targets));
+            for (int64_t i = 0; i < ROWS * length; i++) {
+                int64_t row = m2_sampler_item(b * ROWS + i / length, n, 5, 1), k = i % length;
+                int64_t at = row * (truncated ? DOCUMENT + 1 : length) + k;
+                int32_t token = (int32_t)token_at(at), target = (int32_t)token_at(at + 1);
+                if (truncated && k >= DOCUMENT) token = PAD, target = NONE;
+                if (!truncated && token == 256) target = NONE;
+                bad += tokens[i] != token || targets[i] != target;
+            }
+            CU_ASSERT_EQUAL_FATAL(bad, 0);
+        }
+        m2_loader_close(&l);
+    }
+}
+
+/* Two stores by weight: the loader hands out what the mixture says, whatever the ranks. */
+static void test_mixture(void)
+{
+    char other[64], both[256];
+    enum { ROWS = 4 };
+    snprintf(other, sizeof other, "%s.other", path);
+    m2_tokenizer *t;
+    m2_token_writer *w;
+    OK(m2_tokenizer_open("bytes", &t));
+    OK(m2_token_writer_create(other, t, &w));
+    for (uint32_t i = 0; i < 3 * LENGTH; i++) OK(m2_token_writer_add(w, &i, 1, 1));
+    OK(m2_token_writer_end_document(w));
+    OK(m2_token_writer_commit(&w));
+    m2_tokenizer_close(&t);
+    snprintf(both, sizeof both, "%s:3,%s:1", path, other);
+    m2_token_store_info info;
+    OK(m2_token_store_info_read(both, &info));
+    CU_ASSERT(info.documents == DOCUMENTS + 1 && info.tokens == DOCUMENTS * (DOCUMENT + 1) + 3 * LENGTH + 1);
+    m2_mixture m;
+    OK(m2_mixture_make(2, (int64_t[]){(DOCUMENTS * (DOCUMENT + 1) - 1) / LENGTH, 3}, (double[]){3, 1}, 9, 1,
+                       &m));
+    for (int64_t rank = 0; rank < 3; rank++) {
+        int32_t tokens[ROWS * LENGTH], targets[ROWS * LENGTH];
+        m2_loader *l;
+        m2_loader_spec spec = {both, LENGTH, 9, 1, ROWS, 2, 0, {0}};
+        share s = {100, ROWS, rank, 3};
+        OK(m2_loader_open(&spec, first_row, &s, 2, &l));
+        for (int64_t b = 2; b < 100; b++) {
+            int64_t bad = 0;
+            OK(m2_loader_next(l, tokens, targets));
+            for (int64_t i = 0; i < ROWS * LENGTH; i++) {
+                int store;
+                int64_t row;
+                m2_mixture_item(&m, first_row(&s, b) + i / LENGTH, &store, &row);
+                int64_t at = row * LENGTH + i % LENGTH;
+                bad += tokens[i] != (store ? (int32_t)at : (int32_t)token_at(at));
+            }
+            CU_ASSERT_EQUAL_FATAL(bad, 0);
+        }
+        m2_loader_close(&l);
+    }
+    m2_loader *l;
+    share s = {0, ROWS, 0, 1};
+    m2_loader_spec spec = {both, LENGTH, 9, 0, ROWS, 1, 0, {0}};
+    CU_ASSERT_EQUAL(m2_loader_open(&spec, first_row, &s, 0, &l),
+                    M2_USAGE); /* not in order: a mixture has none */
+    snprintf(both, sizeof both, "%s:3,%s", path, other);
+    CU_ASSERT_EQUAL(m2_loader_open(&spec, first_row, &s, 0, &l), M2_USAGE);
+    snprintf(both, sizeof both, "%s:3,%s:x", path, other);
+    CU_ASSERT_EQUAL(m2_loader_open(&spec, first_row, &s, 0, &l), M2_USAGE);
+    remove(other);
+    snprintf(both, sizeof both, "%s:3,%s:1", path, other);
+    CU_ASSERT_EQUAL(m2_loader_open(&spec, first_row, &s, 0, &l), M2_DATA);
 }
 
 static void test_failures(void)
@@ -196,6 +283,8 @@ int main(void)
     CU_ADD_TEST(suite, test_rows);
     CU_ADD_TEST(suite, test_ranks);
     CU_ADD_TEST(suite, test_framed);
+    CU_ADD_TEST(suite, test_targets);
+    CU_ADD_TEST(suite, test_mixture);
     CU_ADD_TEST(suite, test_failures);
     CU_basic_run_tests();
     int failed = CU_get_number_of_failures() != 0;

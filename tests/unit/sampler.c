@@ -1,5 +1,7 @@
 /* The sampler: a permutation for every size, another one in every epoch, and mixtures that keep their weights. */
 #include "data/sampler.h"
+#include "kernels/base/rng.h"
+#include "runtime/batch.h"
 
 #include <CUnit/Basic.h>
 #include <math.h>
@@ -91,6 +93,77 @@ static void test_mixture(void)
     CU_ASSERT_EQUAL(m.first[1], M2_MIXTURE_BLOCK - 1); /* even the smallest is heard */
 }
 
+/* For many mixtures: every epoch of every store visits each of its sequences exactly once, and in an order of its own. */
+static void test_mixture_epochs(void)
+{
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        int stores = 1 + (int)(seed % 5);
+        int64_t items[5], drawn[5] = {0};
+        double weights[5], sum = 0;
+        unsigned *epoch[5]; /* of each sequence: how often it was visited */
+        for (int s = 0; s < stores; s++) {
+            items[s] = 1 + (int64_t)(m2_rng_mix(seed * 10 + (uint64_t)s) % 700);
+            sum += weights[s] = 1 + (double)(m2_rng_mix(seed * 77 + (uint64_t)s) % 90);
+            epoch[s] = calloc((size_t)items[s], sizeof *epoch[s]);
+        }
+        m2_mixture m;
+        CU_ASSERT_EQUAL_FATAL(m2_mixture_make(stores, items, weights, seed, 1, &m), M2_OK);
+        int64_t bad = 0, n = 10 * M2_MIXTURE_BLOCK;
+        for (int64_t p = 0; p < n; p++) {
+            int s;
+            int64_t sequence;
+            m2_mixture_item(&m, p, &s, &sequence);
+            if (sequence < 0 || sequence >= items[s])
+                bad++;
+            else
+                bad += epoch[s][sequence]++ !=
+                       drawn[s]++ / items[s]; /* in epoch e it was visited e times before */
+        }
+        CU_ASSERT_EQUAL(bad, 0);
+        for (int s = 0; s < stores; s++) {
+            CU_ASSERT(fabs((double)drawn[s] / (double)n - weights[s] / sum) <= 0.005);
+            free(epoch[s]);
+        }
+    }
+}
+
+/* Runs of 1, 2, 3, 8 ranks that go on with another number of ranks at step CHANGE: nothing repeats, nothing is skipped, and
+ * what comes is what one rank sees. */
+static void test_rank_changes(void)
+{
+    enum { BATCH = 24, STEPS = 40, CHANGE = 23 };
+    static const int ranks[] = {1, 2, 3, 8};
+    m2_mixture m;
+    CU_ASSERT_EQUAL_FATAL(m2_mixture_make(2, (int64_t[]){500, 460}, (double[]){2, 1}, 3, 1, &m), M2_OK);
+    for (int pair = 0; pair < 16; pair++) {
+        int visits[2][500] = {{0}}, most = 0, in_order = 1;
+        for (int half = 0; half < 2; half++) {
+            int n = ranks[half ? pair / 4 : pair % 4];
+            for (int r = 0; r < n; r++) {
+                m2_batch b;
+                CU_ASSERT_EQUAL_FATAL(m2_batch_cut(BATCH, r % 2 ? 1 : 0, r, n, &b), M2_OK);
+                b.start = half ? CHANGE * BATCH : 0;
+                for (int64_t i = 0; i < b.micros * (half ? STEPS - CHANGE : CHANGE); i++)
+                    for (int64_t k = 0; k < b.micro; k++) {
+                        int s;
+                        int64_t sequence, p = m2_batch_at(&b, i) + k;
+                        m2_mixture_item(&m, p, &s, &sequence);
+                        visits[s][sequence]++;
+                        in_order &= half ? p >= CHANGE * BATCH && p < STEPS * BATCH : p < CHANGE * BATCH;
+                    }
+            }
+        }
+        int sum = 0, of_second = 0;
+        for (int i = 0; i < 500; i++) {
+            sum += visits[0][i] + visits[1][i];
+            of_second += visits[1][i];
+            most = visits[0][i] > most ? visits[0][i] : most;
+            CU_ASSERT(visits[1][i] <= 1);
+        }
+        CU_ASSERT(in_order && sum == BATCH * STEPS && most == 2 && abs(of_second - BATCH * STEPS / 3) <= 1);
+    }
+}
+
 int main(void)
 {
     CU_initialize_registry();
@@ -98,6 +171,8 @@ int main(void)
     CU_ADD_TEST(suite, test_bijection);
     CU_ADD_TEST(suite, test_mixing);
     CU_ADD_TEST(suite, test_mixture);
+    CU_ADD_TEST(suite, test_mixture_epochs);
+    CU_ADD_TEST(suite, test_rank_changes);
     CU_basic_run_tests();
     int failed = CU_get_number_of_failures() != 0;
     CU_cleanup_registry();
