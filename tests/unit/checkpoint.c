@@ -1,159 +1,6 @@
 /* Checkpoints: shares and boxes cover everything once; saved by any number of ranks they load to the same bits; damage,
  * loss and other models are named; old ones go, kept ones stay. */
-#include "kernels/base/rng.h"
-#include "runtime/checkpoint/internal.h"
-
-#include <CUnit/Basic.h>
-#include <dirent.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-static char base[64];
-static m2_device *cpu;
-
-/* ---- a made-up model --------------------------------------------------------------------------------------------- */
-enum { ROWS = 6, FLAT = 256 * 40 };
-typedef struct model {
-    m2_param rows[ROWS];
-    float data[3][FLAT];
-    m2_state state;
-} model;
-
-static void fill(model *m, float scale)
-{
-    static const struct {
-        const char *name;
-        int rank;
-        int64_t dims[4];
-        unsigned flags;
-    } rows[ROWS] = {{"embed.weight", 2, {37, 16}, 0},         {"block.0.norm.gamma", 1, {16}, 0},
-                    {"block.0.mixer.k", 4, {3, 5, 7, 11}, 0}, {"block.0.scale", 0, {0}, 0},
-                    {"block.1.odd", 3, {1, 13, 1}, 0},        {"block.1.pos", 2, {9, 5}, M2_PARAM_FROZEN}};
-    int64_t at = 0;
-    memset(m, 0, sizeof *m);
-    for (int i = 0; i < ROWS; i++) {
-        m2_param *p = &m->rows[i];
-        snprintf(p->name, sizeof p->name, "%s", rows[i].name);
-        p->rank = rows[i].rank;
-        memcpy(p->dims, rows[i].dims, sizeof p->dims);
-        p->flags = rows[i].flags;
-        p->offset = at;
-        int64_t n = m2i_elements(p->rank, p->dims);
-        for (int a = 0; a < 3; a++)
-            for (int64_t e = 0; e < n; e++)
-                m->data[a][at + e] =
-                    scale *
-                    (float)m2_rng_normal(m2_rng_make_key(1, 2, (uint64_t)(a * ROWS + i)), (uint64_t)e);
-        at += (n + 255) / 256 * 256;
-    }
-    m->state = (m2_state){.device = cpu, .n_rows = ROWS, .n_arrays = 3, .rows = m->rows};
-    static const char *const kinds[] = {"param", "m", "v"};
-    for (int a = 0; a < 3; a++) {
-        m->state.arrays[a].kind = kinds[a];
-        m->state.arrays[a].base = m->data[a];
-        m->state.arrays[a].dtype = M2_F32;
-    }
-}
-
-static void wipe(model *m)
-{
-    memset(m->data, 0xee, sizeof m->data);
-}
-
-/* All rows equal; a frozen row has no moments. */
-static int same(const model *x, const model *y)
-{
-    for (int a = 0; a < x->state.n_arrays; a++)
-        for (int i = 0; i < ROWS; i++) {
-            const m2_param *p = &x->rows[i];
-            if (a && p->flags & M2_PARAM_FROZEN) continue;
-            size_t bytes = (size_t)m2i_elements(p->rank, p->dims) * sizeof(float);
-            if (memcmp(x->data[a] + p->offset, y->data[a] + p->offset, bytes)) return 0;
-        }
-    return 1;
-}
-
-/* ---- saving by ranks that are threads ---------------------------------------------------------------------------- */
-typedef struct saver {
-    const m2_state *state;
-    m2_comm *comm;
-    m2_save_spec spec;
-    m2_status got;
-    m2_error why;
-} saver;
-
-static void *save_thread(void *arg)
-{
-    saver *s = arg;
-    s->got = m2_checkpoint_save(&s->spec, s->state, s->comm);
-    m2_error_take(&s->why, s->got);
-    return NULL;
-}
-
-static m2_status save_keeping(const model *m, int64_t step, int ranks, int64_t keep, int64_t keep_every)
-{
-    m2_comm *comm[8];
-    pthread_t threads[8];
-    saver savers[8];
-    CU_ASSERT_EQUAL_FATAL(m2_comm_open_threads(ranks, comm), M2_OK);
-    for (int r = 0; r < ranks; r++) {
-        savers[r] = (saver){.state = &m->state, .comm = comm[r]};
-        savers[r].spec = (m2_save_spec){.folder = base,
-                                        .step = step,
-                                        .rows = 3 * step,
-                                        .config = "train:\n  steps: 7\n",
-                                        .tokenizer = "bytes",
-                                        .keep = keep,
-                                        .keep_every = keep_every};
-        pthread_create(&threads[r], NULL, save_thread, &savers[r]);
-    }
-    m2_status st = M2_OK;
-    for (int r = 0; r < ranks; r++) {
-        pthread_join(threads[r], NULL);
-        if (savers[r].got != M2_OK) st = m2_error_put(&savers[r].why);
-    }
-    for (int r = 0; r < ranks; r++) m2_comm_close(&comm[r]);
-    return st;
-}
-
-static void save(const model *m, int64_t step, int ranks)
-{
-    CU_ASSERT_EQUAL_FATAL(save_keeping(m, step, ranks, 100, 0), M2_OK);
-}
-
-static m2_status load(model *m, m2_manifest *mf)
-{
-    char folder[M2_PATH];
-    memset(mf, 0, sizeof *mf);
-    M2_TRY(m2_checkpoint_find(base, folder, NULL));
-    M2_TRY(m2_manifest_read(folder, mf));
-    return m2_checkpoint_load(mf, &m->state);
-}
-
-static void empty(void)
-{
-    DIR *dir = opendir(base);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
-        char path[M2_PATH];
-        if (e->d_name[0] == '.') continue;
-        snprintf(path, sizeof path, "%s/%s", base, e->d_name);
-        (void)m2i_remove_folder(path);
-    }
-    if (dir) closedir(dir);
-}
-
-/* The message of the last load must name all of these. */
-static int says(const char *a, const char *b)
-{
-    if (strstr(m2_message(), a) && strstr(m2_message(), b)) return 1;
-    printf("  message: %s\n", m2_message());
-    return 0;
-}
+#include "tests/made_up_state.h"
 
 /* ---- tests ------------------------------------------------------------------------------------------------------- */
 static void test_shares(void)
@@ -407,6 +254,179 @@ static void test_no_space(void)
     free(m);
 }
 
+/* ---- ZeRO -------------------------------------------------------------------------------------------------------- */
+/* What rank `shard` keeps when the moments of m are cut into shards. */
+typedef struct sharded {
+    m2_shards table;
+    float *moments[2];
+    m2_state state;
+} sharded;
+
+static void cut(sharded *s, const model *m, int ranks, int shard, int copy, int64_t bucket)
+{
+    int64_t total = m->rows[5].offset;
+    s->table = m2_shards_make(total, ranks, bucket, 64);
+    s->state = m->state;
+    for (int a = 1; a < 3; a++) {
+        float *part = s->moments[a - 1] = calloc((size_t)m2_shards_count(&s->table), sizeof *part);
+        m2_shard_part p;
+        for (int b = 0; m2_shards_next(&s->table, shard, (m2_slab){0, total}, &b, &p);)
+            memcpy(part + p.at, m->data[a] + p.flat.at, (size_t)p.flat.count * sizeof *part);
+        s->state.arrays[a].base = part;
+        s->state.arrays[a].shards = &s->table;
+        s->state.arrays[a].shard = shard;
+        s->state.arrays[a].copy = copy;
+    }
+}
+
+static void drop(sharded *s)
+{
+    free(s->moments[0]);
+    free(s->moments[1]);
+}
+
+/* `copies` ranks have each of `shards` shards. */
+static void save_sharded(const model *m, int64_t step, int shards, int copies, int64_t bucket)
+{
+    m2_comm *comm[8];
+    pthread_t threads[8];
+    saver savers[8];
+    sharded parts[8];
+    int ranks = shards * copies;
+    CU_ASSERT_EQUAL_FATAL(m2_comm_open_threads(ranks, comm), M2_OK);
+    for (int r = 0; r < ranks; r++) {
+        cut(&parts[r], m, shards, r / copies, r % copies, bucket);
+        savers[r] = (saver){.state = &parts[r].state, .comm = comm[r]};
+        savers[r].spec = (m2_save_spec){.folder = base, .step = step, .config = "", .tokenizer = "", .keep = 9};
+        pthread_create(&threads[r], NULL, save_thread, &savers[r]);
+    }
+    for (int r = 0; r < ranks; r++) pthread_join(threads[r], NULL);
+    for (int r = 0; r < ranks; r++) {
+        CU_ASSERT_EQUAL(savers[r].got, M2_OK);
+        m2_comm_close(&comm[r]);
+        drop(&parts[r]);
+    }
+}
+
+/* Saved with any shards, loaded into any others: the same bits. */
+static void test_zero(void)
+{
+    static const int from[][3] = {{1, 1, 500}, {2, 1, 700}, {3, 1, 1 << 20}, {2, 2, 512}, {1, 4, 300}, {7, 1, 200}};
+    model *m = malloc(sizeof *m), *back = malloc(sizeof *back);
+    fill(m, 1);
+    for (int c = 0; c < 6; c++) {
+        m2_manifest mf;
+        empty();
+        save_sharded(m, c, from[c][0], from[c][1], from[c][2]);
+        fill(back, 0);
+        wipe(back);
+        CU_ASSERT_EQUAL_FATAL(load(back, &mf), M2_OK);
+        CU_ASSERT(same(m, back));
+        for (int ranks = 1; ranks <= 4; ranks++)
+            for (int r = 0; r < ranks; r++) {
+                sharded want, got;
+                cut(&want, m, ranks, r, 0, 384);
+                fill(back, 0);
+                cut(&got, back, ranks, r, 0, 384);
+                CU_ASSERT_EQUAL(m2_checkpoint_load(&mf, &got.state), M2_OK);
+                for (int a = 0; a < 2; a++)
+                    CU_ASSERT_EQUAL(memcmp(want.moments[a], got.moments[a],
+                                           (size_t)m2_shards_count(&want.table) * sizeof(float)),
+                                    0);
+                drop(&want);
+                drop(&got);
+            }
+        m2_manifest_free(&mf);
+    }
+    free(m);
+    free(back);
+}
+
+/* ---- in the background ------------------------------------------------------------------------------------------- */
+static void test_background(void)
+{
+    model *m = malloc(sizeof *m), *was = malloc(sizeof *was), *back = malloc(sizeof *back);
+    m2_comm *comm;
+    m2_saver *s;
+    m2_manifest mf;
+    int64_t committed;
+    empty();
+    fill(m, 1);
+    fill(was, 1);
+    fill(back, 0);
+    CU_ASSERT_EQUAL_FATAL(m2_comm_open_threads(1, &comm), M2_OK);
+    CU_ASSERT_EQUAL_FATAL(m2_saver_open(&m->state, comm, &s), M2_OK);
+    m2_save_spec spec = {.folder = base, .step = 1, .config = "", .tokenizer = "", .keep = 1, .bandwidth = 2e5};
+    CU_ASSERT_EQUAL(m2_saver_start(s, &spec), M2_OK);
+    wipe(m); /* training goes on */
+    CU_ASSERT(m2_saver_pending(s) && m2_saver_busy(s));
+    CU_ASSERT_EQUAL(m2_saver_start(s, &spec), M2_BUG);
+    CU_ASSERT_EQUAL(m2_saver_wait(s, &committed), M2_OK);
+    CU_ASSERT(committed == 1 && !m2_saver_pending(s) && !m2_saver_busy(s));
+    CU_ASSERT(m2_saver_statistics(s).wrote >= 0.1); /* 22 KB at 200 KB/s */
+    CU_ASSERT_EQUAL_FATAL(load(back, &mf), M2_OK);
+    CU_ASSERT(same(was, back));
+    m2_manifest_free(&mf);
+    spec.step = 2; /* one that is given up leaves nothing */
+    CU_ASSERT_EQUAL(m2_saver_start(s, &spec), M2_OK);
+    m2_saver_close(&s);
+    char path[M2_PATH];
+    snprintf(path, sizeof path, "%s/step-00000002.tmp", base);
+    CU_ASSERT_NOT_EQUAL(access(path, F_OK), 0);
+    CU_ASSERT_EQUAL_FATAL(load(back, &mf), M2_OK);
+    CU_ASSERT_EQUAL(mf.step, 1);
+    m2_manifest_free(&mf);
+    m2_comm_close(&comm);
+    free(m);
+    free(was);
+    free(back);
+}
+
+/* ---- every byte -------------------------------------------------------------------------------------------------- */
+static void flip_bit(const char *path, off_t at, int bit)
+{
+    unsigned char byte;
+    int fd = open(path, O_RDWR);
+    CU_ASSERT_EQUAL(pread(fd, &byte, 1, at), 1);
+    byte ^= (unsigned char)(1 << bit);
+    CU_ASSERT_EQUAL(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
+/* One flipped bit, anywhere in any file, is refused at load, by a message that names the file. */
+static void test_any_byte(void)
+{
+    static const char *const files[] = {"manifest.h5", "manifest.xxh", "rank-00000.h5", "rank-00001.h5",
+                                        "rank-00002.h5"};
+    model *m = malloc(sizeof *m);
+    empty();
+    fill(m, 1);
+    save(m, 1, 3);
+    uint64_t draw = 0;
+    for (int f = 0; f < 5; f++) {
+        char path[M2_PATH];
+        struct stat info;
+        snprintf(path, sizeof path, "%s/step-00000001/%s", base, files[f]);
+        CU_ASSERT_EQUAL_FATAL(stat(path, &info), 0);
+        for (int i = 0; i < 400; i++) {
+            m2_manifest mf;
+            uint32_t r = m2_rng_u32(m2_rng_make_key(8, 8, 8), draw++);
+            off_t at = (off_t)(r % (uint32_t)info.st_size);
+            flip_bit(path, at, (int)(r >> 29));
+            m2_status st = load(m, &mf);
+            if (st != M2_DATA) printf("  byte %ld of %s: %d\n", (long)at, files[f], st);
+            CU_ASSERT_EQUAL(st, M2_DATA);
+            CU_ASSERT(f == 1 || says(files[f], ""));
+            m2_manifest_free(&mf);
+            flip_bit(path, at, (int)(r >> 29));
+        }
+    }
+    m2_manifest mf;
+    CU_ASSERT_EQUAL(load(m, &mf), M2_OK);
+    m2_manifest_free(&mf);
+    free(m);
+}
+
 int main(void)
 {
     snprintf(base, sizeof base, "/tmp/m2-checkpoint-%ld", (long)getpid());
@@ -422,6 +442,9 @@ int main(void)
     CU_add_test(suite, "damage", test_damage);
     CU_add_test(suite, "keeping and finding", test_keeping);
     CU_add_test(suite, "a save that fails", test_no_space);
+    CU_add_test(suite, "shards of ZeRO", test_zero);
+    CU_add_test(suite, "in the background", test_background);
+    CU_add_test(suite, "any byte", test_any_byte);
     CU_basic_set_mode(CU_BRM_NORMAL);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();
