@@ -1,6 +1,6 @@
 /* state.c - the numbers in a bound program: reading, writing, initialising. */
 #include "runtime/program/internal.h"
-#include "kernels/base/rng.h"
+#include "kernels/base/normals.h"
 #include "kernels/base/threads.h"
 
 #include <math.h>
@@ -105,30 +105,39 @@ static double position_feature(int64_t n, int64_t column, int64_t width, double 
     return column <= bands ? cos(f * w) : -sin(f * w);
 }
 
-static double initial_value(const init *j, int64_t e)
+enum { AT_ONCE = 512 }; /* elements whose values are computed together */
+
+static void initial_values(const init *j, int64_t from, int64_t n, double *x)
 {
     const m2_param *row = j->row;
-    if (row->pad_row >= 0 && e / j->width == row->pad_row) return 0;
-    switch (row->init) {
-    case M2_INIT_ZERO: return 0;
-    case M2_INIT_CONST: return row->init_a;
-    case M2_INIT_NORMAL: return row->init_a * m2_rng_normal(j->key, (uint64_t)e);
-    case M2_INIT_UNIFORM: return row->init_a * (2 * m2_rng_uniform(j->key, (uint64_t)e) - 1);
-    case M2_INIT_POSEMB: return position_feature(e / j->width, e % j->width, j->width, row->init_a);
+    double a = row->init_a;
+    if (row->init == M2_INIT_NORMAL) m2_rng_normals(j->key, from, n, x);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t e = from + i;
+        switch (row->init) {
+        case M2_INIT_ZERO: x[i] = 0; break;
+        case M2_INIT_CONST: x[i] = a; break;
+        case M2_INIT_NORMAL: x[i] *= a; break;
+        case M2_INIT_UNIFORM: x[i] = a * (2 * m2_rng_uniform(j->key, (uint64_t)e) - 1); break;
+        case M2_INIT_POSEMB: x[i] = position_feature(e / j->width, e % j->width, j->width, a); break;
+        }
     }
-    return 0;
+    for (int64_t i = 0; row->pad_row >= 0 && i < n; i++)
+        if ((from + i) / j->width == row->pad_row) x[i] = 0;
 }
 
 static void init_elements(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const init *j = ctx;
-    for (int64_t e = begin; e < end; e++) {
-        double x = initial_value(j, e);
+    double x[AT_ONCE];
+    for (int64_t at = begin; at < end; at += AT_ONCE) {
+        int64_t n = end - at < AT_ONCE ? end - at : AT_ONCE;
+        initial_values(j, at, n, x);
         if (j->dtype == M2_F64)
-            ((double *)j->out)[e] = x;
+            memcpy((double *)j->out + at, x, (size_t)n * sizeof *x);
         else
-            ((float *)j->out)[e] = (float)x;
+            for (int64_t i = 0; i < n; i++) ((float *)j->out)[at + i] = (float)x[i];
     }
 }
 
