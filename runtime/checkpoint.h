@@ -154,5 +154,7 @@ typedef m2_status (*m2_slab_visit)(void *ctx, const m2_saved_slab *slab, const v
 M2_API m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_visit visit, void *ctx) M2_MUST_USE;
 /* Is every byte of rank's file outside the slabs what the manifest says? M2_DATA when not. Not for rebuilt ones. */
 M2_API m2_status m2_manifest_check_file(const m2_manifest *mf, int rank) M2_MUST_USE;
+/* All of tensor `tensor`, verified, as doubles in the order of its elements. */
+M2_API m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, double *out) M2_MUST_USE;
 
 #endif

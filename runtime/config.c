@@ -210,6 +210,15 @@ m2_status m2_config_set(m2_config *cfg, const char *key_equals_value)
     return o ? m2i_option_set(cfg, o, "", key_equals_value + n + 1) : m2i_option_unknown("", key);
 }
 
+void m2_config_copy(m2_config *to, const m2_config *from, const char *prefix)
+{
+    static const size_t sizes[] = {
+        [M2I_INT] = sizeof(int64_t), [M2I_REAL] = sizeof(double), [M2I_BOOL] = sizeof(int), [M2I_STR] = TEXT};
+    for (const m2i_option *o = options; o < options + OPTIONS; o++)
+        if (!strncmp(o->key, prefix, strlen(prefix)))
+            memcpy((char *)to + o->offset, (const char *)from + o->offset, sizes[o->kind]);
+}
+
 static size_t section(const char *key)
 {
     return strcspn(key, ".");

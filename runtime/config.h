@@ -25,6 +25,8 @@ M2_API m2_status m2_config_load(m2_config *cfg, const char *path) M2_MUST_USE;
 M2_API m2_status m2_config_set(m2_config *cfg, const char *key_equals_value) M2_MUST_USE; /* "optim.lr=3e-4" */
 M2_API void m2_config_write(const m2_config *cfg, FILE *out); /* YAML that loads back to the same config */
 M2_API m2_status m2_config_parse_text(m2_config *cfg, const char *yaml, const char *origin) M2_MUST_USE;
+/* The values of all options whose key starts with prefix. */
+M2_API void m2_config_copy(m2_config *to, const m2_config *from, const char *prefix);
 /* M2_USAGE naming the first key that differs though it is not restart-safe (values of both). */
 M2_API m2_status m2_config_check_resume(const m2_config *saved, const m2_config *now) M2_MUST_USE;
 /* Prints the table of options whose key starts with prefix; M2_USAGE with the nearest key if there are none. */

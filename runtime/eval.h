@@ -10,16 +10,24 @@
 typedef struct m2_eval m2_eval;
 
 typedef struct m2_eval_spec {
-    const char *store;
+    const char *store;     /* token store, or TSV file */
+    const char *tokenizer; /* serialized, for task.name */
     int64_t micro;     /* sequences at a time on this rank */
     int64_t sequences; /* how many to evaluate; 0 = all. More than the store has: all */
     m2_program *owner; /* whose parameters to use; NULL: its own, which the caller fills (m2_eval_program) */
 } m2_eval_spec;
 
+enum { M2_EVAL_SCORES = 2 };
+
 typedef struct m2_eval_result {
     int64_t sequences, tokens; /* tokens: predicted ones */
     double loss;               /* nats per token */
-    double top1;               /* share of tokens whose largest logit was right */
+    double top1;               /* share of tokens, or rows of a task, whose largest logit was right */
+    int n_scores;              /* of task.name, the first one counts; 0 for language models */
+    struct {
+        const char *name;
+        double value;
+    } scores[M2_EVAL_SCORES];
 } m2_eval_result;
 
 /* Builds, plans and binds the EVAL program of cfg's model. Failures are this rank's own. */

@@ -1,7 +1,9 @@
 #include "runtime/feed.h"
 #include "data/mask.h"
+#include "data/sampler.h"
 #include "kernels/base/rng.h"
 #include "runtime/models/model.h"
+#include "runtime/task.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -28,6 +30,9 @@ struct m2_feed {
     double rate; /* of hidden tokens */
     int64_t vocab;
     int32_t *scratch; /* places and labels of a row */
+    const m2_glue_task *task;
+    m2_glue_rows glue;
+    uint64_t seed;
 };
 
 struct kind {
@@ -59,7 +64,7 @@ static m2_status open_loader(m2_feed *f, const m2_config *cfg)
 {
     m2_loader_spec loader = {.path = f->spec.path,
                              .length = f->length,
-                             .seed = (uint64_t)cfg->train_seed,
+                             .seed = f->seed,
                              .shuffle = f->spec.training,
                              .rows = f->spec.rows,
                              .workers = f->spec.training ? (int)cfg->data_workers : 1,
@@ -154,7 +159,7 @@ static m2_status check_mlm(m2_feed *f, const m2_config *cfg)
     m2_status st = m2_tokenizer_parse(text, &t);
     free(text);
     if (st == M2_OK) st = find_frame(f, cfg, t);
-    if (st == M2_OK) st = m2_mask_make(t, f->rate, (uint64_t)cfg->train_seed, &f->mask);
+    if (st == M2_OK) st = m2_mask_make(t, f->rate, f->seed, &f->mask);
     m2_tokenizer_close(&t);
     return st;
 }
@@ -190,9 +195,64 @@ static m2_status next_mlm(m2_feed *f, int64_t row, int64_t keep, int32_t *batch,
     return M2_OK;
 }
 
+/* ---- classify: sentences and their labels ------------------------------------------------------------------------ */
+static void parts_classify(m2_feed *f)
+{
+    add_part(f, "tokens", f->spec.rows * f->length);
+    add_part(f, "pooled", f->spec.rows);
+    add_part(f, "targets", f->spec.rows); /* numbers: the bits of floats */
+}
+
+static int64_t invent_classify(const m2_feed *f, int32_t *batch)
+{
+    random_tokens(f, 0, f->parts[0].count, batch);
+    for (int64_t r = 0; r < f->spec.rows; r++) {
+        batch[f->parts[1].at + r] = 1;
+        batch[f->parts[2].at + r] = 0;
+    }
+    return f->spec.rows;
+}
+
+static m2_status check_classify(m2_feed *f, const m2_config *cfg)
+{
+    (void)f, (void)cfg; /* m2_task_resolve has read the file */
+    return M2_OK;
+}
+
+static m2_status open_classify(m2_feed *f, const m2_config *cfg)
+{
+    m2_tokenizer *t = NULL;
+    int skip = !strcmp(cfg->task_on_error, "skip");
+    f->task = m2_task_of(cfg);
+    M2_TRY(m2_tokenizer_parse(f->spec.tokenizer, &t));
+    m2_status st = m2_glue_read(f->task, f->spec.path, t, f->length, skip, &f->glue);
+    m2_tokenizer_close(&t);
+    return st;
+}
+
+static m2_status next_classify(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
+{
+    const m2_glue_rows *g = &f->glue;
+    int classes = m2_glue_classes(f->task);
+    for (int64_t r = 0; r < f->spec.rows; r++) {
+        int64_t i = m2_sampler_item(row + r, g->n, f->seed, f->spec.training);
+        float number = (float)g->label[i];
+        int32_t *target = batch + f->parts[2].at + r;
+        memcpy(batch + r * f->length, g->tokens + i * f->length, (size_t)f->length * sizeof *batch);
+        batch[f->parts[1].at + r] = f->task->pool_all ? g->used[i] : 1;
+        if (classes)
+            *target = r < keep ? (int32_t)g->label[i] : M2_TARGET_NONE;
+        else
+            memcpy(target, &number, sizeof number);
+    }
+    *predicted = keep;
+    return M2_OK;
+}
+
 static const kind kinds[] = {
     {"causal", 0, parts_causal, check_causal, open_loader, next_causal, invent_causal},
     {"mlm", 1, parts_mlm, check_mlm, open_mlm, next_mlm, invent_mlm},
+    {"classify", 0, parts_classify, check_classify, open_classify, next_classify, invent_classify},
 };
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
@@ -205,6 +265,7 @@ static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **
     f->batch = spec->first_batch;
     f->rate = spec->training ? cfg->mlm_rate : cfg->mlm_val_rate;
     f->vocab = cfg->model_vocab;
+    f->seed = (uint64_t)cfg->train_seed;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(kinds[i].task, m2_model_task(cfg))) f->kind = &kinds[i];
     if (!f->kind) return m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
@@ -234,7 +295,7 @@ m2_status m2_feed_check(const m2_config *cfg, const char *path)
 
 int64_t m2_feed_rows(const m2_feed *f)
 {
-    return m2_loader_sequences(f->loader);
+    return f->loader ? m2_loader_sequences(f->loader) : f->glue.n;
 }
 
 int64_t m2_feed_size(const m2_feed *f)
@@ -249,7 +310,7 @@ int m2_feed_counts(const m2_feed *f)
 
 double m2_feed_waited(const m2_feed *f)
 {
-    return m2_loader_statistics(f->loader).seconds_waited;
+    return f->loader ? m2_loader_statistics(f->loader).seconds_waited : 0;
 }
 
 m2_status m2_feed_next(m2_feed *f, int64_t keep, int32_t *batch, int64_t *predicted)
@@ -263,15 +324,42 @@ m2_status m2_feed_next(m2_feed *f, int64_t keep, int32_t *batch, int64_t *predic
     return f->kind->next(f, row, keep < 0 ? 0 : keep, batch, predicted);
 }
 
+static m2_status write_scalar(m2_program *p, m2_tid t, double x)
+{
+    float narrow = (float)x;
+    return m2_program_write(p, t, m2_program_desc(p, t).dtype == M2_F64 ? (void *)&x : &narrow);
+}
+
+/* The bits of floats, for an input of doubles. */
+static m2_status write_wide(m2_program *p, m2_tid t, const int32_t *bits, int64_t n)
+{
+    double *wide = malloc((size_t)n * sizeof *wide + 1);
+    if (!wide) return m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " targets", n);
+    for (int64_t i = 0; i < n; i++) {
+        float x;
+        memcpy(&x, bits + i, sizeof x);
+        wide[i] = x;
+    }
+    m2_status st = m2_program_write(p, t, wide);
+    free(wide);
+    return st;
+}
+
 m2_status m2_feed_write(const m2_feed *f, const int32_t *batch, int64_t whole, m2_program *p)
 {
-    for (int i = 0; i < f->n_parts; i++)
-        M2_TRY(m2_program_write(p, m2_program_find(p, f->parts[i].input), batch + f->parts[i].at));
+    for (int i = 0; i < f->n_parts; i++) {
+        m2_tid t = m2_program_find(p, f->parts[i].input);
+        const int32_t *from = batch + f->parts[i].at;
+        M2_TRY(m2_program_desc(p, t).dtype == M2_F64 ? write_wide(p, t, from, f->parts[i].count)
+                                                     : m2_program_write(p, t, from));
+    }
     m2_tid scale = m2_program_find(p, "scale");
-    if (scale == M2_NONE) return M2_OK;
-    double x = whole ? 1 / (double)whole : 0;
-    float narrow = (float)x;
-    return m2_program_write(p, scale, m2_program_desc(p, scale).dtype == M2_F64 ? (void *)&x : &narrow);
+    return scale == M2_NONE ? M2_OK : write_scalar(p, scale, whole ? 1 / (double)whole : 0);
+}
+
+const m2_glue_rows *m2_feed_glue(const m2_feed *f)
+{
+    return f->task ? &f->glue : NULL;
 }
 
 void m2_feed_close(m2_feed **fp)
@@ -281,6 +369,7 @@ void m2_feed_close(m2_feed **fp)
     if (!f) return;
     m2_loader_close(&f->loader);
     m2_mask_free(&f->mask);
+    m2_glue_rows_free(&f->glue);
     free(f->scratch);
     free(f);
 }

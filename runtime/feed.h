@@ -5,6 +5,7 @@
 #ifndef M2_FEED_H
 #define M2_FEED_H
 
+#include "data/glue.h"
 #include "data/loader.h"
 #include "runtime/config.h"
 #include "runtime/program.h"
@@ -34,6 +35,8 @@ M2_API m2_status m2_feed_write(const m2_feed *f, const int32_t *batch, int64_t w
 M2_API int m2_feed_counts(const m2_feed *f);    /* 1: the number of targets differs from batch to batch */
 M2_API double m2_feed_waited(const m2_feed *f); /* seconds that next waited for data */
 M2_API void m2_feed_close(m2_feed **f);         /* accepts NULL; nulls */
+
+M2_API const m2_glue_rows *m2_feed_glue(const m2_feed *f); /* of task.name: the rows in order; else NULL */
 
 /* What a row of cfg's task is in a token store. */
 M2_API m2_row_kind m2_feed_row_kind(const m2_config *cfg);

@@ -85,6 +85,23 @@ m2_status m2_metrics_write(m2_metrics *m, const m2_record *r)
     return fflush(m->file) || ferror(m->file) ? failed(m->path, "writing") : M2_OK;
 }
 
+m2_status m2_metrics_last(const char *path, const char *key, double *out)
+{
+    char *line = NULL, name[64];
+    size_t room = 0;
+    int found = 0;
+    FILE *file = fopen(path, "r");
+    if (!file) return failed(path, "reading");
+    snprintf(name, sizeof name, "\"%s\": ", key);
+    while (getline(&line, &room, file) > 0) {
+        const char *at = strstr(line, name);
+        if (at && sscanf(at + strlen(name), "%lf", out) == 1) found = 1;
+    }
+    free(line);
+    fclose(file);
+    return found ? M2_OK : m2_fail(M2_DATA, "%s has no %s", path, key);
+}
+
 void m2_metrics_close(m2_metrics **m)
 {
     if (*m && (*m)->file) fclose((*m)->file);

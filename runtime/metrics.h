@@ -15,6 +15,7 @@
     REAL(grad_norm, 9)     /* before clipping */                                                               \
     REAL(lr, 9)                                                                                                \
     REAL(val_loss, 17)     /* in steps that validated */                                                       \
+    REAL(val_score, 9)     /* of task.name: its first score */                                                  \
     REAL(val_top1, 9)                                                                                          \
     INT(skips)             /* updates skipped since this process started */                                    \
     REAL(seconds, 4)       /* of this step */                                                                  \
@@ -39,6 +40,8 @@ typedef struct m2_metrics m2_metrics;
 M2_API m2_status m2_metrics_open(const char *path, int64_t step, m2_metrics **out) M2_MUST_USE;
 /* On its way to the disk when this returns. */
 M2_API m2_status m2_metrics_write(m2_metrics *m, const m2_record *r) M2_MUST_USE;
+/* The newest value of a key in a run's metrics; M2_DATA when there is none. */
+M2_API m2_status m2_metrics_last(const char *path, const char *key, double *out) M2_MUST_USE;
 M2_API void m2_metrics_close(m2_metrics **m); /* accepts NULL; nulls */
 
 #endif

@@ -12,7 +12,9 @@
 #include "runtime/ranks.h"
 #include "runtime/rundir.h"
 #include "runtime/saving.h"
+#include "runtime/task.h"
 #include "runtime/tokens.h"
+#include "runtime/warm.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -48,8 +50,8 @@ typedef struct trainer {
         double begin; /* time */
     } pending[2];     /* steps given to the device whose numbers are not here yet, the older one first */
     int n_pending;
-    double settled;     /* time when the numbers of the newest settled step were here */
-    int64_t drains;     /* times a step made the host wait for all that the device had to do */
+    double settled;      /* time when the numbers of the newest settled step were here */
+    int64_t drains;      /* times a step made the host wait for all that the device had to do */
     int64_t allocations; /* by steps */
 } trainer;
 
@@ -154,6 +156,10 @@ static m2_status validate(trainer *t, m2_record *r)
     M2_TRY(m2_eval_run(t->eval, &result));
     r->val_loss = result.loss;
     r->val_top1 = result.top1;
+    if (result.n_scores) r->val_score = result.scores[0].value;
+    for (int i = 0; i < result.n_scores; i++)
+        m2_progress_note(&t->progress, "step %" PRId64 ": %s %.4f on %s", r->step, result.scores[i].name,
+                         result.scores[i].value, t->cfg.data_val);
     return M2_OK;
 }
 
@@ -190,7 +196,8 @@ static m2_status settle(trainer *t)
 static int can_wait(const trainer *t)
 {
     const m2_config *cfg = &t->cfg;
-    return strcmp(t->ranks.device->api->kind, "cpu") && !due(t->step, cfg->checkpoint_every, cfg->train_steps) &&
+    return strcmp(t->ranks.device->api->kind, "cpu") &&
+           !due(t->step, cfg->checkpoint_every, cfg->train_steps) &&
            !(t->eval && due(t->step, cfg->train_val_every, cfg->train_steps));
 }
 
@@ -207,6 +214,7 @@ static m2_status run_step(trainer *t, int64_t *stop)
                    .tokens = (t->step + 1) * t->cfg.train_batch * t->cfg.model_length,
                    .lr = step.lr,
                    .val_loss = M2_ABSENT,
+                   .val_score = M2_ABSENT,
                    .val_top1 = M2_ABSENT};
     int64_t drains = dev->drains, allocations = dev->allocations;
     M2_TRY(m2_ranks_alone(t->ranks.comm, compute(t, &step)));
@@ -249,14 +257,12 @@ static m2_status check_model(const trainer *t)
     return st;
 }
 
-/* What can be known to be wrong before anything is touched. */
-static m2_status check(trainer *t)
+static m2_status check_stores(trainer *t)
 {
     m2_config *cfg = &t->cfg;
     M2_TRY(m2_tokens_open(cfg, "data.train", cfg->data_train, &t->data));
     M2_TRY(m2_tokens_expect_option(cfg, &t->data, cfg->data_train));
     if (!cfg->model_vocab) cfg->model_vocab = m2_tokens_padded(t->data.info.vocab);
-    snprintf(cfg->train_precision, sizeof cfg->train_precision, "%s", m2_precision_name(t->ranks.precision));
     if (*cfg->data_val) {
         m2_tokens val;
         m2_status st = m2_tokens_open(cfg, "data.val", cfg->data_val, &val);
@@ -264,7 +270,19 @@ static m2_status check(trainer *t)
         m2_tokens_free(&val);
         M2_TRY(st);
     }
-    M2_TRY(m2_feed_check(cfg, cfg->data_train));
+    return m2_feed_check(cfg, cfg->data_train);
+}
+
+/* What can be known to be wrong before anything is touched. */
+static m2_status check(trainer *t)
+{
+    m2_config *cfg = &t->cfg;
+    M2_TRY(m2_task_of(cfg) ? m2_task_resolve(cfg, &t->data) : check_stores(t));
+    snprintf(cfg->train_precision, sizeof cfg->train_precision, "%s", m2_precision_name(t->ranks.precision));
+    if (cfg->train_epochs > 0) {
+        double steps = cfg->train_epochs * (double)t->data.sequences / (double)cfg->train_batch;
+        cfg->train_steps = steps < 1.5 ? 1 : (int64_t)(steps + 0.5);
+    }
     M2_TRY(check_model(t));
     M2_TRY(m2_schedule_make(cfg, &t->schedule));
     return m2_config_text(cfg, &t->config_text);
@@ -301,8 +319,12 @@ static m2_status prepare_state(trainer *t, const m2_manifest *mf)
 {
     m2_program *p = t->training.program;
     M2_TRY(m2_state_of(p, t->ranks.device, 1, &t->state));
-    if (!mf->n_tensors) return m2_program_init_params(p, (uint64_t)t->cfg.train_seed);
-    M2_TRY(m2_checkpoint_load(mf, &t->state));
+    if (mf->n_tensors) {
+        M2_TRY(m2_checkpoint_load(mf, &t->state));
+    } else {
+        M2_TRY(m2_program_init_params(p, (uint64_t)t->cfg.train_seed));
+        if (*t->cfg.train_init && !t->cfg.task_scratch) M2_TRY(m2_warm_start(t->cfg.train_init, &t->state));
+    }
     return m2_program_params_changed(p);
 }
 
@@ -314,15 +336,20 @@ static m2_status open_data(trainer *t)
     t->loss = m2_program_find(p, "loss");
     t->norm2 = m2_program_find(p, "norm2");
     b->start = t->step * cfg->train_batch;
-    m2_feed_spec feed = {
-        .path = cfg->data_train, .training = 1, .rows = b->micro, .at = m2_batch_at, .at_ctx = b};
+    m2_feed_spec feed = {.path = cfg->data_train,
+                         .tokenizer = t->data.tokenizer,
+                         .training = 1,
+                         .rows = b->micro,
+                         .at = m2_batch_at,
+                         .at_ctx = b};
     M2_TRY(m2_feed_open(cfg, &feed, &t->feed));
     t->inputs = malloc((size_t)(b->micros * m2_feed_size(t->feed)) * sizeof *t->inputs);
     if (!t->inputs) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
     if (!*cfg->data_val) return M2_OK;
     m2_eval_spec eval = {.store = cfg->data_val,
+                         .tokenizer = t->data.tokenizer,
                          .micro = b->micro,
-                         .sequences = cfg->train_val_batches * cfg->train_batch,
+                         .sequences = m2_task_of(cfg) ? 0 : cfg->train_val_batches * cfg->train_batch,
                          .owner = p};
     return m2_eval_open(cfg, &t->ranks, &eval, &t->eval);
 }
@@ -378,8 +405,9 @@ static void describe(trainer *t)
            b->micros == 1 ? "" : "es", b->micro,
            m2_human_bytes(bytes, m.params + m.grads + m.optimizer + m.activations + m.workspace + m.io),
            t->training.recompute ? ", blocks recomputed" : "");
-    m2_log(M2_LOG_INFO, "data: %s, %s tokens; %" PRId64 " steps are %.2f epochs", t->cfg.data_train,
-           m2_human_count(tokens, (double)t->data.info.tokens), t->cfg.train_steps,
+    m2_log(M2_LOG_INFO, "data: %s, %s %s; %" PRId64 " steps are %.2f epochs", t->cfg.data_train,
+           m2_human_count(tokens, (double)(m2_task_of(&t->cfg) ? t->data.sequences : t->data.info.tokens)),
+           m2_task_of(&t->cfg) ? "rows" : "tokens", t->cfg.train_steps,
            (double)(t->cfg.train_steps * b->global) / (double)t->data.sequences);
     if (t->step)
         m2_log(M2_LOG_INFO, "run: %s, resuming after step %" PRId64, t->dir.path, t->step);
@@ -442,12 +470,13 @@ m2_status m2_train(const m2_config *cfg)
         const m2_batch *b = &t.training.batch;
         t.flops = m2_program_model_flops(t.training.program) * b->micros * b->ranks;
         describe(&t);
-        m2_progress_start(&t.progress, cfg->train_steps, cfg->train_log_every, t.step,
+        m2_progress_start(&t.progress, t.cfg.train_steps, cfg->train_log_every, t.step,
                           t.step * cfg->train_batch * cfg->model_length, t.ranks.comm->rank == 0);
         st = run_steps(&t);
         m2_progress_end(&t.progress);
         if (st == M2_OK && strcmp(t.ranks.device->api->kind, "cpu"))
-            m2_log(M2_LOG_INFO, "the steps allocated %" PRId64 " times and drained the device %" PRId64 " times",
+            m2_log(M2_LOG_INFO,
+                   "the steps allocated %" PRId64 " times and drained the device %" PRId64 " times",
                    t.allocations, t.drains);
     }
     tear_down(&t);

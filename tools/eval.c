@@ -4,7 +4,7 @@
 #include "runtime/fit.h"
 #include "runtime/models/model.h"
 #include "runtime/restore.h"
-#include "runtime/tokens.h"
+#include "runtime/task.h"
 #include "tools/tool.h"
 
 #include <inttypes.h>
@@ -16,9 +16,9 @@ const char tool_eval_usage[] =
     "usage: m2 eval CHECKPOINT [--json] [KEY=VALUE ...]      also under mpirun\n"
     "\n"
     "Loss, perplexity, bits per byte and top-1 of a trained model over a token store; of a masked language\n"
-    "model, loss and top-1 at the tokens it hides (mlm.val_rate of them, always the same ones). CHECKPOINT "
-    "is\n"
-    "a run folder (its newest checkpoint) or a checkpoints/step-N folder. The store is data.val of the run.\n"
+    "model, loss and top-1 at the tokens it hides (mlm.val_rate of them, always the same ones); of a model\n"
+    "fine-tuned on a task of GLUE, its scores over a TSV file. CHECKPOINT is a run folder (its newest\n"
+    "checkpoint) or a checkpoints/step-N folder. The store or file is data.val of the run.\n"
     "\n"
     "  m2 eval runs/first data.val=other.h5\n"
     "\n"
@@ -42,6 +42,21 @@ static void print_json(const report *r)
     printf("\"top1\": %.9g}\n", r->result.top1);
 }
 
+static void print_scores(const report *r, int json)
+{
+    const m2_eval_result *e = &r->result;
+    if (json)
+        printf("{\"checkpoint\": \"%s\", \"step\": %" PRId64 ", \"file\": \"%s\", \"rows\": %" PRId64
+               ", \"loss\": %.17g",
+               r->checkpoint, r->step, r->store, e->sequences, e->loss);
+    else
+        printf("%s (step %" PRId64 ")\non %s: %" PRId64 " rows\n\n  %-12s %8.4f\n", r->checkpoint, r->step,
+               r->store, e->sequences, "loss", e->loss);
+    for (int i = 0; i < e->n_scores; i++)
+        printf(json ? ", \"%s\": %.9g" : "  %-12s %8.4f\n", e->scores[i].name, e->scores[i].value);
+    if (json) puts("}");
+}
+
 static void print_table(const report *r)
 {
     char tokens[32];
@@ -57,8 +72,9 @@ static m2_status evaluate(const m2_restored *m, const m2_ranks *ranks, const m2_
 {
     m2_eval *e = NULL;
     int64_t most = m->cfg.train_micro ? m->cfg.train_micro : m->cfg.train_batch / ranks->comm->size;
-    m2_eval_spec spec = {.store = m->cfg.data_val};
-    M2_TRY(m2_fit_eval(&m->cfg, ranks, most < data->sequences ? most : data->sequences, &spec.micro));
+    m2_eval_spec spec = {.store = m->cfg.data_val, .tokenizer = m->manifest.tokenizer};
+    if (data->sequences && most > data->sequences) most = data->sequences;
+    M2_TRY(m2_fit_eval(&m->cfg, ranks, most, &spec.micro));
     m2_status st = m2_eval_open(&m->cfg, ranks, &spec, &e);
     if (st == M2_OK) st = m2_restore_params(m, ranks, m2_eval_program(e));
     st = m2_comm_agree(ranks->comm, st);
@@ -78,17 +94,20 @@ m2_status tool_eval(int argc, char **argv)
     m2_ranks ranks = {0};
     m2_tokens data = {0};
     m2_status st = m2_restore(argv[1], argc - 2, argv + 2, &m);
-    if (st == M2_OK) st = m2_tokens_open(&m.cfg, "data.val", m.cfg.data_val, &data);
-    if (st == M2_OK) st = m2_tokens_expect(&data, m.cfg.data_val, m.manifest.tokenizer, "the checkpoint");
+    const m2_glue_task *task = st == M2_OK ? m2_task_of(&m.cfg) : NULL;
+    if (st == M2_OK && !task) st = m2_tokens_open(&m.cfg, "data.val", m.cfg.data_val, &data);
+    if (st == M2_OK && !task)
+        st = m2_tokens_expect(&data, m.cfg.data_val, m.manifest.tokenizer, "the checkpoint");
     if (st == M2_OK) st = m2_ranks_open(&m.cfg, &ranks);
     report r = {.checkpoint = m.manifest.folder, .store = m.cfg.data_val, .step = m.manifest.step};
     if (st == M2_OK) st = evaluate(&m, &ranks, &data, &r);
     if (st == M2_OK && ranks.comm->rank == 0) {
         double bytes_per_token = (double)data.info.bytes / (double)data.info.tokens;
-        r.bits_per_byte = data.info.bytes > 0 && !strcmp(m2_model_task(&m.cfg), "causal")
-                              ? r.result.loss / log(2) / bytes_per_token
-                              : (double)NAN;
-        if (json)
+        int causal = !strcmp(m2_model_task(&m.cfg), "causal") && data.info.bytes > 0;
+        r.bits_per_byte = causal ? r.result.loss / log(2) / bytes_per_token : (double)NAN;
+        if (task)
+            print_scores(&r, json);
+        else if (json)
             print_json(&r);
         else
             print_table(&r);

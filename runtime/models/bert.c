@@ -39,7 +39,8 @@ static m2_tid embed(m2_program *p, const m2_config *cfg, m2_tid tokens, m2_tid t
     m2_attrs attrs = {
         .i = {[M2_EMBED_OUT_DTYPE] = (int64_t)m2_program_precise_dtype(p), [M2_EMBED_PAD] = PAD}};
     m2_program_push(p, "embed");
-    m2_tid position = m2i_param(p, "position", cfg->model_length, d, M2_INIT_NORMAL, std, M2_GROUP_DECAYED, 0);
+    m2_tid position =
+        m2i_param(p, "position", cfg->model_length, d, M2_INIT_NORMAL, std, M2_GROUP_DECAYED, 0);
     m2_tid type = m2i_param(p, "type", 2, d, M2_INIT_NORMAL, std, M2_GROUP_DECAYED, 0);
     m2i_stream x = {m2i_call(p, "sum", &m2_op_embed, &attrs, NULL, tokens, table, position, type), M2_NONE};
     m2_tid y = m2i_norm(p, "norm", &x, cfg->model_norm_eps);
@@ -100,7 +101,10 @@ static void build(m2_program *p, const m2_config *cfg)
         x = block(p, cfg, x);
         m2_program_pop(p);
     }
-    masked_head(p, cfg, x, table);
+    if (!strcmp(cfg->task_name, "none"))
+        masked_head(p, cfg, x, table);
+    else
+        m2i_classify(p, cfg, x);
 }
 
 const m2_model m2i_model_bert = {

@@ -53,6 +53,9 @@ m2_tid m2i_position(m2_program *p, const m2_config *cfg);
 /* ---- mlp.c: dimension mixing, model.mlp. u (B, L, d) -> (B, L, d). ending: factor of the last weight's initial values */
 m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, double ending, m2_tid u);
 
+/* ---- classify.c: the head of task.name on x (B, L, d), with its inputs and outputs */
+void m2i_classify(m2_program *p, const m2_config *cfg, m2_tid x);
+
 /* ---- block.c: pre-norm blocks: norm, mixer, and if model.mlp is not none, norm, MLP */
 void m2i_block(m2_program *p, const m2_config *cfg, m2_tid position, m2i_stream *s);
 

@@ -23,6 +23,7 @@ const m2_model *m2_model_find(const char *name)
 const char *m2_model_task(const m2_config *cfg)
 {
     const m2_model *model = m2_model_find(cfg->model_family);
+    if (strcmp(cfg->task_name, "none") != 0) return "classify";
     return model ? model->task : "";
 }
 
@@ -42,6 +43,9 @@ static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
     if (cfg->model_filter_emb % 2 == 0)
         return m2_fail(M2_USAGE, "model.filter.emb=%lld must be odd: time, and as many cosines as sines",
                        (long long)cfg->model_filter_emb);
+    if (strcmp(cfg->task_name, "none") != 0 && strcmp(cfg->model_family, "bert") != 0)
+        return m2_fail(M2_USAGE, "task.name=%s needs model.family=bert, not %s", cfg->task_name,
+                       cfg->model_family);
     if (!cfg->model_vocab)
         return m2_fail(M2_USAGE, "model.vocab is not set, and there is no token store to take it from");
     if (spec->length != cfg->model_length) /* the filters' positions are fractions of model.length */

@@ -17,6 +17,7 @@ static m2_record record(int64_t step)
                        .grad_norm = step == 3 ? (double)NAN : 0.5,
                        .lr = 1e-4,
                        .val_loss = step % 2 ? M2_ABSENT : 2.5,
+                       .val_score = M2_ABSENT,
                        .val_top1 = M2_ABSENT,
                        .mfu = M2_ABSENT};
 }
