@@ -17,8 +17,8 @@ M2_API m2_status m2_training_check(const m2_config *cfg, const m2_ranks *ranks) 
 M2_API m2_status m2_training_build(const m2_config *cfg, const m2_ranks *ranks, const m2_batch *batch, int recompute,
                                    m2_program **out) M2_MUST_USE;
 /* What train.micro = 0 and train.recompute = auto stand for on this rank: the largest microbatch whose memory fits. batch
- * comes from m2_batch_cut. Not collective; reads only rank, size and local_size of ranks->comm, and kind, threads and
- * memory of ranks->device. */
+ * comes from m2_batch_cut. Not collective; reads only rank, size and local_size of ranks->comm, ranks->sharers, and
+ * kind, threads, memory and api->workspace (NULL: as on the CPU) of ranks->device. */
 M2_API m2_status m2_training_choose(const m2_config *cfg, const m2_ranks *ranks, m2_batch *batch, int *recompute) M2_MUST_USE;
 /* Chooses what train.micro = 0 and train.recompute = auto leave open, then builds and binds: the largest microbatch whose
  * memory fits beside that of validation, all ranks alike. Collective. */

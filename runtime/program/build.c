@@ -394,7 +394,7 @@ int64_t m2i_call_workspace(const m2_program *p, const m2i_call *c, int threads, 
 {
     m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
     m2i_call_descs(p, c, in, out);
-    if (dev && c->op->id >= 0) return dev->api->workspace(dev, c->op, &c->attrs, in, out);
+    if (dev && dev->api->workspace && c->op->id >= 0) return dev->api->workspace(dev, c->op, &c->attrs, in, out);
     return c->op->workspace ? c->op->workspace(&c->attrs, in, out, threads) : 0;
 }
 

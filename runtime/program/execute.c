@@ -43,7 +43,10 @@ static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
     if (!api->capture_begin || p->options.no_graph || p->options.naive || p->b.profile || !s->runs[variant]++)
         return launch(p, s->begin, s->end, variant & 1);
     if (!s->graph[variant]) M2_TRY(capture(p, s, variant));
-    return api->graph_launch(p->b.device, s->graph[variant], p->b.stream);
+    if (api->range) api->range(p->b.device, "replay"); /* ops by name: with run.graphs=off */
+    m2_status st = api->graph_launch(p->b.device, s->graph[variant], p->b.stream);
+    if (api->range) api->range(p->b.device, NULL);
+    return st;
 }
 
 static m2_status run_collective(m2_program *p, int i)
@@ -52,7 +55,9 @@ static m2_status run_collective(m2_program *p, int i)
     const m2_device_api *api = b->device->api;
     M2_TRY(api->event_record(b->device, b->ready, b->stream));
     M2_TRY(api->event_wait(b->device, b->ready, b->comm_stream));
+    if (api->range) api->range(b->device, p->calls[i].path);
     m2_status st = m2i_run_call(p, i, b->comm_stream);
+    if (api->range) api->range(b->device, NULL);
     return st == M2_OK ? M2_OK : failed(p, i, st);
 }
 
