@@ -63,8 +63,8 @@ M2_API m2_status m2_checkpoint_find(const char *path, char folder[M2_PATH], int 
 /* Reads and checks the description: M2_DATA unless it is undamaged and the slabs cover every tensor exactly. Free also
  * after a failure. */
 M2_API m2_status m2_manifest_read(const char *folder, m2_manifest *out) M2_MUST_USE;
-/* What the rank files that are still there say about themselves, for a folder that lost its manifest: no config, no tokenizer,
- * and perhaps not all slabs. M2_DATA when there is not one readable file. Free also after a failure. */
+/* What the rank files that are still there say, for a folder that lost its manifest: all tensors, but no config and no
+ * tokenizer, and only the slabs of these files. M2_DATA when there is not one readable file. Free also after a failure. */
 M2_API m2_status m2_manifest_rebuild(const char *folder, m2_manifest *out) M2_MUST_USE;
 M2_API void m2_manifest_free(m2_manifest *mf);
 M2_API int m2_manifest_tensor(const m2_manifest *mf, const char *name); /* its row, or -1 */
@@ -152,6 +152,8 @@ M2_API m2_status m2_checkpoint_load(const m2_manifest *mf, const m2_state *state
  * failure ends the walk. */
 typedef m2_status (*m2_slab_visit)(void *ctx, const m2_saved_slab *slab, const void *data, m2_status bad);
 M2_API m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_visit visit, void *ctx) M2_MUST_USE;
+/* One whole tensor, dense, in its own dtype; every byte read is verified. */
+M2_API m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, void *out) M2_MUST_USE;
 /* Is every byte of rank's file outside the slabs what the manifest says? M2_DATA when not. Not for rebuilt ones. */
 M2_API m2_status m2_manifest_check_file(const m2_manifest *mf, int rank) M2_MUST_USE;
 /* All of tensor `tensor`, verified, as doubles in the order of its elements. */

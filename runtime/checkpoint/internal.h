@@ -30,6 +30,9 @@ m2_status m2i_add_slab(m2_manifest *mf, const m2_saved_slab *slab);
 /* All tensors of `state` and, when rank >= 0, the slabs that rank of `ranks` saves: in the order of tensors, and of the
  * elements within each. */
 m2_status m2i_slabs_plan(const m2_state *state, int rank, int ranks, m2_manifest *out);
+/* Names, dtypes and shapes of all tensors as text, a line each; and back. */
+m2_status m2i_tensors_print(const m2_manifest *mf, char **text);
+m2_status m2i_tensors_parse(m2_manifest *mf, const char *text, const char *origin);
 /* The slab table as text, malloc'd: a line per slab. */
 m2_status m2i_slabs_print(const m2_manifest *mf, char **text);
 /* Adds the lines of `text` to the manifest's tables; `origin` names the file in errors. */

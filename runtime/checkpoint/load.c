@@ -62,11 +62,12 @@ static int64_t largest_slab(const m2_manifest *mf, const char *wanted)
 static m2_status visit_file(const m2_manifest *mf, int rank, const char *wanted, void *buf,
                             m2_slab_visit visit, void *ctx)
 {
-    rank_file file = open_file(mf, rank);
+    rank_file file = {.fd = -1};
     m2_status st = M2_OK;
-    for (int i = 0; i < mf->n_slabs && st == M2_OK; i++) {
+    for (int i = 0, opened = 0; i < mf->n_slabs && st == M2_OK; i++) {
         const m2_saved_slab *slab = &mf->slabs[i];
         if (slab->rank != rank || (wanted && !wanted[i])) continue;
+        if (!opened++) file = open_file(mf, rank);
         m2_status bad = read_slab(mf, slab, &file, buf);
         bad = m2_context(bad, "tensor %s", mf->tensors[slab->tensor].name);
         st = visit(ctx, slab, bad == M2_OK ? buf : NULL, bad);
@@ -235,7 +236,22 @@ static m2_status put_run(filling *f, int array, m2_slab all, const char *from)
     return M2_OK;
 }
 
-/* Copies a box into its place: one copy per contiguous run. */
+/* The box as contiguous runs of the tensor: each call gives the next one, from the box's element *done on. Elements. */
+static int next_run(const m2_array_info *t, const m2_saved_slab *slab, int64_t *done, int64_t *at, int64_t *run)
+{
+    int64_t n = m2i_elements(t->rank, slab->count), rest = *done, index[M2_STORE_RANK];
+    int d = t->rank - 1; /* the innermost dimension of which the box is only a part */
+    if (*done == n) return 0;
+    *run = 1;
+    while (d > 0 && slab->count[d] == t->shape[d]) *run *= t->shape[d--];
+    *run *= slab->count[d];
+    for (int k = t->rank - 1; k >= 0; rest /= slab->count[k--]) index[k] = rest % slab->count[k];
+    *at = 0;
+    for (int k = 0; k < t->rank; k++) *at = *at * t->shape[k] + slab->offset[k] + index[k];
+    *done += *run;
+    return 1;
+}
+
 static m2_status fill_slab(void *ctx, const m2_saved_slab *slab, const void *data, m2_status bad)
 {
     filling *f = ctx;
@@ -244,18 +260,37 @@ static m2_status fill_slab(void *ctx, const m2_saved_slab *slab, const void *dat
     target to = f->targets[slab->tensor];
     m2_device *dev = f->state->device;
     m2_dtype dtype = f->state->arrays[to.array].dtype;
-    int64_t size = m2_dtype_size(dtype), n = m2i_elements(t->rank, slab->count), run = 1;
-    int d = t->rank - 1; /* the innermost dimension of which the box is only a part */
-    while (d > 0 && slab->count[d] == t->shape[d]) run *= t->shape[d--];
-    run *= slab->count[d];
-    const char *from = convert(f, data, n, t->dtype, dtype);
-    for (int64_t done = 0; done < n; done += run) {
-        int64_t at = 0, rest = done, index[M2_STORE_RANK];
-        for (int k = t->rank - 1; k >= 0; rest /= slab->count[k--]) index[k] = rest % slab->count[k];
-        for (int k = 0; k < t->rank; k++) at = at * t->shape[k] + slab->offset[k] + index[k];
-        M2_TRY(put_run(f, to.array, (m2_slab){f->state->rows[to.row].offset + at, run}, from + done * size));
-    }
+    const char *from = convert(f, data, m2i_elements(t->rank, slab->count), t->dtype, dtype);
+    for (int64_t done = 0, at, run; next_run(t, slab, &done, &at, &run);)
+        M2_TRY(put_run(f, to.array, (m2_slab){f->state->rows[to.row].offset + at, run},
+                       from + (done - run) * m2_dtype_size(dtype)));
     return dev->api->stream_sync(dev, NULL); /* the buffer is used again */
+}
+
+typedef struct gathering {
+    const m2_array_info *info;
+    char *out;
+} gathering;
+
+static m2_status gather_slab(void *ctx, const m2_saved_slab *slab, const void *data, m2_status bad)
+{
+    gathering *g = ctx;
+    int64_t size = m2_dtype_size(g->info->dtype);
+    M2_TRY(bad);
+    for (int64_t done = 0, at, run; next_run(g->info, slab, &done, &at, &run);)
+        memcpy(g->out + at * size, (const char *)data + (done - run) * size, (size_t)(run * size));
+    return M2_OK;
+}
+
+m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, void *out)
+{
+    char *wanted = calloc((size_t)mf->n_slabs + 1, 1);
+    if (!wanted) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
+    for (int i = 0; i < mf->n_slabs; i++) wanted[i] = mf->slabs[i].tensor == tensor;
+    gathering g = {&mf->tensors[tensor].info, out};
+    m2_status st = m2_manifest_visit(mf, wanted, gather_slab, &g);
+    free(wanted);
+    return st;
 }
 
 /* Does this rank keep any of the slab? Of an array in shards, the range from its first to its last element decides. */

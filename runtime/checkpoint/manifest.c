@@ -185,14 +185,17 @@ m2_status m2_manifest_read(const char *folder, m2_manifest *out)
 /* ---- rebuilding -------------------------------------------------------------------------------------------------- */
 static m2_status add_file(m2_manifest *mf, int rank)
 {
-    char path[M2_PATH], *text = NULL;
+    char path[M2_PATH], *slabs = NULL, *tensors = NULL;
     m2_store *s = NULL;
     M2_TRY(m2i_rank_file(mf->folder, rank, path));
     m2_status st = m2_store_open(path, &s);
     if (st == M2_OK) st = read_numbers(s, mf);
-    if (st == M2_OK) st = m2i_text_read(s, "slabs", &text);
-    if (st == M2_OK) st = m2i_slabs_parse(mf, text, path);
-    free(text);
+    if (st == M2_OK) st = m2i_text_read(s, "tensors", &tensors);
+    if (st == M2_OK) st = m2i_text_read(s, "slabs", &slabs);
+    if (st == M2_OK) st = m2i_tensors_parse(mf, tensors, path);
+    if (st == M2_OK) st = m2i_slabs_parse(mf, slabs, path);
+    free(slabs);
+    free(tensors);
     m2_store_close(&s);
     return st;
 }

@@ -118,7 +118,7 @@ static m2_status write_bytes(m2i_save *s, m2_store *store)
 static m2_status write_content(m2i_save *s, m2_store *store)
 {
     m2_manifest *mf = &s->mine;
-    char *table = NULL;
+    char *table = NULL, *tensors = NULL;
     for (int i = 0; i < mf->n_slabs; i++) {
         m2_saved_slab *slab = &mf->slabs[i];
         m2_array_info info = mf->tensors[slab->tensor].info;
@@ -128,7 +128,10 @@ static m2_status write_content(m2i_save *s, m2_store *store)
     M2_TRY(write_bytes(s, store));
     m2_status st = m2i_slabs_print(mf, &table);
     if (st == M2_OK) st = m2i_text_write(store, "slabs", table);
+    if (st == M2_OK) st = m2i_tensors_print(mf, &tensors);
+    if (st == M2_OK) st = m2i_text_write(store, "tensors", tensors);
     free(table);
+    free(tensors);
     M2_TRY(st);
     M2_TRY(m2_store_set_i64(store, "/", "step", s->spec.step));
     M2_TRY(m2_store_set_i64(store, "/", "rows", s->spec.rows));

@@ -206,6 +206,44 @@ m2_status m2i_slabs_print(const m2_manifest *mf, char **text)
     return M2_OK;
 }
 
+m2_status m2i_tensors_print(const m2_manifest *mf, char **text)
+{
+    enum { LINE = M2_TENSOR_NAME + DIMS_TEXT + 16 };
+    size_t room = 1 + (size_t)mf->n_tensors * LINE, at = 0;
+    *text = malloc(room);
+    if (!*text) return m2_fail(M2_TRANSIENT, "out of memory for a table of tensors");
+    (*text)[0] = 0;
+    for (int i = 0; i < mf->n_tensors; i++) {
+        const m2_saved_tensor *t = &mf->tensors[i];
+        char shape[DIMS_TEXT];
+        at += (size_t)snprintf(*text + at, room - at, "%s %s %s\n", t->name, m2_dtype_name(t->info.dtype),
+                               print_dims(shape, t->info.rank, t->info.shape));
+    }
+    return M2_OK;
+}
+
+/* The part of a table that follows its next line. */
+static const char *next_line(const char *line)
+{
+    const char *end = strchr(line, '\n');
+    return end ? end + 1 : line + strlen(line);
+}
+
+m2_status m2i_tensors_parse(m2_manifest *mf, const char *text, const char *origin)
+{
+    int number = 1;
+    for (const char *line = text; *line; line = next_line(line), number++) {
+        m2_saved_tensor t;
+        char dtype[8], shape[DIMS_TEXT];
+        memset(&t, 0, sizeof t);
+        int ok = sscanf(line, "%111s %7s %83s", t.name, dtype, shape) == 3 &&
+                 m2_dtype_parse(dtype, &t.info.dtype) == M2_OK && (t.info.rank = parse_dims(shape, t.info.shape)) > 0;
+        if (!ok) return m2_fail(M2_DATA, "%s: line %d of its table of tensors is damaged", origin, number);
+        if (m2_manifest_tensor(mf, t.name) < 0) M2_TRY(m2i_add_tensor(mf, &t));
+    }
+    return M2_OK;
+}
+
 static int same_tensor(const m2_saved_tensor *a, const m2_saved_tensor *b)
 {
     return a->info.dtype == b->info.dtype && a->info.rank == b->info.rank &&
@@ -248,15 +286,13 @@ static m2_status place(m2_manifest *mf, const m2_saved_tensor *t, m2_saved_slab 
 m2_status m2i_slabs_parse(m2_manifest *mf, const char *text, const char *origin)
 {
     int number = 1;
-    for (const char *line = text; *line; number++) {
+    for (const char *line = text; *line; line = next_line(line), number++) {
         m2_saved_tensor t;
         m2_saved_slab slab;
         if (!parse_line(line, &t, &slab))
             return m2_fail(M2_DATA, "%s: line %d of its slab table is damaged", origin, number);
         M2_TRY(place(mf, &t, &slab, origin));
         M2_TRY(m2i_add_slab(mf, &slab));
-        const char *end = strchr(line, '\n');
-        line = end ? end + 1 : line + strlen(line);
     }
     return M2_OK;
 }
