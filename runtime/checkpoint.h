@@ -153,10 +153,10 @@ M2_API m2_status m2_checkpoint_load(const m2_manifest *mf, const m2_state *state
 typedef m2_status (*m2_slab_visit)(void *ctx, const m2_saved_slab *slab, const void *data, m2_status bad);
 M2_API m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_visit visit, void *ctx) M2_MUST_USE;
 /* One whole tensor, dense, in its own dtype; every byte read is verified. */
-M2_API m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, void *out) M2_MUST_USE;
+M2_API m2_status m2_manifest_read_raw(const m2_manifest *mf, int tensor, void *out) M2_MUST_USE;
+/* The same as doubles. */
+M2_API m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, double *out) M2_MUST_USE;
 /* Is every byte of rank's file outside the slabs what the manifest says? M2_DATA when not. Not for rebuilt ones. */
 M2_API m2_status m2_manifest_check_file(const m2_manifest *mf, int rank) M2_MUST_USE;
-/* All of tensor `tensor`, verified, as doubles in the order of its elements. */
-M2_API m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, double *out) M2_MUST_USE;
 
 #endif

@@ -52,8 +52,8 @@ static m2_status read_both(const comparison *c, int ta, int tb, change *out)
     void *a = malloc((size_t)(elements(ia) * m2_dtype_size(ia->dtype)) + 1);
     void *b = malloc((size_t)(elements(ib) * m2_dtype_size(ib->dtype)) + 1);
     m2_status st = a && b ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for tensor %s", c->a->tensors[ta].name);
-    if (st == M2_OK) st = m2_manifest_read_tensor(c->a, ta, a);
-    if (st == M2_OK) st = m2_manifest_read_tensor(c->b, tb, b);
+    if (st == M2_OK) st = m2_manifest_read_raw(c->a, ta, a);
+    if (st == M2_OK) st = m2_manifest_read_raw(c->b, tb, b);
     if (st == M2_OK) *out = compare(ia, a, ib, b);
     free(a);
     free(b);

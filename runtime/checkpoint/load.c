@@ -87,42 +87,6 @@ m2_status m2_manifest_visit(const m2_manifest *mf, const char *wanted, m2_slab_v
     return st;
 }
 
-typedef struct reading {
-    const m2_manifest *mf;
-    double *out;
-} reading;
-
-static m2_status read_slab_as_doubles(void *ctx, const m2_saved_slab *slab, const void *data, m2_status bad)
-{
-    const reading *r = ctx;
-    const m2_array_info *t = &r->mf->tensors[slab->tensor].info;
-    M2_TRY(bad);
-    int64_t n = m2i_elements(t->rank, slab->count);
-    for (int64_t e = 0; e < n; e++) {
-        int64_t rest = e, at = 0, index[M2_STORE_RANK];
-        for (int k = t->rank - 1; k >= 0; rest /= slab->count[k--])
-            index[k] = slab->offset[k] + rest % slab->count[k];
-        for (int k = 0; k < t->rank; k++) at = at * t->shape[k] + index[k];
-        r->out[at] = t->dtype == M2_F64 ? ((const double *)data)[e] : (double)((const float *)data)[e];
-    }
-    return M2_OK;
-}
-
-m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, double *out)
-{
-    reading r = {mf, out};
-    m2_dtype dtype = mf->tensors[tensor].info.dtype;
-    if (dtype != M2_F32 && dtype != M2_F64)
-        return m2_fail(M2_DATA, "%s: tensor %s is %s, expected f32 or f64", mf->folder,
-                       mf->tensors[tensor].name, m2_dtype_name(dtype));
-    char *wanted = calloc((size_t)mf->n_slabs + 1, 1);
-    if (!wanted) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
-    for (int i = 0; i < mf->n_slabs; i++) wanted[i] = mf->slabs[i].tensor == tensor;
-    m2_status st = m2_manifest_visit(mf, wanted, read_slab_as_doubles, &r);
-    free(wanted);
-    return st;
-}
-
 /* ---- the same model? --------------------------------------------------------------------------------------------- */
 static char *print_shape(char buf[96], const m2_array_info *info)
 {
@@ -282,7 +246,7 @@ static m2_status gather_slab(void *ctx, const m2_saved_slab *slab, const void *d
     return M2_OK;
 }
 
-m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, void *out)
+m2_status m2_manifest_read_raw(const m2_manifest *mf, int tensor, void *out)
 {
     char *wanted = calloc((size_t)mf->n_slabs + 1, 1);
     if (!wanted) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
@@ -290,6 +254,22 @@ m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, void *out)
     gathering g = {&mf->tensors[tensor].info, out};
     m2_status st = m2_manifest_visit(mf, wanted, gather_slab, &g);
     free(wanted);
+    return st;
+}
+
+m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, double *out)
+{
+    const m2_array_info *info = &mf->tensors[tensor].info;
+    int64_t n = m2i_elements(info->rank, info->shape);
+    if (info->dtype == M2_F64) return m2_manifest_read_raw(mf, tensor, out);
+    if (info->dtype != M2_F32)
+        return m2_fail(M2_DATA, "%s: tensor %s is %s, expected f32 or f64", mf->folder, mf->tensors[tensor].name,
+                       m2_dtype_name(info->dtype));
+    float *narrow = malloc((size_t)n * sizeof *narrow);
+    if (!narrow) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
+    m2_status st = m2_manifest_read_raw(mf, tensor, narrow);
+    for (int64_t i = 0; st == M2_OK && i < n; i++) out[i] = narrow[i];
+    free(narrow);
     return st;
 }
 
