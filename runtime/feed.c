@@ -55,6 +55,7 @@ static void add_part(m2_feed *f, const char *input, int64_t count)
 
 m2_row_kind m2_feed_row_kind(const m2_config *cfg)
 {
+    if (!strcmp(m2_model_task(cfg), "embed")) return M2_ROWS_DOCUMENT;
     if (strcmp(m2_model_task(cfg), "mlm") != 0)
         return strcmp(cfg->data_documents, "packed") ? M2_ROWS_TRUNCATED : M2_ROWS_STREAM;
     return strcmp(cfg->mlm_rows, "packed") ? M2_ROWS_DOCUMENT : M2_ROWS_PACKED;
@@ -151,14 +152,20 @@ static m2_status find_frame(m2_feed *f, const m2_config *cfg, const m2_tokenizer
     return M2_OK;
 }
 
+static m2_status open_tokenizer(const m2_feed *f, m2_tokenizer **out)
+{
+    char *text = NULL;
+    M2_TRY(m2_token_store_tokenizer(f->spec.path, &text));
+    m2_status st = m2_tokenizer_parse(text, out);
+    free(text);
+    return st;
+}
+
 static m2_status check_mlm(m2_feed *f, const m2_config *cfg)
 {
     m2_tokenizer *t = NULL;
-    char *text = NULL;
-    M2_TRY(m2_token_store_tokenizer(f->spec.path, &text));
-    m2_status st = m2_tokenizer_parse(text, &t);
-    free(text);
-    if (st == M2_OK) st = find_frame(f, cfg, t);
+    M2_TRY(open_tokenizer(f, &t));
+    m2_status st = find_frame(f, cfg, t);
     if (st == M2_OK) st = m2_mask_make(t, f->rate, f->seed, &f->mask);
     m2_tokenizer_close(&t);
     return st;
@@ -249,10 +256,47 @@ static m2_status next_classify(m2_feed *f, int64_t row, int64_t keep, int32_t *b
     return M2_OK;
 }
 
+/* ---- embed: beginnings of documents ------------------------------------------------------------------------------ */
+static void parts_embed(m2_feed *f)
+{
+    add_part(f, "tokens", f->spec.rows * f->length);
+    add_part(f, "pooled", f->spec.rows);
+}
+
+static int64_t invent_embed(const m2_feed *f, int32_t *batch)
+{
+    random_tokens(f, 0, f->parts[0].count, batch);
+    for (int64_t r = 0; r < f->spec.rows; r++) batch[f->parts[1].at + r] = (int32_t)f->length;
+    return f->spec.rows;
+}
+
+static m2_status check_embed(m2_feed *f, const m2_config *cfg)
+{
+    m2_tokenizer *t = NULL;
+    M2_TRY(open_tokenizer(f, &t));
+    m2_status st = find_frame(f, cfg, t);
+    m2_tokenizer_close(&t);
+    return st;
+}
+
+static m2_status next_embed(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
+{
+    (void)row;
+    M2_TRY(m2_loader_next(f->loader, batch, NULL));
+    for (int64_t r = 0; r < f->spec.rows; r++) {
+        int64_t n = f->length;
+        while (n > 0 && batch[r * f->length + n - 1] == f->frame.pad) n--;
+        batch[f->parts[1].at + r] = (int32_t)n;
+    }
+    *predicted = keep;
+    return M2_OK;
+}
+
 static const kind kinds[] = {
     {"causal", 0, parts_causal, check_causal, open_loader, next_causal, invent_causal},
     {"mlm", 1, parts_mlm, check_mlm, open_mlm, next_mlm, invent_mlm},
     {"classify", 0, parts_classify, check_classify, open_classify, next_classify, invent_classify},
+    {"embed", 0, parts_embed, check_embed, open_loader, next_embed, invent_embed},
 };
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */

@@ -103,6 +103,8 @@ static void build(m2_program *p, const m2_config *cfg)
     }
     if (!strcmp(cfg->task_name, "none"))
         masked_head(p, cfg, x, table);
+    else if (!strcmp(cfg->task_name, "embed"))
+        m2i_embed(p, x);
     else
         m2i_classify(p, cfg, x);
 }

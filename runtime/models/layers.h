@@ -55,6 +55,7 @@ m2_tid m2i_mlp(m2_program *p, const m2_config *cfg, double ending, m2_tid u);
 
 /* ---- classify.c: the head of task.name on x (B, L, d), with its inputs and outputs */
 void m2i_classify(m2_program *p, const m2_config *cfg, m2_tid x);
+void m2i_embed(m2_program *p, m2_tid x); /* of m2 embed: means as they are */
 
 /* ---- block.c: pre-norm blocks: norm, mixer, and if model.mlp is not none, norm, MLP */
 void m2i_block(m2_program *p, const m2_config *cfg, m2_tid position, m2i_stream *s);

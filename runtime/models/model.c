@@ -23,6 +23,7 @@ const m2_model *m2_model_find(const char *name)
 const char *m2_model_task(const m2_config *cfg)
 {
     const m2_model *model = m2_model_find(cfg->model_family);
+    if (!strcmp(cfg->task_name, "embed")) return "embed";
     if (strcmp(cfg->task_name, "none") != 0) return "classify";
     return model ? model->task : "";
 }

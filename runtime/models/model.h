@@ -21,6 +21,7 @@ typedef struct m2_model {
      *             (N) i32, M2_TARGET_NONE where places is -1; "scale" () P, which is 1 / places of the whole batch
      *   "classify" (task.name) "tokens" (B, L) i32; "pooled" (B) i32, how many first positions are averaged; "targets" (B) i32
      *             classes, or P numbers
+     *   "embed"   (m2 embed) "tokens" (B, L) i32 and "pooled" (B) i32; output "embedding" (B, d), the means, and no others
      * Outputs: "loss", a sum over the microbatch times 1 / (rows_whole * L), "scale" or 1 / rows_whole; "hits", not for
      * "classify"; and in EVAL mode "logits" (a named output keeps its memory; training has no use for them). Parameter groups:
      * runtime/optim.h. */
@@ -34,7 +35,7 @@ M2_API int64_t m2_mlm_places(int64_t tokens, double rate);
 M2_API const m2_model *m2_model_find(const char *name); /* NULL if none */
 /* 1: some tokens of causal rows are no targets, so that the program divides by their number: input "scale". */
 M2_API int m2_model_skips_targets(const m2_config *cfg);
-M2_API const char *m2_model_task(const m2_config *cfg); /* "classify", or of cfg's family; "" if there is none */
+M2_API const char *m2_model_task(const m2_config *cfg); /* "classify", "embed", or of cfg's family; "" if there is none */
 /* Builds cfg's model for spec: M2_USAGE for impossible combinations. Returned program is not planned; caller frees. */
 M2_API m2_status m2_model_build(const m2_config *cfg, const m2_program_spec *spec, m2_program **out) M2_MUST_USE;
 
