@@ -1,7 +1,7 @@
 #!/bin/bash
 # Training on one GPU against training on the CPU, and against itself: f32 and bf16 losses, graphs and plain launches,
 # ranks that share the GPU, going on from a checkpoint, evaluation and sampling. Skipped where there is no GPU.
-# M2_GPU=cuda:N picks the GPU.
+# M2_GPU=cuda:N picks the GPU. All that does not hold is reported before it ends.
 . "$M2_SOURCE/tests/e2e/common.bash"
 small_run
 gpu=${M2_GPU:-cuda:0}
@@ -23,7 +23,12 @@ END
 train() { # train DIR [OPTION...]
     local dir=$1
     shift
-    "$M2" train tiny.yaml run.dir="$dir" "$@" >"$dir.log" 2>&1 || { cat "$dir.log"; fail "$dir"; }
+    "$M2" train tiny.yaml run.dir="$dir" "$@" >"$dir.log" 2>&1 || { tail -20 "$dir.log"; bad "$dir"; }
+}
+failures=0
+bad() {
+    echo "  FAILED: $*"
+    failures=$((failures + 1))
 }
 seconds() { date +%s.%N; }
 took() { echo "$(awk -v a="$1" -v b="$(seconds)" 'BEGIN { printf "%.1f s", b - a }')"; }
@@ -35,11 +40,11 @@ agree() {
         $1 != $4 || off($2, $5) || ($3 != "-") != ($6 != "-") || ($3 != "-" && off($3, $6)) { bad = 1 }
         { n++ }
         END { printf "  %s: %d steps, losses apart by at most %.1e (allowed %s)\n", name, n, worst, tol; exit bad || n != 100 }' ||
-        fail "$2 and $3 differ by more than $1"
+        bad "$2 and $3 differ by more than $1"
 }
 same() { # same RUN RUN: checkpoints, metrics, bit for bit
-    [ -n "$(content "$1")" ] && [ "$(content "$1")" = "$(content "$2")" ] || fail "$1 and $2: another final checkpoint"
-    cmp <(numbers "$1") <(numbers "$2") || fail "$1 and $2: other metrics"
+    [ -n "$(content "$1")" ] && [ "$(content "$1")" = "$(content "$2")" ] || { bad "$1 and $2: another final checkpoint"; return; }
+    cmp <(numbers "$1") <(numbers "$2") || { bad "$1 and $2: other metrics"; return; }
     echo "  $1 and $2: same bits"
 }
 
@@ -56,7 +61,7 @@ agree 1e-4 cpu f32
 agree 1e-2 cpu tf32
 agree 1e-2 cpu bf16
 for way in f32 tf32 bf16; do # nothing is allocated once planned, and the host never waits until the GPU has nothing to do
-    [ "${gpu%%:*}" = cpu ] || grep -q 'the steps allocated 0 times and drained the device 0 times' $way.log || { cat $way.log; fail "$way: allocations or waits"; }
+    [ "${gpu%%:*}" = cpu ] || grep -q 'the steps allocated 0 times and drained the device 0 times' $way.log || { tail -20 $way.log; bad "$way: allocations or waits"; }
 done
 
 echo "graphs, plain launches, the naive plan, microbatches, recomputation"
@@ -74,14 +79,24 @@ echo "ranks that share $gpu"
 for n in 2 4; do
     for precision in f32 bf16; do
         ranks $n "$M2" train tiny.yaml run.dir=$precision-$n run.device="$gpu" train.precision=$precision >log 2>&1 ||
-            { cat log; fail "$n ranks"; }
-        grep -q 'transport mpi, staged through pinned memory: .* share one GPU' log || { cat log; fail "$n ranks: no reason for the transport"; }
+            { tail -20 log; bad "$n ranks"; }
+        grep -q 'transport mpi, staged through pinned memory: .* share one GPU' log || { tail -20 log; bad "$n ranks: no reason for the transport"; }
     done
     agree 1e-4 f32 f32-$n
     agree 1e-2 bf16 bf16-$n
 done
-"$M2" train tiny.yaml run.device="$gpu" run.transport=mpi train.precision=f32 run.dir=f32-alone >log 2>&1 || { cat log; fail "one rank over MPI"; }
+"$M2" train tiny.yaml run.device="$gpu" run.transport=mpi train.precision=f32 run.dir=f32-alone >log 2>&1 || { tail -20 log; bad "one rank over MPI"; }
 same f32 f32-alone
+
+echo "a trace of the calls that allocate or make the host wait, between launches 10 and 60"
+M2_CUDA_TRACE=$work/trace LD_PRELOAD=${M2_BUILD:?}/bin/cudart_trace.so "$M2" train tiny.yaml run.dir=traced run.device="$gpu" \
+    train.val_every=0 checkpoint.every=0 >log 2>&1 || { tail -20 log; bad "a traced run"; }
+if [ "${gpu%%:*}" = cuda ]; then
+    awk '$1 == "cudaGraphLaunch" { n++ } n >= 10 && n < 60 { print }' trace | sort | uniq -c | sed 's/^/  /'
+    [ "$(grep -c cudaGraphLaunch trace)" -ge 90 ] || bad "fewer graph launches than steps"
+    awk '$1 == "cudaGraphLaunch" { n++ } n >= 10 && n < 60 && $1 != "cudaGraphLaunch" && $1 != "cudaEventSynchronize" { exit 1 }' trace ||
+        bad "the steps allocate or drain the device"
+fi
 
 echo "going on from step 40"
 for precision in f32 bf16; do
@@ -89,15 +104,16 @@ for precision in f32 bf16; do
     cp -r $precision/. $precision-again2
     rm -r $precision-again2/checkpoints/step-00000{060,080,100}
     train $precision-again2 run.device="$gpu" train.precision=$precision
-    grep -q 'resuming after step 40' $precision-again2.log || { cat $precision-again2.log; fail "did not resume after step 40"; }
+    grep -q 'resuming after step 40' $precision-again2.log || { cat $precision-again2.log; bad "did not resume after step 40"; }
     same $precision $precision-again2
 done
 
 echo "evaluation and sampling"
 loss() { "$M2" eval "$1" --json run.device="$2" train.precision="$3" 2>>log | sed -nE 's/.*"loss": ([^,]*),.*/\1/p'; }
-close() { awk -v a="$1" -v b="$2" -v tol="$3" 'BEGIN { d = (a - b) / a; exit !(a > 0 && d <= tol && -d <= tol) }' || fail "evaluations $1 and $2"; }
+close() { awk -v a="$1" -v b="$2" -v tol="$3" 'BEGIN { d = (a - b) / a; exit !(a > 0 && d <= tol && -d <= tol) }' || bad "evaluations $1 and $2"; }
 close "$(loss f32 cpu f32)" "$(loss f32 "$gpu" f32)" 1e-5
 close "$(loss f32 cpu f32)" "$(loss f32 "$gpu" bf16)" 1e-2
 [ "$("$M2" sample f32 --prompt ka --tokens 20 --temperature 0 run.device=cpu 2>/dev/null)" = \
-    "$("$M2" sample f32 --prompt ka --tokens 20 --temperature 0 run.device="$gpu" train.precision=f32 2>/dev/null)" ] || fail "samples differ"
+    "$("$M2" sample f32 --prompt ka --tokens 20 --temperature 0 run.device="$gpu" train.precision=f32 2>/dev/null)" ] || bad "samples differ"
 echo "  evaluations and samples agree"
+[ $failures = 0 ] || { echo "$failures things do not hold"; exit 1; }
