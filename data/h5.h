@@ -1,4 +1,4 @@
-/* h5.h - what the sources of data/ share about HDF5: the lock, the types, and one sentence out of its error stack. */
+/* h5.h - what the sources of data/ share about HDF5: the lock, the types, one sentence out of its error stack. */
 #ifndef M2_DATA_H5_H
 #define M2_DATA_H5_H
 
@@ -30,6 +30,9 @@ int m2i_h5_dtype(hid_t type, m2_dtype *out);
     } while (0)
 
 hid_t m2i_store_file(const m2_store *s);
+/* After [offset, offset + count) of an array could not be read: ", in bytes 4096 to 8192 of the file", the first chunk that is
+ * damaged, or "" where that cannot be told. */
+void m2i_store_find_damage(hid_t array, const int64_t *offset, const int64_t *count, int rank, char *where, size_t n);
 m2_status m2i_attribute_set_text(hid_t object, const char *key, const char *value) M2_MUST_USE;
 
 #endif

@@ -374,6 +374,36 @@ int m2_store_has(m2_store *s, const char *name)
     return found;
 }
 
+/* Is the file of piece i there, with an array as large as when the whole was made? */
+static m2_status check_piece(hid_t plist, size_t i, const char *path)
+{
+    char array[1024];
+    m2_store *piece = NULL;
+    m2_array_info info;
+    M2_TRY(m2_store_open(path, &piece));
+    H5Pget_virtual_dsetname(plist, i, array, sizeof array);
+    m2_status st = m2_store_info(piece, array, &info);
+    hid_t space = H5Pget_virtual_vspace(plist, i);
+    int64_t was = H5Sget_select_npoints(space), is = 1;
+    for (int k = 0; st == M2_OK && k < info.rank; k++) is *= info.shape[k];
+    if (st == M2_OK && is != was)
+        st = m2_fail(M2_DATA, "%s: array %s has %" PRId64 " elements now, and had %" PRId64, path, array, is,
+                     was);
+    H5Sclose(space);
+    m2_store_close(&piece);
+    return st;
+}
+
+/* A piece's path: seen from the folder of the store. */
+static void find_piece(const m2_store *s, hid_t plist, size_t i, char *path, size_t n)
+{
+    char file[1024];
+    H5Pget_virtual_filename(plist, i, file, sizeof file);
+    const char *slash = strrchr(s->path, '/');
+    int folder = slash && file[0] != '/' ? (int)(slash - s->path) + 1 : 0;
+    snprintf(path, n, "%.*s%s", folder, s->path, file);
+}
+
 /* HDF5 reads zeros where a piece of a virtual array is missing; here that is a failure. */
 static m2_status check_pieces(const m2_store *s, const char *name, hid_t id)
 {
@@ -382,14 +412,9 @@ static m2_status check_pieces(const m2_store *s, const char *name, hid_t id)
     m2_status st = M2_OK;
     if (H5Pget_layout(plist) == H5D_VIRTUAL) H5Pget_virtual_count(plist, &n);
     for (size_t i = 0; i < n && st == M2_OK; i++) {
-        char file[1024], path[4096];
-        H5Pget_virtual_filename(plist, i, file, sizeof file);
-        const char *slash = strrchr(s->path, '/');
-        int folder = slash && file[0] != '/' ? (int)(slash - s->path) + 1 : 0;
-        snprintf(path, sizeof path, "%.*s%s", folder, s->path, file);
-        m2_store *piece = NULL;
-        st = m2_context(m2_store_open(path, &piece), "%s: a piece of %s", s->path, name);
-        m2_store_close(&piece);
+        char path[4096];
+        find_piece(s, plist, i, path, sizeof path);
+        st = m2_context(check_piece(plist, i, path), "%s: a piece of %s", s->path, name);
     }
     H5Pclose(plist);
     return st;
@@ -452,6 +477,38 @@ m2_status m2_store_info(m2_store *s, const char *name, m2_array_info *out)
     M2I_LOCKED(info_locked(s, name, out));
 }
 
+/* After [offset, offset + count) of a virtual array of rank 1 could not be read: the failure of the piece that is damaged. */
+static m2_status blame_piece(const m2_store *s, const char *name, hid_t id, int64_t offset, int64_t count)
+{
+    hid_t plist = H5Dget_create_plist(id);
+    size_t n = 0;
+    m2_status st = M2_OK;
+    if (H5Pget_layout(plist) == H5D_VIRTUAL) H5Pget_virtual_count(plist, &n);
+    for (size_t i = 0; i < n && st == M2_OK; i++) {
+        char path[4096], array[1024];
+        hsize_t first, last;
+        m2_store *piece = NULL;
+        hid_t space = H5Pget_virtual_vspace(plist, i);
+        H5Sget_select_bounds(space, &first, &last);
+        H5Sclose(space);
+        int64_t from = offset > (int64_t)first ? offset : (int64_t)first;
+        int64_t end = offset + count < (int64_t)last + 1 ? offset + count : (int64_t)last + 1;
+        if (from >= end) continue;
+        find_piece(s, plist, i, path, sizeof path);
+        H5Pget_virtual_dsetname(plist, i, array, sizeof array);
+        void *buffer = malloc((size_t)(end - from) * 8);
+        from -= (int64_t)first;
+        end -= (int64_t)first + from;
+        st = m2_store_open(path, &piece);
+        if (st == M2_OK && buffer) st = m2_store_read(piece, array, &from, &end, buffer);
+        st = m2_context(st, "%s: a piece of %s", s->path, name);
+        m2_store_close(&piece);
+        free(buffer);
+    }
+    H5Pclose(plist);
+    return st;
+}
+
 /* One hyperslab in (buf written to) or out (buf read into). */
 static m2_status transfer(m2_store *s, const char *name, const int64_t *offset, const int64_t *count,
                           void *in, const void *out)
@@ -481,9 +538,13 @@ static m2_status transfer(m2_store *s, const char *name, const int64_t *offset, 
     H5Sclose(space);
     H5Sclose(memory);
     if (!bad) return M2_OK;
-    if (in)
-        return m2_fail(M2_DATA, "%s: cannot read array %s, the file is damaged: %s", s->path, name,
+    if (in) {
+        char where[160];
+        if (info.rank == 1) M2_TRY(blame_piece(s, name, id, offset[0], count[0]));
+        m2i_store_find_damage(id, offset, count, info.rank, where, sizeof where);
+        return m2_fail(M2_DATA, "%s: cannot read array %s, the file is damaged%s: %s", s->path, name, where,
                        m2i_h5_why());
+    }
     return m2_fail(M2_IO, "%s: cannot write array %s: %s", s->path, name, m2i_h5_why());
 }
 
@@ -504,13 +565,17 @@ static m2_status append_locked(m2_store *s, const char *name, int64_t count, con
     m2_array_info info;
     M2_TRY(find_array(s, name, &id));
     M2_TRY(describe(s, name, id, &info));
-    if (info.rank != 1)
-        return m2_fail(M2_BUG, "%s: array %s has rank %d, only rank 1 is appended to", s->path, name,
-                       info.rank);
-    hsize_t size = (hsize_t)(info.shape[0] + count);
-    if (m2i_h5_failed(H5Dset_extent(id, &size)))
+    if (info.rank < 1)
+        return m2_fail(M2_BUG, "%s: array %s is a scalar, nothing can be appended", s->path, name);
+    int64_t offset[M2_STORE_RANK] = {info.shape[0]}, extent[M2_STORE_RANK];
+    hsize_t size[M2_STORE_RANK];
+    to_hsize(size, info.shape, info.rank);
+    memcpy(extent, info.shape, sizeof extent);
+    size[0] += (hsize_t)count;
+    extent[0] = count;
+    if (m2i_h5_failed(H5Dset_extent(id, size)))
         return m2_fail(M2_IO, "%s: cannot extend array %s: %s", s->path, name, m2i_h5_why());
-    return transfer(s, name, &info.shape[0], &count, NULL, buf);
+    return transfer(s, name, offset, extent, NULL, buf);
 }
 
 m2_status m2_store_append(m2_store *s, const char *name, int64_t count, const void *buf)

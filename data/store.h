@@ -41,7 +41,7 @@ M2_API m2_status m2_store_write(m2_store *s, const char *name, const int64_t *of
 M2_API m2_status m2_store_read(m2_store *s, const char *name, const int64_t *offset, const int64_t *count,
                                void *buf) M2_MUST_USE;
 M2_API m2_status m2_store_append(m2_store *s, const char *name, int64_t count,
-                                 const void *buf) M2_MUST_USE; /* 1-D */
+                                 const void *buf) M2_MUST_USE; /* along the first dimension */
 
 /* Bulk bytes past HDF5 and its lock, so that a writer in the background stops nobody: reserve makes a contiguous array and
  * fixes its place, the byte *at of the file; put writes bytes of the file there and starts their way to the disk. put is

@@ -4,7 +4,7 @@
 set -eu
 
 build="build-essential cmake ninja-build pkg-config git ca-certificates libopenmpi-dev openmpi-bin libhdf5-dev libopenblas0-pthread
-       libyaml-dev libjansson-dev libxxhash-dev libzstd-dev zlib1g-dev liblzma-dev"
+       libyaml-dev libjansson-dev libxxhash-dev libzstd-dev zlib1g-dev liblzma-dev libjpeg-dev libpng-dev"
 tests="libcunit1-dev libfftw3-dev hdf5-tools python3 python3-h5py python3-numpy slurm-wlm munge iproute2 tmux procps zstd xz-utils"
 demo="perl-doc gnuplot-nox"
 

@@ -1,4 +1,5 @@
 /* inspect_store.c - m2 inspect store PATH: what a token store holds, and is it whole? */
+#include "data/image_store.h"
 #include "data/store.h"
 #include "data/token_store.h"
 #include "kernels/base/log.h"
@@ -13,9 +14,9 @@
 const char inspect_store_usage[] =
     "usage: m2 inspect store PATH [--verify] [--text N]\n"
     "\n"
-    "What a token store holds: documents, tokens, tokenizer, where it came from.\n"
+    "What a store holds: documents, tokens, tokenizer, or pictures and classes; where it came from.\n"
     "\n"
-    "  --verify   read all of it: checksums, token ids, a separator at the end of each document\n"
+    "  --verify   read all of it: checksums, token ids, a separator at the end of each document, labels\n"
     "  --text N   print the text of document N\n";
 
 enum { BLOCK = 1 << 20 };
@@ -133,6 +134,67 @@ static m2_status print_document(m2_store *s, const m2_token_store_info *info, in
     return st;
 }
 
+/* ---- pictures ---------------------------------------------------------------------------------------------------- */
+static m2_status print_classes(m2_store *s)
+{
+    char *names = NULL, *counts = NULL;
+    m2_status st = m2_store_get_text(s, "/", "classes", &names);
+    if (st == M2_OK) st = m2_store_get_text(s, "/", "class_counts", &counts);
+    char *number = counts;
+    for (char *p = names, *end; st == M2_OK && *p && number; p = end + (*end == '\n')) {
+        end = p + strcspn(p, "\n");
+        printf("%-11s %8lld  %.*s\n", p == names ? "classes" : "", strtoll(number, &number, 10),
+               (int)(end - p), p);
+    }
+    free(names);
+    free(counts);
+    return st;
+}
+
+static m2_status verify_images(m2_store *s, const m2_image_store_info *info)
+{
+    int64_t picture = info->height * info->width * 3, at_once = 1 + (16 << 20) / picture, zero = 0;
+    uint8_t *pixels = malloc((size_t)(at_once * picture));
+    int32_t *labels = malloc((size_t)info->images * sizeof *labels + 1);
+    m2_status st =
+        pixels && labels ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " pictures", at_once);
+    if (st == M2_OK) st = m2_store_read(s, "/labels", &zero, &info->images, labels);
+    for (int64_t i = 0; st == M2_OK && i < info->images; i++)
+        if (labels[i] < 0 || labels[i] >= info->classes)
+            st = m2_fail(M2_DATA, "%s: picture %" PRId64 " has label %d of %" PRId64 " classes",
+                         m2_store_path(s), i, labels[i], info->classes);
+    for (int64_t i = 0; st == M2_OK && i < info->images; i += at_once) {
+        int64_t n = info->images - i < at_once ? info->images - i : at_once;
+        int64_t offset[4] = {i}, count[4] = {n, info->height, info->width, 3};
+        st = m2_store_read(s, "/images", offset, count, pixels);
+    }
+    if (st == M2_OK) printf("whole: every checksum and label is as it should be\n");
+    free(labels);
+    free(pixels);
+    return st;
+}
+
+static m2_status inspect_images(m2_store *s, int verifies)
+{
+    m2_image_store_info info;
+    M2_TRY(m2_image_store_info_read(s, &info));
+    printf("%-11s %" PRId64 " of %" PRId64 " x %" PRId64 ", red green blue\n", "pictures", info.images,
+           info.width, info.height);
+    M2_TRY(print_classes(s));
+    print_attribute(s, "date");
+    print_attribute(s, "command");
+    print_attribute(s, "sources");
+    return verifies ? verify_images(s, &info) : M2_OK;
+}
+
+static m2_status inspect_tokens(m2_store *s, int64_t document, int verifies)
+{
+    m2_token_store_info info;
+    M2_TRY(m2_token_store_info_read(m2_store_path(s), &info));
+    M2_TRY(document >= 0 ? print_document(s, &info, document) : print_store(s, &info));
+    return verifies ? verify(s, &info) : M2_OK;
+}
+
 m2_status inspect_store(int argc, char **argv)
 {
     int verifies = 0;
@@ -141,12 +203,9 @@ m2_status inspect_store(int argc, char **argv)
         {"--verify", M2_FLAG_ON, &verifies}, {"--text", M2_FLAG_INT, &document}, {NULL, M2_FLAG_ON, NULL}};
     M2_TRY(m2_flags_take(&argc, argv, flags));
     if (argc != 2) return m2_fail(M2_USAGE, "which store? m2 inspect store PATH [--verify] [--text N]");
-    m2_token_store_info info;
     m2_store *s;
-    M2_TRY(m2_token_store_info_read(argv[1], &info));
     M2_TRY(m2_store_open(argv[1], &s));
-    m2_status st = document >= 0 ? print_document(s, &info, document) : print_store(s, &info);
-    if (st == M2_OK && verifies) st = verify(s, &info);
+    m2_status st = m2_image_store_is(s) ? inspect_images(s, verifies) : inspect_tokens(s, document, verifies);
     m2_store_close(&s);
     return st;
 }

@@ -4,6 +4,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/device.h"
 #include "parallel/comm.h"
+#include "tools/prepare.h"
 #include "tools/tool.h"
 
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 const char tool_prepare_usage[] =
@@ -41,6 +41,15 @@ const char tool_prepare_usage[] =
     "                       of a file whose packing is broken (stop); skip leaves them out and counts them\n"
     "  --threads N          that tokenise (all cores; of each rank, its cores); beyond 8, use ranks\n"
     "  --force              overwrite existing stores\n"
+    "\n"
+    "       m2 prepare --images --out STORE.h5 [--size N] [--under NAME] FOLDER|ARCHIVE.tar...\n"
+    "       m2 prepare --merge  --out STORE.h5 STORE.h5 STORE.h5...\n"
+    "\n"
+    "Pictures (.jpg, .png) in class folders or tar archives, packed or not, become a store of pictures: the\n"
+    "folder of a picture is its class. Token stores become one that holds no copy of their tokens.\n"
+    "\n"
+    "  --size N             bring the shorter side to N and cut out the middle (else all are of one size)\n"
+    "  --under NAME         only pictures that have a folder of this name above them, such as train\n"
     "\n"
     "  m2 prepare --train-tokenizer 4096 --out train.h5 --val-out val.h5 books/ news.jsonl.zst\n";
 
@@ -75,12 +84,6 @@ static m2_status check_options(const options *o, int texts)
     return M2_OK;
 }
 
-static m2_status check_free(const char *path, int force)
-{
-    if (!path || force || access(path, F_OK)) return M2_OK;
-    return m2_fail(M2_USAGE, "%s exists; --force overwrites it", path);
-}
-
 /* ---- the tokenizer ----------------------------------------------------------------------------------------------- */
 static m2_status train_tokenizer(const options *o, const m2_prepare_spec *spec, m2_tokenizer **out)
 {
@@ -112,44 +115,6 @@ static m2_status save_tokenizer(const m2_tokenizer *t, const char *path)
     bad |= f && fclose(f);
     free(text);
     return bad ? m2_fail(M2_IO, "cannot write %s: %s", path, strerror(errno)) : M2_OK;
-}
-
-/* ---- what the store says of its making ---------------------------------------------------------------------------- */
-static char *join(char *const *words, int64_t n, const char *between)
-{
-    size_t size = 1;
-    for (int64_t i = 0; i < n; i++) size += strlen(words[i]) + strlen(between);
-    char *text = malloc(size), *p = text;
-    if (!text) return NULL;
-    *p = 0;
-    for (int64_t i = 0; i < n; i++)
-        p += snprintf(p, size - (size_t)(p - text), "%s%s", i ? between : "", words[i]);
-    return text;
-}
-
-/* The command without what changes nothing in the store: the same store is made with any number of threads. */
-static char *describe_command(char *const *words, int count)
-{
-    char **kept = malloc((size_t)count * sizeof *kept);
-    int n = 0;
-    for (int i = 0; kept && i < count; i++) {
-        if (!strcmp(words[i], "--threads"))
-            i++;
-        else if (strcmp(words[i], "--force") && strncmp(words[i], "--threads=", 10))
-            kept[n++] = words[i];
-    }
-    char *text = kept ? join(kept, n, " ") : NULL;
-    free(kept);
-    return text;
-}
-
-/* SOURCE_DATE_EPOCH in the environment stands for now: the same store, byte for byte, at another time. */
-static void write_date(char date[32])
-{
-    const char *fixed = getenv("SOURCE_DATE_EPOCH");
-    time_t now = fixed ? (time_t)strtoll(fixed, NULL, 10) : time(NULL);
-    struct tm utc;
-    strftime(date, 32, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
 }
 
 /* ---- what the user sees ------------------------------------------------------------------------------------------ */
@@ -257,9 +222,9 @@ static m2_status prepare_text(m2_comm *c, const options *o, m2_prepare_spec *spe
                               int count)
 {
     m2_tokenizer *t = NULL;
-    char date[32], *command = describe_command(words, count),
-                   *sources = join(spec->files->paths, spec->files->count, "\n");
-    write_date(date);
+    char date[32], *command = prepare_command(words, count),
+                   *sources = prepare_join(spec->files->paths, spec->files->count, "\n");
+    prepare_date(date);
     const char *notes[] = {"date", date, "command", command, "sources", sources, NULL};
     m2_status st = command && sources ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for the names of files");
     st = m2_comm_agree(c, st);
@@ -311,9 +276,9 @@ static m2_status run(m2_comm *c, int argc, char **argv, char *const *line, int w
     o.threads = cores;
     m2_status st = m2_flags_take(&argc, argv, flags);
     if (st == M2_OK) st = check_options(&o, argc - 1);
-    if (st == M2_OK) st = check_free(o.out, o.force);
-    if (st == M2_OK) st = check_free(o.val_out, o.force);
-    if (st == M2_OK) st = check_free(o.save, o.force);
+    if (st == M2_OK) st = prepare_check_free(o.out, o.force);
+    if (st == M2_OK) st = prepare_check_free(o.val_out, o.force);
+    if (st == M2_OK) st = prepare_check_free(o.save, o.force);
     if (st == M2_OK) st = add_files(&o, c->size, argc, argv, &files);
     st = m2_comm_agree(c, st);
     m2_prepare_spec spec = {.files = &files,
@@ -329,8 +294,17 @@ static m2_status run(m2_comm *c, int argc, char **argv, char *const *line, int w
     return st;
 }
 
+static int wants(int argc, char **argv, const char *flag)
+{
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], flag)) return 1;
+    return 0;
+}
+
 m2_status tool_prepare(int argc, char **argv)
 {
+    if (wants(argc, argv, "--images")) return prepare_images(argc, argv);
+    if (wants(argc, argv, "--merge")) return prepare_merge(argc, argv);
     int rank, size, local_rank, local_size;
     m2_comm_launcher(&rank, &size, &local_rank, &local_size);
     m2_log_setup(M2_LOG_INFO, rank);
