@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 static int asks_for_help(const char *word)
 {
@@ -24,7 +25,11 @@ static m2_status dispatch(int argc, char **argv)
 int main(int argc, char **argv)
 {
     m2_status st = dispatch(argc, argv);
-    if (st == M2_OK || m2_log_rank() != 0) return st;
+    if (st == M2_OK) return st;
+    if (m2_log_rank() != 0) { /* mpirun ends all ranks with the first: it may still be about to say why */
+        nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+        return st;
+    }
     fprintf(stderr, "m2: error: %s\n", m2_message());
     if (st == M2_BUG) fprintf(stderr, "m2: where: %s\n", m2_trace());
     return st;
