@@ -116,4 +116,28 @@ close "$(loss f32 cpu f32)" "$(loss f32 "$gpu" bf16)" 1e-2
 [ "$("$M2" sample f32 --prompt ka --tokens 20 --temperature 0 run.device=cpu 2>/dev/null)" = \
     "$("$M2" sample f32 --prompt ka --tokens 20 --temperature 0 run.device="$gpu" train.precision=f32 2>/dev/null)" ] || bad "samples differ"
 echo "  evaluations and samples agree"
+
+echo "a masked language model, and fine-tuning it: the CPU's losses"
+mkdir "$work/bert" && cd "$work/bert" || exit 1
+small_run bert
+sed 's/^  steps: .*/  steps: 100/; s/^  lr: .*/  lr: 0.0005/' config.yaml >tiny.yaml
+printf 'sentence\tlabel\n' >rows.tsv
+text 1 40000 | tr '\n' ' ' | tr -d . | cut -d' ' -f1-3600 | xargs -n 6 | awk '{ print $0 "\t" (length($1) > 4) }' >>rows.tsv
+train cpu run.device=cpu train.precision=f32
+for precision in f32 bf16; do
+    tolerance=$([ $precision = f32 ] && echo 1e-4 || echo 2e-2)
+    train $precision run.device="$gpu" train.precision=$precision
+    agree $tolerance cpu $precision
+    train $precision-naive run.device="$gpu" train.precision=$precision train.plan=naive
+    same $precision $precision-naive
+done
+for task in sst2 qnli; do # classes from the first position, from the mean of all
+    [ $task = sst2 ] || awk -F'\t' 'NR == 1 { print "question\tsentence\tlabel"; next }
+        { print $1 "\t" $1 "\t" ($2 ? "" : "not_") "entailment" }' rows.tsv >pairs.tsv
+    file=$([ $task = sst2 ] && echo rows.tsv || echo pairs.tsv)
+    tune="task.name=$task train.init=cpu data.train=$file data.val=$file"
+    train cpu-$task run.device=cpu train.precision=f32 $tune
+    train f32-$task run.device="$gpu" train.precision=f32 $tune
+    agree 1e-3 cpu-$task f32-$task
+done
 [ $failures = 0 ] || { echo "$failures things do not hold"; exit 1; }

@@ -168,6 +168,22 @@ static void test_files(void)
     }
 }
 
+/* Every task has its recipe. */
+static void test_recipes(void)
+{
+    static const char *const tasks[] = {"cola", "sst2", "mrpc", "rte", "stsb", "wnli", "qnli", "mnli", "qqp"};
+    const char *root = getenv("M2_SOURCE");
+    for (int i = 0; i < 9; i++) {
+        char path[1024];
+        m2_config cfg;
+        m2_config_defaults(&cfg);
+        snprintf(path, sizeof path, "%s/configs/glue/%s.yaml", root ? root : ".", tasks[i]);
+        CU_ASSERT_EQUAL_FATAL(m2_config_load(&cfg, path), M2_OK);
+        CU_ASSERT_STRING_EQUAL(cfg.task_name, tasks[i]);
+        CU_ASSERT(cfg.train_epochs >= 1 && cfg.optim_lr > 0 && cfg.optim_lr < 1e-3);
+    }
+}
+
 static double std_of(const m2_param *rows, int n, const char *name)
 {
     for (int i = 0; i < n; i++)
@@ -273,6 +289,7 @@ int main(void)
     CU_add_test(suite, "options", test_options);
     CU_add_test(suite, "precisions", test_precisions);
     CU_add_test(suite, "files", test_files);
+    CU_add_test(suite, "recipes of tasks", test_recipes);
     CU_add_test(suite, "initial values", test_initial_values);
     CU_add_test(suite, "initialisations", test_initialisations);
     CU_add_test(suite, "refusals", test_refusals);
