@@ -1,6 +1,7 @@
 #!/bin/bash
 # Everything that needs several GPUs, on however many this machine has: NCCL against the laws of communicators, training on
-# 1 ... N GPUs against one, weak scaling, one rank killed, going on with half of the ranks. Writes one JSON file.
+# 1 ... N GPUs against one, weak scaling, gradient buckets, one rank killed, going on with half of the ranks. Writes one JSON
+# file, also when something does not hold: "failures" says how much.
 #
 #   tests/e2e/multigpu.sh [FILE.json]     M2, M2_SOURCE, M2_BUILD as ctest sets them; default M2_BUILD/multigpu.json
 #
@@ -28,21 +29,26 @@ transport=nccl
 small_run
 sed -i "s/device: cpu/device: $device/" config.yaml
 
+failures=0
+bad() {
+    echo "  FAILED: $*"
+    failures=$((failures + 1))
+}
 field() { sed -nE "s/.*\"$1\": ([^,}]*).*/\1/p" "$2" | head -1; } # field KEY FILE.json
 json=""                                                          # the members of the file
 member() { json="$json${json:+,$'\n'}  \"$1\": $2"; }
 train() { # train N DIR [OPTION...]
     local n=$1 dir=$2
     shift 2
-    ranks "$n" "$M2" train config.yaml run.dir="$dir" "$@" >"$dir.log" 2>&1 || { cat "$dir.log"; fail "$dir"; }
-    [ "$n" = 1 ] || grep -qE "on $n ranks? \($transport" "$dir.log" || { cat "$dir.log"; fail "$dir: another transport than $transport"; }
+    ranks "$n" "$M2" train config.yaml run.dir="$dir" "$@" >"$dir.log" 2>&1 || { tail -20 "$dir.log"; bad "$dir"; }
+    [ "$n" = 1 ] || grep -qE "on $n ranks? \($transport" "$dir.log" || { tail -20 "$dir.log"; bad "$dir: another transport than $transport"; }
 }
 worst() { # worst RUN RUN: largest relative difference of their losses
     paste -d' ' <(losses "$1") <(losses "$2") | awk '
         { d = ($2 - $5) / $2; d = d < 0 ? -d : d; if (!(d <= most)) most = d; n++; if ($1 != $4) bad = 1 }
         END { printf "%.2e", n == 50 && !bad ? most : 1 }'
 }
-at_most() { awk -v x="$1" -v y="$2" 'BEGIN { exit !(x <= y) }' || fail "$3: $1, allowed $2"; }
+at_most() { awk -v x="$1" -v y="$2" 'BEGIN { exit !(x <= y) }' || bad "$3: $1, allowed $2"; }
 
 member machine "{\"gpus\": $gpus, \"name\": \"$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)\", \"date\": \"$(date -u +%FT%TZ)\"}"
 
@@ -50,9 +56,9 @@ echo "laws of communicators and exchanges"
 laws=()
 for n in $sizes; do
     if [ "$device" = cuda ]; then
-        ranks "$n" "$M2_BUILD/bin/mpi-nccl" >log 2>&1 || { cat log; fail "mpi-nccl on $n GPUs"; }
+        ranks "$n" "$M2_BUILD/bin/mpi-nccl" >log 2>&1 || { tail -20 log; bad "mpi-nccl on $n GPUs"; }
     else
-        ranks "$n" "$M2_BUILD/bin/mpi-nccl" "$M2_BUILD/bin/fake_nccl.so" >log 2>&1 || { cat log; fail "mpi-nccl on $n ranks"; }
+        ranks "$n" "$M2_BUILD/bin/mpi-nccl" "$M2_BUILD/bin/fake_nccl.so" >log 2>&1 || { tail -20 log; bad "mpi-nccl on $n ranks"; }
     fi
     laws+=("$n")
     echo "  $n: $(sed -nE 's/ +asserts +([0-9]+) .*/\1/p' log) assertions hold"
@@ -79,8 +85,8 @@ member training_equals_one_rank "[$rows]"
 
 if "$M2" bench comm --help >/dev/null 2>&1; then
     echo "bandwidth"
-    ranks "$most" "$M2" bench comm --json run.device="$device" >comm.json 2>log || { cat log; fail "m2 bench comm"; }
-    member bench_comm "$(cat comm.json)"
+    ranks "$most" "$M2" bench comm --json run.device="$device" >comm.json 2>log || { tail -20 log; bad "m2 bench comm"; }
+    [ ! -s comm.json ] || member bench_comm "$(cat comm.json)"
 fi
 
 echo "weak scaling: $config, $batch x $length tokens per rank"
@@ -88,7 +94,7 @@ rows=""
 alone=""
 for n in $sizes; do
     ranks "$n" "$M2" bench step "$config" model.length="$length" train.batch=$((n * batch)) run.device="$device" --json >step.json 2>log ||
-        { cat log; fail "m2 bench step on $n ranks"; }
+        { tail -20 log; bad "m2 bench step on $n ranks"; continue; }
     speed=$(field tokens_per_s step.json)
     [ -n "$alone" ] || alone=$(awk -v s="$speed" -v n="$n" 'BEGIN { print s / n }')
     efficiency=$(awk -v s="$speed" -v n="$n" -v a="$alone" 'BEGIN { printf "%.4f", s / (n * a) }')
@@ -96,6 +102,18 @@ for n in $sizes; do
     echo "  $n: $speed tokens/s, efficiency $efficiency, MFU $(field mfu step.json)"
 done
 member weak_scaling "{\"config\": \"$(basename "$config")\", \"batch_per_rank\": $batch, \"length\": $length, \"rows\": [$rows]}"
+
+if [ "$most" -gt 1 ]; then
+    echo "gradient buckets on $most ranks"
+    rows=""
+    for mib in 4 16 64 256; do
+        ranks "$most" "$M2" bench step "$config" model.length="$length" train.batch=$((most * batch)) run.device="$device" comm.bucket_mib=$mib \
+            --json >step.json 2>log || { tail -20 log; bad "m2 bench step with buckets of $mib MiB"; continue; }
+        rows="$rows${rows:+, }{\"bucket_mib\": $mib, \"tokens_per_s\": $(field tokens_per_s step.json)}"
+        echo "  $mib MiB: $(field tokens_per_s step.json) tokens/s"
+    done
+    member buckets "{\"ranks\": $most, \"rows\": [$rows]}"
+fi
 
 echo "one of $most ranks is killed; going on with half of them"
 half=$((most > 1 ? most / 2 : 1))
@@ -109,15 +127,17 @@ kill -9 "$victim"
 wait $pid
 code=$?
 took=$(($(date +%s) - since))
-[ $code != 0 ] || fail "the job ended well though a rank was killed"
+[ $code != 0 ] || bad "the job ended well though a rank was killed"
 at_most $took 60 "seconds from the kill to the end of the job"
 done_before=$(ls killed/checkpoints | grep -c '^step-')
-[ "$done_before" -gt 0 ] || fail "no checkpoint before the kill"
+[ "$done_before" -gt 0 ] || bad "no checkpoint before the kill"
 stop=$(($(ls killed/checkpoints | sed -nE 's/^step-0*([0-9]+)$/\1/p' | tail -1) + 40))
-ranks "$half" "$M2" train config.yaml run.dir=killed $long train.steps=$stop >log 2>&1 || { cat log; fail "going on with $half ranks"; }
-grep -q 'resuming after step' log || { cat log; fail "did not resume"; }
+ranks "$half" "$M2" train config.yaml run.dir=killed $long train.steps=$stop >log 2>&1 || { tail -20 log; bad "going on with $half ranks"; }
+grep -q 'resuming after step' log || { tail -20 log; bad "did not resume"; }
 echo "  job over after $took s (exit code $code), $(grep -o 'resuming after step [0-9]*' log) on $half ranks, $stop steps done"
 member killed_rank "{\"seconds_to_end\": $took, \"exit_code\": $code, \"resumed_on_ranks\": $half, \"steps_done\": $stop}"
 
+member failures $failures
 printf '{\n%s\n}\n' "$json" >"$out"
 echo "written: $out"
+[ $failures = 0 ] || { echo "$failures things do not hold"; exit 1; }
