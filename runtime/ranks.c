@@ -56,6 +56,20 @@ m2_status m2_precision_choose(const m2_config *cfg, const m2_device *dev, m2_pre
     return M2_OK;
 }
 
+/* run.strict: what "auto" fell back to is an error. */
+static m2_status be_strict(const m2_config *cfg, const m2_ranks *r)
+{
+    int cpu = !strcmp(r->device->api->kind, "cpu"), automatic = !strcmp(cfg->run_transport, "auto");
+    if (!cfg->run_strict) return M2_OK;
+    if (cpu && !strcmp(cfg->run_device, "auto"))
+        return m2_fail(M2_USAGE, "run.strict is set and there is no usable GPU (m2 train run.device=cuda says why): set "
+                                 "run.device=cpu to mean it");
+    if (!cpu && automatic && r->comm->size > 1 && !strcmp(r->comm->api->kind, "mpi"))
+        return m2_fail(M2_USAGE, "run.strict is set and %s: set run.transport=mpi to mean it, slow as it is",
+                       r->sharers > 1 ? "ranks share a GPU, which NCCL refuses" : "NCCL cannot be loaded on every rank");
+    return M2_OK;
+}
+
 m2_plan_options m2_ranks_plan(const m2_config *cfg, const m2_ranks *r)
 {
     return (m2_plan_options){.naive = !strcmp(cfg->train_plan, "naive"),
@@ -78,6 +92,7 @@ m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out)
     if (st == M2_OK) st = m2_comm_agree(out->comm, why.code == M2_OK ? M2_OK : m2_error_put(&why));
     if (st == M2_OK) st = same_kind(out);
     if (st == M2_OK) st = m2_comm_sharers(out->comm, out->device, &out->sharers);
+    if (st == M2_OK) st = m2_comm_agree(out->comm, be_strict(cfg, out));
     if (st == M2_OK) st = choose_threads(cfg, out);
     if (st == M2_OK) st = m2_precision_choose(cfg, out->device, &out->precision);
     if (st != M2_OK) m2_ranks_close(out);

@@ -41,6 +41,9 @@ refuse 64 'use 4, or fewer ranks' ranks 4 "$M2" train config.yaml run.dir=none t
 refuse 64 'train.micro = 5 .*use 4 or 6' train train.micro=5
 refuse 64 'optim.warmup' train optim.warmup=100
 refuse 64 'run.device' train run.device=abacus
+refuse 64 'run.strict is set and there is no usable GPU' env CUDA_VISIBLE_DEVICES= "$M2" train config.yaml run.dir=none \
+    run.strict=on run.device=auto
+refuse 64 'nccl needs a GPU on every rank' ranks 2 "$M2" train config.yaml run.dir=none run.transport=nccl
 refuse 64 'train.precision=bf16 needs a GPU' train train.precision=bf16
 
 # ---- data: 65
