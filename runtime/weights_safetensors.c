@@ -1,0 +1,314 @@
+/* weights_safetensors.c - a model as safetensors, and back. */
+#include "runtime/models/published.h"
+#include "runtime/rundir.h"
+#include "runtime/safetensors.h"
+#include "runtime/weights.h"
+#include "runtime/weights_names.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NAME = 200 };
+
+static int64_t row_elements(const m2_param *p)
+{
+    int64_t n = 1;
+    for (int d = 0; d < p->rank; d++) n *= p->dims[d];
+    return n;
+}
+
+static char *row_data(const m2_weights *w, int array, int row)
+{
+    int64_t size = m2_dtype_size(w->state.arrays[array].dtype);
+    return (char *)w->flat[array] + w->state.rows[row].offset * size;
+}
+
+static int is_there(const m2_weights *w, int array, int row)
+{
+    return array == 0 || !(w->state.rows[row].flags & M2_PARAM_FROZEN);
+}
+
+/* ---- names ------------------------------------------------------------------------------------------------------- */
+/* One tensor of a file: which part of the model it is. */
+typedef struct place {
+    char name[NAME];
+    int array, row;
+} place;
+
+typedef struct places {
+    int n, room;
+    place *all;
+} places;
+
+static m2_status add_place(places *p, const char *name, int array, int row)
+{
+    if (p->n == p->room) {
+        int more = p->room ? 2 * p->room : 256;
+        place *bigger = realloc(p->all, (size_t)more * sizeof *bigger);
+        if (!bigger) return m2_fail(M2_TRANSIENT, "out of memory for a list of tensors");
+        p->all = bigger;
+        p->room = more;
+    }
+    place *one = &p->all[p->n++];
+    snprintf(one->name, sizeof one->name, "%s", name);
+    one->array = array;
+    one->row = row;
+    return M2_OK;
+}
+
+/* Buffers are computed from the shape alone: they are not written. */
+static m2_status add_published(void *ctx, const char *key, int row)
+{
+    return row == M2_PUBLISHED_BUFFER ? M2_OK : add_place(ctx, key, 0, row);
+}
+
+static m2_status list_places(const m2_weights *w, int own_names, places *out)
+{
+    int published = !own_names && !strcmp(w->cfg.model_family, "bert");
+    for (int a = 0; a < w->state.n_arrays; a++) {
+        if (a == 0 && published) {
+            M2_TRY(m2_published_keys(w->state.rows, w->state.n_rows, add_published, out));
+            continue;
+        }
+        for (int i = 0; i < w->state.n_rows; i++) {
+            char name[NAME];
+            if (!is_there(w, a, i)) continue;
+            snprintf(name, sizeof name, "%s%s%s", a ? w->state.arrays[a].kind : "", a ? "/" : "", w->state.rows[i].name);
+            M2_TRY(add_place(out, name, a, i));
+        }
+    }
+    return M2_OK;
+}
+
+/* ---- export ------------------------------------------------------------------------------------------------------ */
+typedef struct exporting {
+    const m2_weights *w;
+    const places *places;
+    m2_dtype dtype;
+} exporting;
+
+static m2_status fill(void *ctx, int tensor, void *out)
+{
+    const exporting *e = ctx;
+    const place *p = &e->places->all[tensor];
+    m2_dtype from = e->w->state.arrays[p->array].dtype;
+    const void *data = row_data(e->w, p->array, p->row);
+    int64_t n = row_elements(&e->w->state.rows[p->row]);
+    if (from == e->dtype) {
+        memcpy(out, data, (size_t)(n * m2_dtype_size(from)));
+        return M2_OK;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        double x = from == M2_F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
+        if (e->dtype == M2_F64)
+            ((double *)out)[i] = x;
+        else if (e->dtype == M2_F32)
+            ((float *)out)[i] = (float)x;
+        else
+            ((uint16_t *)out)[i] = m2_bf16_from_f32((float)x);
+    }
+    return M2_OK;
+}
+
+static m2_status write_out(const m2_weights *w, const m2_export_spec *spec, const places *p, const char *path)
+{
+    exporting e = {w, p, spec->dtype == M2_DTYPE_COUNT ? w->state.arrays[0].dtype : spec->dtype};
+    char step[32], rows[32];
+    const char *metadata[] = {"format", "pt", "m2.config", w->config, "m2.tokenizer", w->tokenizer,
+                              "m2.step", step, "m2.rows", rows};
+    snprintf(step, sizeof step, "%" PRId64, w->step);
+    snprintf(rows, sizeof rows, "%" PRId64, w->rows);
+    m2_safetensor *tensors = calloc((size_t)p->n + 1, sizeof *tensors);
+    if (!tensors) return m2_fail(M2_TRANSIENT, "out of memory for %s", path);
+    for (int i = 0; i < p->n; i++) {
+        const m2_param *row = &w->state.rows[p->all[i].row];
+        tensors[i].name = p->all[i].name;
+        snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s",
+                 e.dtype == M2_F64 ? "F64" : e.dtype == M2_F32 ? "F32" : "BF16");
+        tensors[i].rank = row->rank;
+        memcpy(tensors[i].dims, row->dims, (size_t)row->rank * sizeof *row->dims);
+        tensors[i].bytes = row_elements(row) * m2_dtype_size(e.dtype);
+    }
+    m2_safetensors_spec file = {.n = p->n,
+                                .tensors = tensors,
+                                .fill = fill,
+                                .ctx = &e,
+                                .n_metadata = 5,
+                                .metadata = metadata,
+                                .file_bytes = spec->file_bytes};
+    m2_status st = m2_safetensors_write(path, &file);
+    free(tensors);
+    return st;
+}
+
+m2_status m2_weights_export(const m2_weights *w, const m2_export_spec *spec, const char *path)
+{
+    places p = {0};
+    m2_status st = list_places(w, spec->own_names, &p);
+    if (st == M2_OK) st = write_out(w, spec, &p, path);
+    free(p.all);
+    return st;
+}
+
+/* ---- import ------------------------------------------------------------------------------------------------------ */
+static int is_published(const char *name)
+{
+    if (!strncmp(name, "model.", 6)) name += 6;
+    return !strncmp(name, "bert.", 5) || !strncmp(name, "cls.", 4);
+}
+
+static m2_status match_published(const m2_weights *w, const m2_safetensors *file, places *out)
+{
+    int n = m2_safetensors_count(file);
+    m2_published_tensor *tensors = calloc((size_t)n + 1, sizeof *tensors);
+    m2_status st = tensors ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for a list of tensors");
+    for (int i = 0; i < n && st == M2_OK; i++) {
+        const m2_safetensor *t = m2_safetensors_tensor(file, i);
+        tensors[i].key = t->name;
+        tensors[i].rank = t->rank;
+        if (t->rank > M2_MAX_RANK)
+            st = m2_fail(M2_DATA, "tensor %s has %d dimensions, at most %d were expected", t->name, t->rank, M2_MAX_RANK);
+        else
+            memcpy(tensors[i].dims, t->dims, (size_t)t->rank * sizeof *t->dims);
+    }
+    if (st == M2_OK) st = m2_published_match(tensors, n, w->state.rows, w->state.n_rows);
+    for (int i = 0; i < n && st == M2_OK; i++) st = add_place(out, tensors[i].key, 0, tensors[i].row);
+    free(tensors);
+    return st;
+}
+
+static int same_shape(const m2_safetensor *t, const m2_param *p)
+{
+    return t->rank == p->rank && !memcmp(t->dims, p->dims, (size_t)t->rank * sizeof *t->dims);
+}
+
+/* Our own names: every tensor of the model exactly once, and nothing else. out: in the order of the file. */
+static m2_status match_own(const m2_weights *w, const m2_safetensors *file, places *out)
+{
+    places want = {0};
+    m2_status st = list_places(w, 1, &want);
+    int n = m2_safetensors_count(file);
+    for (int i = 0; i < n && st == M2_OK; i++) {
+        const m2_safetensor *t = m2_safetensors_tensor(file, i);
+        int k = 0;
+        while (k < want.n && strcmp(want.all[k].name, t->name) != 0) k++;
+        if (k == want.n)
+            st = m2_fail(M2_DATA, "tensor %s is none of this model (%s, %d tensors)", t->name, w->cfg.model_family, want.n);
+        else if (!same_shape(t, &w->state.rows[want.all[k].row]))
+            st = m2_fail(M2_DATA, "tensor %s has another shape in the file than in this model", t->name);
+        else
+            st = add_place(out, t->name, want.all[k].array, want.all[k].row);
+    }
+    for (int k = 0; k < want.n && st == M2_OK; k++) {
+        int i = 0;
+        while (i < out->n && strcmp(out->all[i].name, want.all[k].name) != 0) i++;
+        if (i == out->n) st = m2_fail(M2_DATA, "tensor %s of this model is missing", want.all[k].name);
+    }
+    free(want.all);
+    return st;
+}
+
+/* Into the row's place; a second tensor of the same row must have the same bits. */
+static m2_status take(m2_weights *w, const m2_safetensor *t, const place *p, char *filled)
+{
+    int64_t n = row_elements(&w->state.rows[p->row]);
+    m2_dtype dtype = w->state.arrays[p->array].dtype;
+    size_t bytes = (size_t)(n * m2_dtype_size(dtype));
+    double *wide = malloc(((size_t)n + 1) * sizeof *wide);
+    if (!wide) return m2_fail(M2_TRANSIENT, "out of memory for tensor %s", t->name);
+    m2_status st = m2_safetensors_doubles(t, wide);
+    if (dtype == M2_F32) /* a float after the double it came from: never over what is still to be read */
+        for (int64_t i = 0; i < n; i++) {
+            float x = (float)wide[i];
+            memcpy((char *)wide + 4 * i, &x, 4);
+        }
+    char *to = row_data(w, p->array, p->row), *seen = &filled[p->array * w->state.n_rows + p->row];
+    if (st == M2_OK && *seen && memcmp(to, wide, bytes) != 0)
+        st = m2_fail(M2_DATA, "tensor %s should hold the same numbers as the others of %s, and does not", t->name,
+                     w->state.rows[p->row].name);
+    if (st == M2_OK) memcpy(to, wide, bytes);
+    *seen = 1;
+    free(wide);
+    return st;
+}
+
+static m2_status read_tensors(m2_weights *w, const m2_safetensors *file)
+{
+    places p = {0};
+    int published = 0;
+    char *filled = calloc(3 * (size_t)w->state.n_rows + 1, 1);
+    for (int i = 0; i < m2_safetensors_count(file); i++)
+        published |= is_published(m2_safetensors_tensor(file, i)->name);
+    m2_status st = filled ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for a list of tensors");
+    if (st == M2_OK && published && strcmp(w->cfg.model_family, "bert") != 0)
+        st = m2_fail(M2_DATA, "the file has the names of an M2-BERT, the configuration is of model.family=%s",
+                     w->cfg.model_family);
+    if (st == M2_OK) st = published ? match_published(w, file, &p) : match_own(w, file, &p);
+    for (int i = 0; i < p.n && st == M2_OK; i++)
+        if (p.all[i].row >= 0) st = take(w, m2_safetensors_tensor(file, i), &p.all[i], filled);
+    free(filled);
+    free(p.all);
+    return st;
+}
+
+/* What the tensors tell: whether there are moments, the widest type, the vocabulary. */
+static void survey(const m2_safetensors *file, int *arrays, m2_dtype *dtype, int64_t *vocab)
+{
+    *arrays = 1;
+    *dtype = M2_F32;
+    for (int i = 0; i < m2_safetensors_count(file); i++) {
+        const m2_safetensor *t = m2_safetensors_tensor(file, i);
+        const char *name = strncmp(t->name, "model.", 6) ? t->name : t->name + 6;
+        if (!strncmp(name, "v/", 2)) *arrays = 3;
+        if (!strcmp(t->dtype, "F64")) *dtype = M2_F64;
+        if (!strcmp(name, "embed.weight") || !strcmp(name, "bert.embeddings.word_embeddings.weight")) *vocab = t->dims[0];
+    }
+}
+
+/* The configuration: the caller's, or the file's own. *text is malloc'd. */
+static m2_status configure(m2_weights *w, const m2_safetensors *file, const m2_config *cfg, int64_t vocab, const char *path,
+                           char **text)
+{
+    const char *own = m2_safetensors_metadata(file, "m2.config");
+    if (cfg) {
+        w->cfg = *cfg;
+    } else {
+        m2_config_defaults(&w->cfg);
+        if (!own) return m2_fail(M2_USAGE, "%s does not say what model it is: name its configuration, --config FILE.yaml", path);
+        M2_TRY(m2_config_parse_text(&w->cfg, own, path));
+    }
+    if (!w->cfg.model_vocab) w->cfg.model_vocab = vocab;
+    if (cfg) return m2_config_text(&w->cfg, text);
+    *text = malloc(strlen(own) + 1);
+    if (!*text) return m2_fail(M2_TRANSIENT, "out of memory for %s", path);
+    memcpy(*text, own, strlen(own) + 1);
+    return M2_OK;
+}
+
+static int64_t number(const char *text)
+{
+    return text ? strtoll(text, NULL, 10) : 0;
+}
+
+m2_status m2_weights_import(const char *path, const m2_config *cfg, const char *tokenizer, m2_weights *out)
+{
+    m2_safetensors *file = NULL;
+    char *text = NULL;
+    int arrays;
+    m2_dtype dtype;
+    int64_t vocab = 0;
+    memset(out, 0, sizeof *out);
+    M2_TRY(m2_safetensors_open(path, &file));
+    survey(file, &arrays, &dtype, &vocab);
+    if (!tokenizer) tokenizer = m2_safetensors_metadata(file, "m2.tokenizer");
+    m2_status st = configure(out, file, cfg, vocab, path, &text);
+    if (st == M2_OK) st = m2i_weights_make(out, text, tokenizer ? tokenizer : "", arrays, dtype);
+    if (st == M2_OK) st = m2_context(read_tensors(out, file), "%s", path);
+    out->step = number(m2_safetensors_metadata(file, "m2.step"));
+    out->rows = number(m2_safetensors_metadata(file, "m2.rows"));
+    free(text);
+    m2_safetensors_close(&file);
+    return st;
+}
