@@ -30,7 +30,7 @@ static m2_status make_program(m2_embedder *e, const m2_restored *m, const m2_ran
                             .rows = e->rows,
                             .rows_whole = e->rows,
                             .length = e->cfg.model_length};
-    m2_plan_options plan = {.naive = !strcmp(e->cfg.train_plan, "naive"), .threads = ranks->device->threads};
+    m2_plan_options plan = m2_ranks_plan(&e->cfg, ranks);
     m2_state state;
     M2_TRY(m2_model_build(&e->cfg, &spec, &e->program));
     M2_TRY(m2_program_plan(e->program, &plan));

@@ -1,5 +1,6 @@
 #!/bin/bash
-# A rank that aborts, exits or is killed while the others wait for it ends the whole job, soon, with its exit code.
+# A rank that aborts, exits or is killed while the others wait for it ends the whole job, soon, with its exit code; so does an
+# error that NCCL finds in the background while a collective never ends.
 set -u
 cd "$M2_BUILD" || exit 1
 bad=0
@@ -23,3 +24,9 @@ timeout -k 5 60 "${MPIEXEC:-mpirun}" -n 3 bin/mpi-comm kill 2>ranks_fail.log
 code=$?
 [ $code = 137 ] && [ $((SECONDS - begin)) -lt 60 ] || { echo "kill: exit code $code after $((SECONDS - begin)) s"; exit 1; }
 echo "kill: exit code 137 after $((SECONDS - begin)) s"
+meeting=$(mktemp -d)
+TMPDIR=$meeting M2_FAKE_NCCL_DIES=10 timeout -k 5 60 "${MPIEXEC:-mpirun}" -n 2 bin/mpi-nccl "$PWD/bin/fake_nccl.so" dies 2>ranks_fail.log
+code=$?
+rm -rf "$meeting"
+[ $code = 71 ] && grep -q "NCCL reports 'an error' in the background" ranks_fail.log || { echo "nccl: exit code $code"; cat ranks_fail.log; exit 1; }
+echo "an error of NCCL: exit code 71"

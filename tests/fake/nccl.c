@@ -1,8 +1,10 @@
 /* nccl.c - the interface that parallel/comm_nccl.c asks of NCCL, for host memory, over files: each rank writes what it gives,
  * waits until all have, and reads. Calls are "in progress" for a while, as those of a non-blocking communicator may be.
+ * M2_FAKE_NCCL_DIES=N: collective N never ends, and an error stands in the background, as when a peer is gone.
  * A value that cannot be right ends the process: it is the caller's mistake that is looked for. */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +20,7 @@
         _exit(3);                                                       \
     } while (0)
 
-enum { SUCCESS = 0, IN_PROGRESS = 7, TYPES = 10, MESSAGES = 64 };
+enum { SUCCESS = 0, REMOTE_ERROR = 6, IN_PROGRESS = 7, TYPES = 10, MESSAGES = 64 };
 static const size_t type_size[TYPES] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
 
 typedef struct id {
@@ -29,6 +31,7 @@ typedef struct comm {
     id where;
     int ranks, rank, laps; /* laps: how often it still says "in progress" */
     int finalised;
+    atomic_int broken;
     long at;               /* number of the next collective */
     long sent[MESSAGES], received[MESSAGES];
 } comm;
@@ -81,7 +84,9 @@ static void get(const char *path, void *data, size_t bytes)
 /* Everyone's `bytes`, in the order of ranks. A rank that is two collectives ahead removes what it gave then: all read it. */
 static char *swap(comm *c, const void *mine, size_t bytes)
 {
-    char path[256], *all = malloc(bytes * (size_t)c->ranks + 1);
+    char path[256], *all = malloc(bytes * (size_t)c->ranks + 1), *dies = getenv("M2_FAKE_NCCL_DIES");
+    if (dies && c->at == atol(dies)) c->broken = 1;
+    while (c->broken) pause();
     name_of(path, c, "all", c->rank, 0, c->at);
     put(path, mine, bytes);
     for (int r = 0; r < c->ranks; r++) {
@@ -113,13 +118,13 @@ EXPORT int ncclCommInitRankConfig(comm **out, int ranks, id where, int rank, con
     EXPECT(ranks > 0 && rank >= 0 && rank < ranks && !access(where.text, W_OK));
     comm *c = *out = calloc(1, sizeof *c);
     EXPECT(c && ranks <= MESSAGES);
-    *c = (comm){.where = where, .ranks = ranks, .rank = rank, .laps = 3};
+    c->where = where, c->ranks = ranks, c->rank = rank, c->laps = 3;
     return IN_PROGRESS;
 }
 
 EXPORT int ncclCommGetAsyncError(comm *c, int *code)
 {
-    *code = c->laps > 0 ? IN_PROGRESS : SUCCESS;
+    *code = c->broken ? REMOTE_ERROR : c->laps > 0 ? IN_PROGRESS : SUCCESS;
     if (c->laps > 0) c->laps--;
     return SUCCESS;
 }

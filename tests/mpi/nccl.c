@@ -1,5 +1,6 @@
 /* Communicators over NCCL: the laws, where every rank has a GPU of its own; refusal and the reason for MPI where ranks share
- * one. mpi-nccl LIBRARY: the same with that library for NCCL and the CPU for a GPU (tests/fake/nccl.c). */
+ * one. mpi-nccl LIBRARY: the same with that library for NCCL and the CPU for a GPU (tests/fake/nccl.c).
+ * mpi-nccl LIBRARY dies: an all_reduce that never ends (tests/e2e/ranks_fail.sh). */
 #include "kernels/base/log.h"
 #include "tests/mpi/on_mpi.h"
 #include "tests/unit/exchange_laws.h"
@@ -253,6 +254,16 @@ static m2_status open_gpu(const char *fake)
     return M2_OK;
 }
 
+static int wait_in_vain(void)
+{
+    m2_comm *c = NULL;
+    float x = 1;
+    m2_status st = m2_comm_open("nccl", gpu, &c);
+    for (int i = 0; st == M2_OK && i < 1000; i++) st = c->api->all_reduce(c, &x, &x, 1, M2_F32, M2_SUM, NULL);
+    fprintf(stderr, "rank %d was not ended: %s\n", world->rank, st == M2_OK ? "no failure" : m2_message());
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     if (!open_world()) return 1;
@@ -262,6 +273,7 @@ int main(int argc, char **argv)
         m2_comm_close(&world);
         return 77;
     }
+    if (argc > 2) return wait_in_vain();
     return run_mpi_suite("nccl", (CU_TestInfo[]){{"laws", test_laws},
                                                  {"exchanges", test_exchange},
                                                  {"streams", test_streams},
