@@ -11,7 +11,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-enum { DEEPEST = 32 };
+enum { DEEPEST = 32, LARGEST = 1 << 30 };
 
 /* A folder that is being gone through. */
 typedef struct level {
@@ -76,7 +76,10 @@ static int is_picture(const char *name)
 
 static m2_status make_room(char **data, size_t *room, int64_t bytes)
 {
-    if ((int64_t)*room >= bytes) return M2_OK;
+    if (bytes > LARGEST)
+        return m2_fail(M2_DATA, "a picture file of %" PRId64 " bytes; up to %d are read", bytes, LARGEST);
+    if ((int64_t)*room >= bytes && *data) return M2_OK;
+    if (bytes < 1) bytes = 1;
     char *more = realloc(*data, (size_t)bytes);
     if (!more) return m2_fail(M2_TRANSIENT, "out of memory for a file of %" PRId64 " bytes", bytes);
     *data = more;
@@ -102,7 +105,7 @@ static m2_status enter_folder(m2i_image_files *f, const char *path)
 
 static m2_status read_file(const char *path, int64_t size, char **data, size_t *room, size_t *bytes)
 {
-    M2_TRY(make_room(data, room, size));
+    M2_TRY(m2_context(make_room(data, room, size), "%s", path));
     FILE *file = fopen(path, "rb");
     *bytes = file ? fread(*data, 1, (size_t)size, file) : 0;
     int bad = !file || ferror(file);
@@ -144,7 +147,7 @@ static m2_status next_member(m2i_image_files *f, char **data, size_t *room, size
     *found = is_picture(name);
     if (!*found) return M2_OK;
     M2_TRY(set_path(f, f->paths[f->next - 1], ":", name));
-    M2_TRY(make_room(data, room, size));
+    M2_TRY(m2_context(make_room(data, room, size), "%s", f->path));
     *bytes = (size_t)size;
     return m2i_tar_read(f->tar, *data);
 }

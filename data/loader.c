@@ -1,19 +1,10 @@
 #include "data/loader.h"
+#include "data/ring.h"
 #include "data/sources.h"
-#include "kernels/base/log.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdlib.h>
-
-/* Batch i lives in slot i % depth. A worker takes the next batch number, waits until its slot is free, fills it; the
- * consumer waits for its next number. All of the state is behind one mutex, held for a few instructions per batch. */
-typedef struct slot {
-    int32_t *tokens, *targets;
-    int64_t batch; /* the one it is free for, or holds */
-    int ready;
-    m2_error error; /* code != M2_OK: reading the batch failed */
-} slot;
+#include <string.h>
 
 struct m2_loader {
     m2_loader_spec spec;
@@ -21,15 +12,7 @@ struct m2_loader {
     void *at_ctx;
     m2i_sources sources;
     m2_mixture mixture;
-    slot *slots;
-    pthread_t *threads;
-    int threads_started;
-    pthread_mutex_t lock;
-    pthread_cond_t filled, freed;
-    int64_t next_batch; /* for a worker to take */
-    int64_t consumed;   /* the batch that m2_loader_next hands out next */
-    int stop;
-    m2_loader_stats stats;
+    m2i_ring *ring; /* of batches: tokens (rows, length), targets (rows, length) */
 };
 
 /* ---- reading a batch --------------------------------------------------------------------------------------------- */
@@ -45,12 +28,6 @@ static int by_start(const void *a, const void *b)
     if (x->store != y->store) return x->store - y->store;
     return (x->start > y->start) - (x->start < y->start);
 }
-
-typedef struct
-    reader { /* a worker's scratch: rows of a batch, and the tokens of all of them in the store's type */
-    row *rows;
-    void *raw;
-} reader;
 
 /* Where document s is; its separator counts. */
 static m2_status locate_document(const m2i_source *from, int64_t s, row *r)
@@ -92,12 +69,12 @@ static void widen(const m2i_source *source, const void *raw, int64_t from, int64
                                                : (int32_t)((const uint32_t *)raw)[from + i];
 }
 
-static void put_row(const m2_loader *l, const row *r, const void *raw, int64_t from, slot *s)
+static void put_row(const m2_loader *l, const row *r, const void *raw, int64_t from, int32_t *batch)
 {
     const m2_row_frame *frame = &l->spec.frame;
     const m2i_source *source = &l->sources.item[r->store];
     int64_t length = l->spec.length, n = r->count;
-    int32_t *to = s->tokens + r->place * length, *targets = s->targets + r->place * length;
+    int32_t *to = batch + r->place * length, *targets = to + l->spec.rows * length;
     if (frame->kind == M2_ROWS_STREAM || frame->kind == M2_ROWS_TRUNCATED) {
         widen(source, raw, from, n - 1, to);
         widen(source, raw, from + 1, n - 1, targets);
@@ -112,84 +89,41 @@ static void put_row(const m2_loader *l, const row *r, const void *raw, int64_t f
     for (int64_t i = n + 2; i < length; i++) to[i] = frame->pad;
 }
 
-/* Rows that follow one another in a store are read at once. */
-static m2_status read_batch(const m2_loader *l, const reader *r, int64_t batch, slot *s)
+/* Rows that follow one another in a store are read at once. Scratch: the rows, and the tokens of all of them. */
+static m2_status fill(void *ctx, int64_t batch, void *to, void *scratch)
 {
+    const m2_loader *l = ctx;
     int64_t first = l->at(l->at_ctx, batch), n = l->spec.rows;
+    row *rows = scratch;
+    void *raw = rows + n;
     for (int64_t i = 0; i < n; i++) {
         int64_t sequence;
-        r->rows[i].place = i;
-        m2_mixture_item(&l->mixture, first + i, &r->rows[i].store, &sequence);
-        M2_TRY(locate(l, sequence, &r->rows[i]));
+        rows[i].place = i;
+        m2_mixture_item(&l->mixture, first + i, &rows[i].store, &sequence);
+        M2_TRY(locate(l, sequence, &rows[i]));
     }
-    qsort(r->rows, (size_t)n, sizeof *r->rows, by_start);
+    qsort(rows, (size_t)n, sizeof *rows, by_start);
     for (int64_t i = 0, end; i < n; i = end) {
-        int64_t offset = r->rows[i].start, stop = offset + r->rows[i].count;
-        int store = r->rows[i].store;
-        for (end = i + 1; end < n && r->rows[end].store == store && r->rows[end].start <= stop; end++)
-            if (r->rows[end].start + r->rows[end].count > stop)
-                stop = r->rows[end].start + r->rows[end].count;
+        int64_t offset = rows[i].start, stop = offset + rows[i].count;
+        int store = rows[i].store;
+        for (end = i + 1; end < n && rows[end].store == store && rows[end].start <= stop; end++)
+            if (rows[end].start + rows[end].count > stop) stop = rows[end].start + rows[end].count;
         int64_t count = stop - offset;
-        if (count > 0)
-            M2_TRY(m2_store_read(l->sources.item[store].store, "/tokens", &offset, &count, r->raw));
-        for (int64_t k = i; k < end; k++) put_row(l, &r->rows[k], r->raw, r->rows[k].start - offset, s);
+        if (count > 0) M2_TRY(m2_store_read(l->sources.item[store].store, "/tokens", &offset, &count, raw));
+        for (int64_t k = i; k < end; k++) put_row(l, &rows[k], raw, rows[k].start - offset, to);
     }
     return M2_OK;
 }
 
-/* ---- workers ----------------------------------------------------------------------------------------------------- */
-/* The slot of the next batch, or NULL to end. */
-static slot *take(m2_loader *l, int64_t *batch)
-{
-    pthread_mutex_lock(&l->lock);
-    *batch = l->next_batch++;
-    slot *s = &l->slots[*batch % l->spec.depth];
-    while (!l->stop && s->batch != *batch) pthread_cond_wait(&l->freed, &l->lock);
-    int stop = l->stop;
-    pthread_mutex_unlock(&l->lock);
-    return stop ? NULL : s;
-}
-
-static void *work(void *arg)
-{
-    m2_loader *l = arg;
-    int64_t batch;
-    reader r = {malloc((size_t)l->spec.rows * sizeof *r.rows),
-                malloc((size_t)(l->spec.rows * (l->spec.length + 1)) * sizeof(uint32_t))};
-    for (slot *s; (s = take(l, &batch));) {
-        m2_status st = r.rows && r.raw ? read_batch(l, &r, batch, s)
-                                       : m2_fail(M2_TRANSIENT, "out of memory for reading batches");
-        pthread_mutex_lock(&l->lock);
-        m2_error_take(&s->error, st);
-        s->ready = 1;
-        pthread_cond_broadcast(&l->filled);
-        pthread_mutex_unlock(&l->lock);
-    }
-    free(r.rows);
-    free(r.raw);
-    return NULL;
-}
-
 m2_status m2_loader_next(m2_loader *l, int32_t *tokens, int32_t *targets)
 {
-    slot *s = &l->slots[l->consumed % l->spec.depth];
-    double start = m2_now();
-    pthread_mutex_lock(&l->lock);
-    int waits = !s->ready;
-    while (!s->ready) pthread_cond_wait(&l->filled, &l->lock);
-    if (waits) l->stats.seconds_waited += m2_now() - start;
-    pthread_mutex_unlock(&l->lock);
-    if (s->error.code != M2_OK) return m2_error_put(&s->error); /* stays there: the next call fails alike */
-    size_t bytes = (size_t)(l->spec.rows * l->spec.length) * sizeof *tokens;
-    memcpy(tokens, s->tokens, bytes);
-    if (l->spec.frame.kind <= M2_ROWS_TRUNCATED) memcpy(targets, s->targets, bytes);
-    pthread_mutex_lock(&l->lock);
-    s->ready = 0;
-    s->batch += l->spec.depth;
-    l->consumed++;
-    l->stats.batches++;
-    pthread_cond_broadcast(&l->freed);
-    pthread_mutex_unlock(&l->lock);
+    const void *batch;
+    size_t elements = (size_t)(l->spec.rows * l->spec.length);
+    M2_TRY(m2i_ring_hold(l->ring, &batch));
+    memcpy(tokens, batch, elements * sizeof *tokens);
+    if (l->spec.frame.kind <= M2_ROWS_TRUNCATED)
+        memcpy(targets, (const int32_t *)batch + elements, elements * sizeof *targets);
+    m2i_ring_release(l->ring);
     return M2_OK;
 }
 
@@ -204,41 +138,20 @@ static m2_status check_spec(const m2_loader_spec *spec)
     return M2_OK;
 }
 
-static m2_status make_slots(m2_loader *l, int64_t first_batch)
-{
-    int depth = l->spec.depth;
-    size_t elements = (size_t)(l->spec.rows * l->spec.length);
-    l->slots = calloc((size_t)depth, sizeof *l->slots);
-    l->threads = calloc((size_t)l->spec.workers, sizeof *l->threads);
-    int ok = l->slots && l->threads;
-    for (int i = 0; i < depth && ok; i++) {
-        slot *s = &l->slots[(first_batch + i) % depth];
-        s->batch = first_batch + i;
-        s->tokens = malloc(elements * sizeof *s->tokens);
-        s->targets = malloc(elements * sizeof *s->targets);
-        ok = s->tokens && s->targets;
-    }
-    return ok ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for %d batches of %zu tokens", depth, elements);
-}
-
-static m2_status start_threads(m2_loader *l)
-{
-    for (; l->threads_started < l->spec.workers; l->threads_started++)
-        if (pthread_create(&l->threads[l->threads_started], NULL, work, l))
-            return m2_fail(M2_TRANSIENT, "cannot start a loader thread: the system allows no more");
-    return M2_OK;
-}
-
 static m2_status open_into(m2_loader *l, int64_t first_batch)
 {
     const m2_loader_spec *s = &l->spec;
     M2_TRY(check_spec(s));
     M2_TRY(m2i_sources_open(s->path, &l->sources));
     M2_TRY(m2i_sources_mix(&l->sources, s->frame.kind, s->length, s->seed, s->shuffle, &l->mixture));
-    if (!s->depth) l->spec.depth = 2 * s->workers + 2;
-    l->next_batch = l->consumed = first_batch;
-    M2_TRY(make_slots(l, first_batch));
-    return start_threads(l);
+    size_t rows = (size_t)s->rows, length = (size_t)s->length;
+    m2i_ring_spec ring = {.workers = s->workers,
+                          .depth = s->depth,
+                          .bytes = 2 * rows * length * sizeof(int32_t),
+                          .scratch = rows * (sizeof(row) + (length + 1) * sizeof(uint32_t)),
+                          .fill = fill,
+                          .ctx = l};
+    return m2i_ring_open(&ring, first_batch, &l->ring);
 }
 
 m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx, int64_t first_batch,
@@ -249,9 +162,6 @@ m2_status m2_loader_open(const m2_loader_spec *spec, m2_loader_at at, void *ctx,
     l->spec = *spec;
     l->at = at;
     l->at_ctx = ctx;
-    pthread_mutex_init(&l->lock, NULL);
-    pthread_cond_init(&l->filled, NULL);
-    pthread_cond_init(&l->freed, NULL);
     m2_status st = open_into(l, first_batch);
     l->spec.path = NULL; /* the caller's text may go */
     if (st != M2_OK) m2_loader_close(out);
@@ -267,7 +177,7 @@ int64_t m2_token_store_rows(const m2_token_store_info *info, m2_row_kind kind, i
 
 m2_loader_stats m2_loader_statistics(const m2_loader *l)
 {
-    return l->stats;
+    return m2i_ring_statistics(l->ring);
 }
 
 int64_t m2_loader_sequences(const m2_loader *l)
@@ -282,20 +192,7 @@ void m2_loader_close(m2_loader **lp)
     m2_loader *l = *lp;
     *lp = NULL;
     if (!l) return;
-    pthread_mutex_lock(&l->lock);
-    l->stop = 1;
-    pthread_cond_broadcast(&l->freed);
-    pthread_mutex_unlock(&l->lock);
-    for (int i = 0; i < l->threads_started; i++) pthread_join(l->threads[i], NULL);
-    for (int i = 0; l->slots && i < l->spec.depth; i++) {
-        free(l->slots[i].tokens);
-        free(l->slots[i].targets);
-    }
-    free(l->slots);
-    free(l->threads);
+    m2i_ring_close(&l->ring);
     m2i_sources_close(&l->sources);
-    pthread_cond_destroy(&l->freed);
-    pthread_cond_destroy(&l->filled);
-    pthread_mutex_destroy(&l->lock);
     free(l);
 }

@@ -17,6 +17,8 @@
 const char tool_prepare_usage[] =
     "usage: m2 prepare --tokenizer bytes|PATH --out STORE.h5 [OPTION ...] TEXT...\n"
     "       m2 prepare --train-tokenizer N    --out STORE.h5 [OPTION ...] TEXT...\n"
+    "       m2 prepare --images --out STORE.h5 [--size N] [--under NAME] FOLDER|ARCHIVE.tar...\n"
+    "       m2 prepare --merge  --out STORE.h5 STORE.h5 STORE.h5...\n"
     "\n"
     "Makes a token store, what m2 train reads, out of text. TEXT: .txt files (one document each), .jsonl\n"
     "files (one document a line), folders of them, quoted patterns ('books/*.zst'), - for standard input;\n"
@@ -42,16 +44,15 @@ const char tool_prepare_usage[] =
     "  --threads N          that tokenise (all cores; of each rank, its cores); beyond 8, use ranks\n"
     "  --force              overwrite existing stores\n"
     "\n"
-    "       m2 prepare --images --out STORE.h5 [--size N] [--under NAME] FOLDER|ARCHIVE.tar...\n"
-    "       m2 prepare --merge  --out STORE.h5 STORE.h5 STORE.h5...\n"
-    "\n"
     "Pictures (.jpg, .png) in class folders or tar archives, packed or not, become a store of pictures: the\n"
     "folder of a picture is its class. Token stores become one that holds no copy of their tokens.\n"
     "\n"
     "  --size N             bring the shorter side to N and cut out the middle (else all are of one size)\n"
     "  --under NAME         only pictures that have a folder of this name above them, such as train\n"
     "\n"
-    "  m2 prepare --train-tokenizer 4096 --out train.h5 --val-out val.h5 books/ news.jsonl.zst\n";
+    "  m2 prepare --train-tokenizer 4096 --out train.h5 --val-out val.h5 books/ news.jsonl.zst\n"
+    "  mpirun -np 8 m2 prepare --tokenizer gpt2/ --dedup --on-error skip --out web.h5 'web/*.jsonl.zst'\n"
+    "  m2 prepare --images --size 256 --out imagenet.h5 ILSVRC2012_train/\n";
 
 typedef struct options {
     const char *tokenizer, *out, *val_out, *field, *format, *on_error, *save;

@@ -2,6 +2,7 @@
 /* Stores of pictures: pixels are libjpeg's and PNG's own, classes are folders, archives and folders give the same, and broken
  * pictures are named. */
 #include "data/image_store.h"
+#include "data/picture.h"
 #include "data/tar.h"
 #include "kernels/base/rng.h"
 
@@ -290,6 +291,59 @@ static void test_broken(void)
     free(archive);
 }
 
+/* Bytes changed at random: a picture, or one sentence; never a crash. Under the sanitizers too. */
+static void test_mutations(void)
+{
+    uint8_t pixels[PIXELS], *files[2], *bytes;
+    size_t sizes[2];
+    int refused = 0;
+    m2_rng_key key = m2_rng_make_key(5, 0, 0);
+    paint(3, pixels);
+    sizes[0] = make_jpeg(pixels, W, H, &files[0]);
+    sizes[1] = make_png(pixels, &files[1]);
+    for (uint64_t i = 0; i < 600; i++) {
+        size_t n = sizes[i % 2];
+        m2i_picture picture;
+        bytes = malloc(n);
+        memcpy(bytes, files[i % 2], n);
+        for (uint64_t k = 0; k <= i % 5; k++)
+            bytes[m2_rng_u32(key, 16 * i + k) % (i % 3 ? n : 300)] ^=
+                (uint8_t)(1 << m2_rng_u32(key, 16 * i + 8 + k) % 8);
+        m2_status st =
+            m2i_picture_decode(bytes, n - m2_rng_u32(key, 16 * i + 15) % 8 * (i % 7 == 0), &picture);
+        CU_ASSERT((st == M2_OK && picture.pixels) || (st == M2_DATA && !picture.pixels && *m2_message()));
+        refused += st != M2_OK;
+        if (st == M2_OK) free(picture.pixels);
+        free(bytes);
+    }
+    CU_ASSERT(refused > 250);
+    free(files[0]);
+    free(files[1]);
+
+    FILE *f = fopen(at("all.tar"), "rb"); /* archives whose headers are damaged, sums put right */
+    bytes = malloc(1 << 16);
+    size_t size = fread(bytes, 1, 1 << 16, f);
+    fclose(f);
+    for (uint64_t i = 0; i < 200; i++) {
+        uint8_t *copy = malloc(size);
+        memcpy(copy, bytes, size);
+        uint8_t *header = copy + 512 * (m2_rng_u32(key, 99000 + 8 * i) % 8);
+        for (uint64_t k = 0; k < 3; k++)
+            header[m2_rng_u32(key, 99000 + 8 * i + 1 + k) % 160] =
+                (uint8_t)(m2_rng_u32(key, 99000 + 8 * i + 4 + k) % (i % 2 ? 256 : 56));
+        unsigned sum = 0;
+        memset(header + 148, ' ', 8);
+        for (int k = 0; k < 512; k++) sum += header[k];
+        snprintf((char *)header + 148, 8, "%06o", sum);
+        write_file(at("mutated.tar"), copy, size);
+        free(copy);
+        m2_image_report r;
+        m2_status st = make(at("mutated.tar"), at("mutated.h5"), 8, (int)(i & 1), &r);
+        CU_ASSERT(st == M2_OK || st == M2_DATA || st == M2_TRANSIENT);
+    }
+    free(bytes);
+}
+
 /* All of CIFAR-10, where it is: 60,000 pictures, 6,000 of each class, each exactly as libjpeg decodes it. */
 static void test_cifar(void)
 {
@@ -355,6 +409,7 @@ int main(void)
     CU_ADD_TEST(suite, test_folders_and_archives);
     CU_ADD_TEST(suite, test_sizes);
     CU_ADD_TEST(suite, test_broken);
+    CU_ADD_TEST(suite, test_mutations);
     CU_ADD_TEST(suite, test_cifar);
     CU_basic_run_tests();
     int failed = CU_get_number_of_failures() != 0;
