@@ -142,6 +142,9 @@ M2_API m2_status m2_checkpoint_save(const m2_save_spec *spec, const m2_state *st
 /* Deletes what interrupted saves left. Only while nobody else can be saving there. */
 M2_API m2_status m2_checkpoint_sweep(const char *folder) M2_MUST_USE;
 
+/* Deletes a checkpoints folder with all that is in it. */
+M2_API m2_status m2_checkpoint_remove(const char *folder) M2_MUST_USE;
+
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
 /* Fills all arrays of `state`, whatever number of ranks saved them; every byte read is verified. Another model's
  * checkpoint: M2_DATA naming the first tensor that differs with both shapes. f32 and f64 convert into each other. */

@@ -7,6 +7,8 @@
 m2_status bench_ops(int argc, char **argv) M2_MUST_USE;
 extern const char bench_ops_usage[];
 
+m2_status bench_save(int argc, char **argv) M2_MUST_USE;
+extern const char bench_save_usage[];
 m2_status bench_step(int argc, char **argv) M2_MUST_USE;
 extern const char bench_step_usage[];
 

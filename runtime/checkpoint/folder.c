@@ -188,3 +188,10 @@ m2_status m2_checkpoint_sweep(const char *folder)
     closedir(dir);
     return st;
 }
+
+m2_status m2_checkpoint_remove(const char *folder)
+{
+    M2_TRY(m2_checkpoint_sweep(folder));
+    M2_TRY(m2i_prune(folder, 0, 0));
+    return m2i_remove_folder(folder);
+}

@@ -1,0 +1,51 @@
+#!/bin/bash
+# A checkpoint of any mesh and ZeRO stage is loaded by any other: the run goes on from it with the losses of the run that was not
+# interrupted, to the bit where the mesh is the same, to 1e-4 where it is not. (That loaded parameters and moments have the same
+# bits: tests/unit/checkpoint.c.) Every pair of meshes, the stages in turn.
+. "$M2_SOURCE/tests/e2e/common.bash"
+small_run
+has() { # has OPTION: does this m2 know it?
+    "$M2" help options "$1" >log 2>&1 && grep -q "$1" log
+}
+meshes=("1" "2" "4") # ranks and options
+if has mesh.sequence; then
+    meshes+=("4 mesh.sequence=2" "4 mesh.sequence=4")
+fi
+stages=0
+if has optim.zero; then
+    stages="0 1 2"
+fi
+stages=($stages)
+zero() { # zero N: the option for the N-th stage in turn
+    [ ${#stages[@]} = 1 ] || echo "optim.zero=${stages[$(($1 % ${#stages[@]}))]}"
+}
+train() { # train RUN MESH OPTIONS...
+    local run=$1 mesh=($2)
+    shift 2
+    ranks "${mesh[0]}" "$M2" train config.yaml run.dir="$run" "${mesh[@]:1}" train.steps=20 train.val_every=0 data.val= \
+        checkpoint.every=10 "$@" >log 2>&1 || { cat log; fail "$run on '$mesh' $*"; }
+}
+later() { # later RUN: "step loss" after step 10
+    losses "$1" | awk '$1 > 10 { print $1, $2 }'
+}
+pairs=0
+for s in "${!meshes[@]}"; do
+    train from$s "${meshes[$s]}" $(zero $s)
+    [ "$(later from$s | wc -l)" = 10 ] || fail "from$s: not 10 losses"
+    for t in "${!meshes[@]}"; do
+        rm -rf to
+        cp -r from$s to
+        rm -r to/checkpoints/step-00000020
+        train to "${meshes[$t]}" $(zero $((s + t)))
+        grep -q 'resuming after step 10' log || { cat log; fail "'${meshes[$s]}' to '${meshes[$t]}': did not resume"; }
+        if [ $s = $t ]; then
+            cmp <(later from$s) <(later to) || fail "'${meshes[$s]}' $(zero $s) to $(zero $((s + t))): other losses"
+        else
+            paste <(later from$s) <(later to) | awk '
+                { d = $2 - $4; if (d < 0) d = -d; if (d > 1e-4 || $1 != $3) bad = 1 }
+                END { exit bad || NR != 10 }' || { paste <(later from$s) <(later to); fail "'${meshes[$s]}' to '${meshes[$t]}'"; }
+        fi
+        pairs=$((pairs + 1))
+    done
+done
+echo "$pairs pairs of meshes (${meshes[*]}), ZeRO stages ${stages[*]}"
