@@ -475,7 +475,7 @@ m2_status m2_train(const m2_config *cfg)
         st = run_steps(&t);
         m2_progress_end(&t.progress);
         if (st == M2_OK && strcmp(t.ranks.device->api->kind, "cpu"))
-            m2_log(M2_LOG_INFO,
+            m2_log(M2_LOG_DEBUG,
                    "the steps allocated %" PRId64 " times and drained the device %" PRId64 " times",
                    t.allocations, t.drains);
     }

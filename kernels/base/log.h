@@ -12,7 +12,8 @@ typedef enum m2_log_level { M2_LOG_DEBUG, M2_LOG_INFO, M2_LOG_WARN, M2_LOG_ERROR
 extern "C" {
 #endif
 
-M2_API void m2_log_setup(m2_log_level lowest, int rank); /* default: INFO, rank 0 */
+/* Default: INFO, rank 0. M2_LOG=debug in the environment shows everything. */
+M2_API void m2_log_setup(m2_log_level lowest, int rank);
 M2_API int m2_log_rank(void);
 M2_API void m2_log(m2_log_level level, const char *fmt, ...) M2_PRINTF(2, 3);
 /* Logs the sentence once per process however often it is said: for choices that repeat per layer. */

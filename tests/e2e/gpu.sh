@@ -5,6 +5,7 @@
 . "$M2_SOURCE/tests/e2e/common.bash"
 small_run
 gpu=${M2_GPU:-cuda:0}
+export M2_LOG=debug
 "$M2" train config.yaml run.device="$gpu" train.steps=1 train.val_every=0 run.dir=probe >log 2>&1 || {
     grep -qE 'no CUDA module|no usable GPU|there is no GPU' log && { grep -m1 -oE '(no CUDA module|no usable|there is no).*' log; exit 77; }
     cat log
