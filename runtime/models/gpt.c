@@ -5,6 +5,8 @@
  * No positions: the convolutions know them. The head is tied to the embedding. */
 #include "runtime/models/layers.h"
 
+#include <math.h>
+
 static void build(m2_program *p, const m2_config *cfg)
 {
     const m2_program_spec *s = m2_program_spec_of(p);
@@ -18,10 +20,12 @@ static void build(m2_program *p, const m2_config *cfg)
     m2i_stream x = {m2i_call(p, "embed", &m2_op_embed, &embed, NULL, tokens, table, M2_NONE, M2_NONE),
                     M2_NONE};
     x.sum = m2i_dropout(p, "dropout", cfg->model_dropout, x.sum);
+    double ending = 1 / sqrt(2 * (double)cfg->model_layers); /* of a residual branch, SPEC 5.1 */
+    m2i_mixing mixing = {.gate = M2_GATE_FIRST, .out_std = ending * cfg->model_init_std};
     m2_tid position = m2i_position(p, cfg);
     for (int64_t i = 0; i < cfg->model_layers; i++) {
         m2_program_push_block(p, "block.%d", (int)i);
-        m2i_block(p, cfg, position, &x);
+        m2i_block(p, cfg, &mixing, ending, position, &x);
         m2_program_pop(p);
     }
     m2_tid y = m2i_norm(p, "norm", &x, cfg->model_norm_eps);

@@ -58,6 +58,7 @@ void m2i_classify(m2_program *p, const m2_config *cfg, m2_tid x);
 void m2i_embed(m2_program *p, m2_tid x); /* of m2 embed: means as they are */
 
 /* ---- block.c: pre-norm blocks: norm, mixer, and if model.mlp is not none, norm, MLP */
-void m2i_block(m2_program *p, const m2_config *cfg, m2_tid position, m2i_stream *s);
+void m2i_block(m2_program *p, const m2_config *cfg, const m2i_mixing *mixing, double ending, m2_tid position,
+               m2i_stream *s);
 
 #endif

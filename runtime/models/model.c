@@ -47,7 +47,7 @@ static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
     if (strcmp(cfg->task_name, "none") != 0 && strcmp(cfg->model_family, "bert") != 0)
         return m2_fail(M2_USAGE, "task.name=%s needs model.family=bert, not %s", cfg->task_name,
                        cfg->model_family);
-    if (!cfg->model_vocab)
+    if (!cfg->model_vocab && strcmp(cfg->model_family, "vit") != 0)
         return m2_fail(M2_USAGE, "model.vocab is not set, and there is no token store to take it from");
     if (spec->length != cfg->model_length) /* the filters' positions are fractions of model.length */
         return m2_fail(M2_BUG, "a program of %lld positions for a model of model.length=%lld",

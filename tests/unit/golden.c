@@ -1,5 +1,5 @@
-/* The models against tests/golden/gpt.txt, which plain PyTorch wrote in float64 (tests/golden/make_gpt.py): loss and the
- * gradient of every parameter, in f64 and f32, with and without recomputation of blocks. */
+/* The models against tests/golden/gpt.txt and vit.txt, which plain PyTorch wrote in float64 (make_gpt.py and make_vit.py there):
+ * loss and the gradient of every parameter, in f64 and f32, with and without recomputation of blocks. */
 #include "runtime/optim.h"
 #include "tests/unit/golden.h"
 
@@ -14,8 +14,8 @@ typedef struct golden_param {
 typedef struct golden {
     char name[64];
     m2_config cfg;
-    int64_t n; /* tokens */
-    double *tokens, *targets, loss;
+    int64_t n, rows;                          /* targets; of the batch */
+    double *tokens, *patches, *targets, loss; /* tokens or patches */
     int n_params;
     golden_param params[MAX_PARAMS];
 } golden;
@@ -41,16 +41,17 @@ static void read_param(golden *g, int is_grad, char *at)
     *(is_grad ? &p->grad : &p->value) = numbers(&rest, &p->n);
 }
 
-static void read_file(void)
+static void read_file(const char *name)
 {
     char *line = NULL;
     size_t room = 0;
-    FILE *f = open_golden("gpt.txt");
+    FILE *f = open_golden(name);
     while (getline(&line, &room, f) > 0) {
         golden *g = n_cases ? &cases[n_cases - 1] : NULL;
         char *at = line + strcspn(line, " ") + 1;
         if (!strncmp(line, "case ", 5)) read_case(&cases[n_cases++], at);
         if (!strncmp(line, "tokens ", 7)) g->tokens = numbers(&at, &g->n);
+        if (!strncmp(line, "patches ", 8)) g->patches = numbers(&at, &g->n);
         if (!strncmp(line, "targets ", 8)) g->targets = numbers(&at, &g->n);
         if (!strncmp(line, "loss ", 5)) g->loss = strtod(at, NULL);
         if (!strncmp(line, "param ", 6)) read_param(g, 0, at);
@@ -58,7 +59,16 @@ static void read_file(void)
     }
     fclose(f);
     free(line);
+    for (golden *g = cases; g < cases + n_cases; g++)
+        g->rows = g->patches ? g->n : g->n / g->cfg.model_length;
+}
+
+static void read_files(void)
+{
+    read_file("gpt.txt");
     CU_ASSERT_EQUAL(n_cases, 4);
+    read_file("vit.txt");
+    CU_ASSERT_EQUAL(n_cases, 6);
 }
 
 static void free_cases(void)
@@ -66,6 +76,7 @@ static void free_cases(void)
     for (golden *g = cases; g < cases + n_cases; g++) {
         for (int i = 0; i < g->n_params; i++) free(g->params[i].value), free(g->params[i].grad);
         free(g->tokens);
+        free(g->patches);
         free(g->targets);
     }
 }
@@ -75,8 +86,7 @@ static m2_device *device;
 
 static m2_status prepare(const golden *g, m2_precision precision, int recompute, m2_program **out)
 {
-    int64_t length = g->cfg.model_length, rows = g->n / length;
-    m2_program_spec spec = {M2_MODE_TRAIN, precision, rows, rows, length};
+    m2_program_spec spec = {M2_MODE_TRAIN, precision, g->rows, g->rows, g->cfg.model_length};
     m2_recompute policy = {recompute ? M2_RECOMPUTE_BLOCK : M2_RECOMPUTE_NONE};
     m2_plan_options plan = {.threads = device->threads};
     M2_TRY(m2_model_build(&g->cfg, &spec, out));
@@ -84,6 +94,18 @@ static m2_status prepare(const golden *g, m2_precision precision, int recompute,
     M2_TRY(m2_program_plan(*out, &plan));
     M2_TRY(m2_program_bind(*out, device));
     return m2_program_init_params(*out, 1); /* the frozen ones; all others are overwritten */
+}
+
+static m2_status write_inputs(const golden *g, m2_program *p)
+{
+    M2_TRY(write_ints(p, "targets", g->targets, g->n));
+    if (g->tokens) return write_ints(p, "tokens", g->tokens, g->n);
+    m2_desc desc = m2_program_desc(p, m2_program_find(p, "patches"));
+    double scale = 1 / (double)g->rows, pooled[16];
+    for (int i = 0; i < g->rows; i++) pooled[i] = (double)g->cfg.model_length;
+    M2_TRY(write_doubles(p, m2_program_find(p, "patches"), g->patches, m2_desc_count(&desc)));
+    M2_TRY(write_ints(p, "pooled", pooled, g->rows));
+    return write_doubles(p, m2_program_find(p, "scale"), &scale, 1);
 }
 
 static m2_status run(const golden *g, m2_program *p)
@@ -95,8 +117,7 @@ static m2_status run(const golden *g, m2_program *p)
         M2_TRY(write_doubles(p, row->tid, g->params[i].value, g->params[i].n));
     }
     M2_TRY(m2_program_params_changed(p));
-    M2_TRY(write_ints(p, "tokens", g->tokens, g->n));
-    M2_TRY(write_ints(p, "targets", g->targets, g->n));
+    M2_TRY(write_inputs(g, p));
     M2_TRY(m2_program_run(p, &step, 0, 1));
     return m2_program_sync(p);
 }
@@ -142,7 +163,7 @@ int main(void)
 {
     if (m2_device_open("cpu", 1, &device) != M2_OK || CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("golden", NULL, NULL);
-    CU_add_test(suite, "the file is read", read_file);
+    CU_add_test(suite, "the files are read", read_files);
     CU_add_test(suite, "f64", test_f64);
     CU_add_test(suite, "f64, blocks recomputed", test_f64_recomputed);
     CU_add_test(suite, "f32", test_f32);

@@ -149,7 +149,8 @@ static void test_files(void)
                  {"bert/80m", "model.additions=true", 80285760},
                  {"bert/110m", NULL, 115583616},
                  {"bert/260m", NULL, 259133760},
-                 {"bert/341m", NULL, 341038144}};
+                 {"bert/341m", NULL, 341038144},
+                 {"vit/b16", NULL, 45632536}}; /* SPEC 4 */
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[1024];
         const char *root = getenv("M2_SOURCE");
