@@ -15,6 +15,7 @@ struct m2_eval {
     m2_program *program;
     m2_feed *feed;
     m2_tid loss, hits;
+    int pictures;
     const m2_glue_task *task;                  /* NULL: a language model, the program sums up */
     int32_t *inputs;                           /* of a batch */
     int64_t micro, length, sequences, batches; /* batches: of each rank */
@@ -87,6 +88,7 @@ m2_status m2_eval_open(const m2_config *cfg, const m2_ranks *ranks, const m2_eva
     *e = (m2_eval){
         .comm = ranks->comm, .micro = spec->micro, .length = cfg->model_length, .sequences = spec->sequences};
     e->task = m2_task_of(cfg);
+    e->pictures = !strcmp(m2_model_task(cfg), "image");
     m2_status st = open_feed(e, cfg, spec);
     if (st == M2_OK) st = make_program(cfg, ranks, e->micro, &e->program);
     if (st == M2_OK) st = bind(e, ranks, spec->owner);
@@ -253,5 +255,9 @@ m2_status m2_eval_run(m2_eval *e, m2_eval_result *out)
     *out = (m2_eval_result){.sequences = e->sequences, .tokens = predicted};
     out->loss = sum / (double)(predicted ? predicted : 1);
     out->top1 = right / (double)(predicted ? predicted : 1);
+    if (e->pictures) {
+        out->scores[0].name = "top1";
+        out->scores[out->n_scores++].value = out->top1;
+    }
     return M2_OK;
 }

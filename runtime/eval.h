@@ -23,7 +23,7 @@ typedef struct m2_eval_result {
     int64_t sequences, tokens; /* tokens: predicted ones */
     double loss;               /* nats per token */
     double top1;               /* share of tokens, or rows of a task, whose largest logit was right */
-    int n_scores;              /* of task.name, the first one counts; 0 for language models */
+    int n_scores;              /* of task.name and pictures, the first one counts; 0 for language models */
     struct {
         const char *name;
         double value;

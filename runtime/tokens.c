@@ -1,6 +1,8 @@
 #include "runtime/tokens.h"
 #include "data/tokenizer.h"
+#include "data/image_store.h"
 #include "runtime/feed.h"
+#include "runtime/models/model.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,13 +15,28 @@ int64_t m2_tokens_padded(int64_t vocab)
     return (vocab + 7) / 8 * 8;
 }
 
+/* A store of pictures: what stands for the tokenizer are the names of its classes. */
+static m2_status open_pictures(const char *path, m2_tokens *out)
+{
+    m2_store *s = NULL;
+    m2_image_store_info info;
+    M2_TRY(m2_store_open(path, &s));
+    m2_status st = m2_image_store_info_read(s, &info);
+    if (st == M2_OK) st = m2_store_get_text(s, "/", "classes", &out->tokenizer);
+    if (st == M2_OK) out->sequences = info.images;
+    m2_store_close(&s);
+    return st;
+}
+
 m2_status m2_tokens_open(const m2_config *cfg, const char *key, const char *path, m2_tokens *out)
 {
     memset(out, 0, sizeof *out);
     if (!*path)
         return m2_fail(M2_USAGE, "%s is not set: give the token store that m2 prepare wrote, %s=FILE.h5", key,
                        key);
-    if (!strpbrk(path, ",:") && access(path, F_OK)) return m2_fail(M2_DATA, "%s=%s: there is no such file", key, path);
+    if (!strpbrk(path, ",:") && access(path, F_OK))
+        return m2_fail(M2_DATA, "%s=%s: there is no such file", key, path);
+    if (!strcmp(m2_model_task(cfg), "image")) return m2_context(open_pictures(path, out), "%s", key);
     m2_status st = m2_token_store_info_read(path, &out->info);
     if (st != M2_OK) return m2_context(st, "%s", key);
     int64_t length = cfg->model_length;

@@ -406,8 +406,8 @@ static void describe(trainer *t)
            m2_human_bytes(bytes, m.params + m.grads + m.optimizer + m.activations + m.workspace + m.io),
            t->training.recompute ? ", blocks recomputed" : "");
     m2_log(M2_LOG_INFO, "data: %s, %s %s; %" PRId64 " steps are %.2f epochs", t->cfg.data_train,
-           m2_human_count(tokens, (double)(m2_task_of(&t->cfg) ? t->data.sequences : t->data.info.tokens)),
-           m2_task_of(&t->cfg) ? "rows" : "tokens", t->cfg.train_steps,
+           m2_human_count(tokens, (double)(t->data.info.tokens ? t->data.info.tokens : t->data.sequences)),
+           t->data.info.tokens ? "tokens" : "rows", t->cfg.train_steps,
            (double)(t->cfg.train_steps * b->global) / (double)t->data.sequences);
     if (t->step)
         m2_log(M2_LOG_INFO, "run: %s, resuming after step %" PRId64, t->dir.path, t->step);

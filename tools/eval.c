@@ -17,7 +17,8 @@ const char tool_eval_usage[] =
     "\n"
     "Loss, perplexity, bits per byte and top-1 of a trained model over a token store; of a masked language\n"
     "model, loss and top-1 at the tokens it hides (mlm.val_rate of them, always the same ones); of a model\n"
-    "fine-tuned on a task of GLUE, its scores over a TSV file. CHECKPOINT is a run folder (its newest\n"
+    "fine-tuned on a task of GLUE, its scores over a TSV file; of pictures, top-1. CHECKPOINT is a run "
+    "folder (its newest\n"
     "checkpoint) or a checkpoints/step-N folder. The store or file is data.val of the run.\n"
     "\n"
     "  m2 eval runs/first data.val=other.h5\n"
@@ -105,7 +106,7 @@ m2_status tool_eval(int argc, char **argv)
         double bytes_per_token = (double)data.info.bytes / (double)data.info.tokens;
         int causal = !strcmp(m2_model_task(&m.cfg), "causal") && data.info.bytes > 0;
         r.bits_per_byte = causal ? r.result.loss / log(2) / bytes_per_token : (double)NAN;
-        if (task)
+        if (r.result.n_scores)
             print_scores(&r, json);
         else if (json)
             print_json(&r);
