@@ -1,4 +1,4 @@
-/* feed_kinds.h - how each task reads its rows: the kinds of feeds (feed_text.c, feed_glue.c, feed_image.c). Private to runtime/. */
+/* feed_kinds.h - how each task reads its rows: the kinds of feeds (feed_text.c, feed_glue.c, feed_image.c). Private. */
 #ifndef M2_FEED_KINDS_H
 #define M2_FEED_KINDS_H
 

@@ -22,8 +22,8 @@ typedef struct m2_model {
      *   "classify" (task.name) "tokens" (B, L) i32; "pooled" (B) i32, how many first positions are averaged; "targets" (B) i32
      *             classes, or P numbers
      *   "embed"   (m2 embed) "tokens" (B, L) i32 and "pooled" (B) i32; output "embedding" (B, d), the means, and no others
-     *   "image"   "patches" (B, L, 3 * patch * patch) P, patches in raster order, in each its channels, rows, columns; "pooled" (B)
-     *             i32, L each; "targets" (B) i32; "scale" () P, which is 1 / pictures of the whole batch
+     *   "image"   "patches" (B, L, 3 * patch * patch) P, patches in raster order, in each its channels, rows, columns;
+     *             "pooled" (B) i32, L each; "targets" (B) i32; "scale" () P, which is 1 / pictures of the whole batch
      * Outputs: "loss", a sum over the microbatch times 1 / (rows_whole * L), "scale" or 1 / rows_whole; "hits", not for
      * "classify"; and in EVAL mode "logits" (a named output keeps its memory; training has no use for them). Parameter groups:
      * runtime/optim.h. */
