@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NONE = UINT32_MAX, SHORT = 96, WORDS = 1 << 15, WORD_BYTES = 15, WORD_TOKENS = 3 };
+enum { NONE = UINT32_MAX, SHORT = 96, WORDS = 1 << 16, WORD_BYTES = 15, WORD_TOKENS = 3 };
 
 typedef struct pair {
     uint64_t key; /* left << 32 | right, + 1; 0 = empty */
@@ -233,7 +233,7 @@ static m2_status encode_word(const m2_tokenizer *t, words *w, const unsigned cha
     uint64_t key[2];
     make_key(key, p, n, readable);
     uint64_t h = (key[0] ^ key[1] * 0xff51afd7ed558ccdu) * 0x9e3779b97f4a7c15u;
-    word *slot = &w->slots[h >> 49];
+    word *slot = &w->slots[h >> 48];
     if (slot->key[0] != key[0] || slot->key[1] != key[1]) {
         int64_t from = out->count;
         M2_TRY(encode_piece(t, p, n, out));

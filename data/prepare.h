@@ -27,7 +27,7 @@ typedef struct m2_prepare_spec {
     int threads;
     int index, count; /* this process and the number of them; all see the same files and folders */
     int skip_errors;  /* documents that cannot be read are counted, not fatal */
-    int dedup;        /* .jsonl documents with the same text as an earlier one are left out */
+    int dedup; /* documents with the same text as an earlier one are left out; texts above 1 MiB are all kept */
     /* Attributes of the stores beyond those of token_store.h: key, value, key, value, ..., NULL. */
     const char *const *notes;
     void (*progress)(void *ctx, const m2_prepare_report *now); /* a few times a second; may be NULL */

@@ -63,10 +63,9 @@ static m2_status add_document(assembly *a, const m2i_piece_document *d, const vo
 {
     m2_token_writer *w = choose_writer(a, d->flags);
     int fresh = 1, ends = (d->flags & M2I_PIECE_ENDS) != 0;
-    if (d->flags & M2I_PIECE_LINE) {
-        a->numbered++;
-        if (a->spec->dedup && d->bytes) M2_TRY(first_seen(a, d->hash, &fresh));
-    }
+    int whole = ends && !a->open_bytes; /* of a long text only parts are here */
+    a->numbered += (d->flags & M2I_PIECE_LINE) != 0;
+    if (a->spec->dedup && whole && d->bytes) M2_TRY(first_seen(a, d->hash, &fresh));
     a->open_bytes += d->bytes;
     int empty = ends && !a->open_bytes;
     a->report->duplicates += !fresh;

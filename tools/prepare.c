@@ -37,7 +37,7 @@ const char tool_prepare_usage[] =
     "                       files, drawn, and the last part of each .txt file\n"
     "  --field NAME         where a .jsonl line has its text (text)\n"
     "  --format txt|jsonl   read all files so, whatever their names say; for standard input\n"
-    "  --dedup              leave out .jsonl documents that repeat an earlier one exactly\n"
+    "  --dedup              leave out documents that repeat an earlier one exactly (texts up to 1 MiB)\n"
     "  --on-error stop|skip what to do with lines that hold no document, bytes that are not UTF-8 and the "
     "rest\n"
     "                       of a file whose packing is broken (stop); skip leaves them out and counts them\n"

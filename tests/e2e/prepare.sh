@@ -80,6 +80,10 @@ cat text/a.jsonl text/a.jsonl >twice.jsonl
 ok "$m2" prepare --tokenizer bytes --dedup --out dedup.h5 twice.jsonl
 grep -q "^40 documents left out as duplicates" out.txt && grep -q " 40 documents" out.txt || fail "dedup: $(cat out.txt)"
 
+mkdir same && for i in 1 2 3; do head -50 text/deep/b.txt >same/$i.txt; done && echo other >same/2.txt
+ok "$m2" prepare --tokenizer bytes --dedup --out same.h5 same
+grep -q "^1 documents left out as duplicates" out.txt && grep -q " 2 documents" out.txt || fail "dedup of texts: $(cat out.txt)"
+
 # bad input
 refuses 64 "exists; --force overwrites it" "$m2" prepare --tokenizer bytes --out plain.h5 text
 ok "$m2" inspect store plain.h5 --verify
