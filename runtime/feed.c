@@ -38,7 +38,7 @@ static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **
         if (!strcmp(kinds[i]->task, m2_model_task(cfg))) f->kind = kinds[i];
     if (!f->kind) return m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
     f->counts = f->kind->counts || m2_model_skips_targets(cfg);
-    f->patch = (int)cfg->model_patch;
+    f->patch = cfg->model_patch;
     f->kind->parts(f);
     return M2_OK;
 }
@@ -64,7 +64,7 @@ m2_status m2_feed_check(const m2_config *cfg, const char *path)
 
 int64_t m2_feed_rows(const m2_feed *f)
 {
-    if (f->images) return f->image_info.images;
+    if (f->pictures) return m2_image_loader_pictures(f->pictures);
     return f->loader ? m2_loader_sequences(f->loader) : f->glue.n;
 }
 
@@ -80,6 +80,7 @@ int m2_feed_counts(const m2_feed *f)
 
 double m2_feed_waited(const m2_feed *f)
 {
+    if (f->pictures) return m2_image_loader_statistics(f->pictures).seconds_waited;
     return f->loader ? m2_loader_statistics(f->loader).seconds_waited : 0;
 }
 
@@ -138,12 +139,10 @@ void m2_feed_close(m2_feed **fp)
     *fp = NULL;
     if (!f) return;
     m2_loader_close(&f->loader);
-    m2_store_close(&f->images);
+    m2_image_loader_close(&f->pictures);
     m2_mask_free(&f->mask);
     m2_glue_rows_free(&f->glue);
     free(f->scratch);
-    free(f->labels);
-    free(f->source);
-    free(f->picture);
+    free(f->pixels);
     free(f);
 }

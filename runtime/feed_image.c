@@ -1,5 +1,5 @@
 /* feed_image.c - pictures of a store, augmented in training, cut into patches. */
-#include "data/sampler.h"
+#include "data/image_store.h"
 #include "runtime/feed_kinds.h"
 #include "runtime/models/model.h"
 
@@ -28,29 +28,30 @@ static int64_t invent_image(const m2_feed *f, int32_t *batch)
 static m2_status check_image(m2_feed *f, const m2_config *cfg)
 {
     m2_store *s = NULL;
+    m2_image_store_info info;
     M2_TRY(m2_store_open(f->spec.path, &s));
-    m2_status st = m2_image_store_info_read(s, &f->image_info);
+    m2_status st = m2_image_store_info_read(s, &info);
     m2_store_close(&s);
-    if (st == M2_OK && f->image_info.classes > cfg->model_classes)
+    if (st == M2_OK && info.classes > cfg->model_classes)
         st = m2_fail(M2_DATA, "%s has %" PRId64 " classes, more than model.classes=%" PRId64, f->spec.path,
-                     f->image_info.classes, cfg->model_classes);
+                     info.classes, cfg->model_classes);
     return st;
 }
 
 static m2_status open_image(m2_feed *f, const m2_config *cfg)
 {
-    const m2_image_store_info *info = &f->image_info;
-    int64_t zero = 0, side = cfg->model_image;
-    m2_augment usual = m2_augment_usual(f->seed, (int)side);
+    m2_augment usual = m2_augment_usual(f->seed, (int)cfg->model_image);
     usual.area[0] = cfg->data_crop;
-    f->augment = f->spec.training ? usual : m2_augment_none(&usual);
-    M2_TRY(m2_augment_check(&f->augment));
-    f->labels = malloc((size_t)info->images * sizeof *f->labels + 1);
-    f->source = malloc((size_t)(info->height * info->width * 3) + 1);
-    f->picture = malloc((size_t)(side * side * 3) * sizeof *f->picture);
-    if (!f->labels || !f->source || !f->picture) return m2_fail(M2_TRANSIENT, "out of memory for pictures");
-    M2_TRY(m2_store_open(f->spec.path, &f->images));
-    return m2_store_read(f->images, "/labels", &zero, &info->images, f->labels);
+    m2_image_loader_spec loader = {.path = f->spec.path,
+                                   .rows = f->spec.rows,
+                                   .shuffle = f->spec.training,
+                                   .workers = f->spec.training ? (int)cfg->data_workers : 1,
+                                   .augment = f->spec.training ? usual : m2_augment_none(&usual)};
+    int64_t pixels = f->spec.rows * cfg->model_image * cfg->model_image * 3;
+    f->pixels = malloc((size_t)pixels * sizeof *f->pixels);
+    if (!f->pixels) return m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " pictures", f->spec.rows);
+    f->side = cfg->model_image;
+    return m2_image_loader_open(&loader, f->spec.at, f->spec.at_ctx, f->spec.first_batch, &f->pictures);
 }
 
 /* (side, side, 3) to patches in raster order, in each its channels, rows, columns. */
@@ -66,17 +67,14 @@ static void cut(const float *picture, int64_t side, int64_t patch, int32_t *out)
 
 static m2_status next_image(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
 {
-    const m2_image_store_info *info = &f->image_info;
-    int64_t values = f->length * 3 * f->patch * f->patch;
+    (void)row;
+    int64_t picture = f->side * f->side * 3;
+    int32_t *targets = batch + f->parts[2].at;
+    M2_TRY(m2_image_loader_next(f->pictures, f->pixels, NULL, targets));
     for (int64_t r = 0; r < f->spec.rows; r++) {
-        int64_t i = m2_sampler_item(row + r, info->images, f->seed, f->spec.training);
-        int64_t offset[] = {i, 0, 0, 0}, count[] = {1, info->height, info->width, 3};
-        M2_TRY(m2_store_read(f->images, "/images", offset, count, f->source));
-        M2_TRY(m2_augment_picture(&f->augment, row + r, f->source, (int)info->height, (int)info->width,
-                                  f->picture));
-        cut(f->picture, f->augment.size, f->patch, batch + r * values);
+        cut(f->pixels + r * picture, f->side, f->patch, batch + r * picture);
         batch[f->parts[1].at + r] = (int32_t)f->length;
-        batch[f->parts[2].at + r] = r < keep ? f->labels[i] : M2_TARGET_NONE;
+        if (r >= keep) targets[r] = M2_TARGET_NONE;
     }
     *predicted = keep;
     return M2_OK;

@@ -2,8 +2,7 @@
 #ifndef M2_FEED_KINDS_H
 #define M2_FEED_KINDS_H
 
-#include "data/augment.h"
-#include "data/image_store.h"
+#include "data/image_loader.h"
 #include "data/mask.h"
 #include "runtime/feed.h"
 
@@ -30,13 +29,9 @@ struct m2_feed {
     int32_t *scratch;         /* places and labels of a row */
     const m2_glue_task *task; /* classify */
     m2_glue_rows glue;
-    m2_store *images; /* image */
-    m2_image_store_info image_info;
-    m2_augment augment;
-    int patch;
-    int32_t *labels;
-    uint8_t *source; /* a picture of the store */
-    float *picture;
+    m2_image_loader *pictures; /* image */
+    float *pixels;
+    int64_t side, patch;
     uint64_t seed;
 };
 
