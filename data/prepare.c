@@ -292,7 +292,6 @@ static void close_pipeline(pipeline *p)
     free(p->threads);
     free(p->finished);
     m2i_piece_free(&p->piece);
-    if (p->folder) m2i_pieces_remove_folder(p->folder, 1);
     free(p->folder);
     m2_text_reader_close(&p->reader);
     pthread_cond_destroy(&p->done);
@@ -312,6 +311,8 @@ m2_status m2_prepare_tokenise(const m2_prepare_spec *spec, m2_prepare_report *ou
     m2_status st = open_pipeline(&p);
     if (st == M2_OK) st = run(&p);
     out->seconds = m2_now() - p.started_at;
+    if (st != M2_OK && p.folder)
+        m2i_pieces_remove_folder(p.folder, 1); /* else others may be about to write there */
     close_pipeline(&p);
     return st;
 }

@@ -1,9 +1,11 @@
 #include "data/prepare_pieces.h"
 #include "kernels/base/rng.h"
 
+#include <dirent.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What the pieces say in their order, document by document, becomes one store or two. */
 typedef struct assembly {
@@ -126,10 +128,26 @@ static m2_status commit(assembly *a)
     return m2_token_writer_commit(&a->writer[0]);
 }
 
+/* What an assembly that was killed left: whoever assembles is the only writer of `path`. */
+static void sweep(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char *folder = strndup(path, slash ? (size_t)(name - path) : 0);
+    size_t n = strlen(name);
+    DIR *d = folder ? opendir(slash ? folder : ".") : NULL;
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (!strncmp(e->d_name, name, n) && !strncmp(e->d_name + n, ".tmp-", 5))
+            unlinkat(dirfd(d), e->d_name, 0);
+    if (d) closedir(d);
+    free(folder);
+}
+
 static m2_status assemble(assembly *a)
 {
     const m2_prepare_spec *s = a->spec;
     M2_TRY(m2i_prepare_folder(s, &a->folder));
+    sweep(s->out);
+    if (s->val_out) sweep(s->val_out);
     M2_TRY(m2_token_writer_create(s->out, s->tokenizer, &a->writer[0]));
     if (s->val_out) M2_TRY(m2_token_writer_create(s->val_out, s->tokenizer, &a->writer[1]));
     for (int64_t f = 0; f < s->files->count; f++) M2_TRY(add_file(a, f));

@@ -304,11 +304,16 @@ static int wants(int argc, char **argv, const char *flag)
 
 m2_status tool_prepare(int argc, char **argv)
 {
-    if (wants(argc, argv, "--images")) return prepare_images(argc, argv);
-    if (wants(argc, argv, "--merge")) return prepare_merge(argc, argv);
     int rank, size, local_rank, local_size;
+    int images = wants(argc, argv, "--images"), merge = wants(argc, argv, "--merge");
     m2_comm_launcher(&rank, &size, &local_rank, &local_size);
     m2_log_setup(M2_LOG_INFO, rank);
+    if ((images || merge) && rank) return M2_OK;
+    if ((images || merge) && size > 1)
+        m2_log(M2_LOG_WARN, "m2 prepare %s is the work of one process: %d of %d ranks have nothing to do",
+               images ? "--images" : "--merge", size - 1, size);
+    if (images) return prepare_images(argc, argv);
+    if (merge) return prepare_merge(argc, argv);
     char **line = malloc(((size_t)argc + 1) * sizeof *line); /* m2_flags_take reorders argv */
     if (!line) return m2_fail(M2_TRANSIENT, "out of memory for the command line");
     memcpy(line, argv, ((size_t)argc + 1) * sizeof *line);

@@ -50,10 +50,14 @@ echo "killed $kills times, $(pieces) pieces were made"
 [ $kills -ge 2 ] && [ ! -e killed/s.h5 ] || fail "it was not killed in time"
 first=$(find killed/s.h5.parts -name '*-*[0-9]' | sort | head -1)
 printf 'x' | dd of="$first" bs=1 seek=5000 conv=notrunc 2>/dev/null # a damaged piece is made again
-rm -f killed/s.h5.tmp-* killed/v.h5.tmp-*
+echo torn >killed/s.h5.tmp-1 # as a kill while joining leaves
 prepare killed 2 --threads 1 || { cat killed/log; fail "going on after the kills"; }
 grep -q 'went on from' killed/log || { cat killed/log; fail "nothing was kept"; }
 same killed
+[ "$(ls killed)" = "log
+s.h5
+v.h5" ] || { ls killed; fail "something is left of the killed runs"; }
+ranks 7 "$M2" prepare --tokenizer bytes --out few.h5 some.txt >log 2>&1 || { cat log; fail "more ranks than work"; }
 
 # Corrupt input: stop names file and place, skip counts and goes on; the counts do not depend on ranks.
 head -c 3000 some.txt >bad.txt && printf 'in\377\376valid\n' >>bad.txt && tail -c +3001 some.txt >>bad.txt
