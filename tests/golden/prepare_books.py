@@ -20,6 +20,8 @@ data = os.path.abspath(data)
 m2 = os.path.abspath(os.environ["M2"])
 books = sorted(glob.glob(f"{data}/text/books.train.*.jsonl.zst"))
 try:
+    import h5py
+    import numpy
     import tiktoken
     import tiktoken.load
 
@@ -36,12 +38,23 @@ os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
 
 
 def tiktoken_rate():
-    """Tokens per second of one core on the first shard, and their number."""
+    """The tokens of each book of the first shard, and how many per second one core makes."""
     lines = subprocess.run(["zstd", "-dc", books[0]], stdout=subprocess.PIPE, check=True).stdout.splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    start = time.process_time()
-    n = sum(len(reference.encode_ordinary(t)) for t in texts)
-    return n, n / (time.process_time() - start)
+    ids, seconds = [], 0
+    for text in texts:
+        start = time.process_time()
+        tokens = reference.encode_ordinary(text)
+        seconds += time.process_time() - start
+        ids.append(numpy.array(tokens, dtype=numpy.uint16))
+    return ids, sum(map(len, ids)) / seconds
+
+
+def same_tokens(path, expected):
+    """Do the first documents of the store have these tokens?"""
+    with h5py.File(path) as h:
+        ends = h["documents"][: len(expected) + 1]
+        return all(numpy.array_equal(h["tokens"][ends[i] : ends[i + 1] - 1], e) for i, e in enumerate(expected))
 
 
 def start(folder, n=1, *flags):
@@ -70,7 +83,8 @@ def pieces(folder):
 
 with tempfile.TemporaryDirectory() as work:
     os.chdir(work)
-    n, theirs = tiktoken_rate()
+    expected, theirs = tiktoken_rate()
+    n = sum(map(len, expected))
     print(f"tiktoken {tiktoken.__version__}: {theirs / 1e6:.2f}M tokens/s per core ({n} tokens of one shard)", flush=True)
     start_time = time.monotonic()
     out, cpu, peak = finish(start("whole"))
@@ -80,8 +94,10 @@ with tempfile.TemporaryDirectory() as work:
     print(f"m2: {tokens} tokens in {wall:.1f} s ({cpu:.1f} s of CPU, reading and writing included), peak {peak:.0f} MB")
     print(f"m2: {tokens / cpu / 1e6:.2f}M tokens/s per core, {tokens / cpu / theirs:.1f} x tiktoken", flush=True)
     whole = digest("whole")
+    equal = same_tokens("whole/s.h5", expected)
+    print(f"the {n} tokens of the first shard are {'' if equal else 'NOT '}those of tiktoken")
     os.remove("whole/s.h5")
-    failed = peak >= 500
+    failed = peak >= 500 or not equal
     for r in (2, 3):
         finish(start(f"ranks{r}", r))
         same = digest(f"ranks{r}") == whole

@@ -124,10 +124,18 @@ static void write_header(FILE *f, const char *name, size_t size, char type)
 static void write_member(FILE *f, const char *name, const void *bytes, size_t n)
 {
     static const char zeros[512];
-    if (strlen(name) >= 100) { /* as GNU tar does */
+    static int longs;
+    if (strlen(name) >= 100 && longs++ % 2) { /* as GNU tar does */
         write_header(f, "././@LongLink", strlen(name) + 1, 'L');
         fwrite(name, 1, strlen(name) + 1, f);
         fwrite(zeros, 1, (512 - (strlen(name) + 1) % 512) % 512, f);
+    } else if (strlen(name) >= 100) { /* as pax does: "LENGTH path=NAME\n", the length counting itself */
+        char record[512];
+        int size =
+            snprintf(record, sizeof record, "%d mtime=1.5\n%d path=%s\n", 13, (int)strlen(name) + 10, name);
+        write_header(f, "PaxHeaders/x", (size_t)size, 'x');
+        fwrite(record, 1, (size_t)size, f);
+        fwrite(zeros, 1, (512 - (size_t)size % 512) % 512, f);
     }
     write_header(f, name, n, '0');
     fwrite(bytes, 1, n, f);
@@ -217,6 +225,13 @@ static void test_folders_and_archives(void)
     check_store(at("tree.h5"));
     OK(make(at("all.tar"), at("tar.h5"), 0, 0, &r));
     check_store(at("tar.h5"));
+    char *paths[] = {(char *)at("all.tar")};
+    m2_image_spec spec = {.paths = paths, .count = 1, .out = at("under.h5"), .under = "train", .threads = 2};
+    OK(m2_image_store_make(&spec, &r));
+    check_store(at("under.h5"));
+    spec.under = "trai";
+    CU_ASSERT_EQUAL(m2_image_store_make(&spec, &r), M2_DATA);
+    CU_ASSERT_PTR_NOT_NULL(strstr(m2_message(), "under a folder trai"));
 }
 
 static void test_sizes(void)
