@@ -1,5 +1,6 @@
 #include "runtime/planner.h"
 #include "runtime/fit.h"
+#include "runtime/models/model.h"
 #include "runtime/tokens.h"
 
 #include <stdio.h>
@@ -12,6 +13,8 @@ enum {
 /* ---- the job that is imagined ------------------------------------------------------------------------------------ */
 m2_status m2_planned_vocab(m2_config *cfg, int *chosen)
 {
+    *chosen = 0;
+    if (!strcmp(m2_model_task(cfg), "image")) return M2_OK; /* has none */
     *chosen = !cfg->model_vocab && !*cfg->data_train;
     if (*chosen) cfg->model_vocab = VOCAB;
     if (cfg->model_vocab) return M2_OK;
