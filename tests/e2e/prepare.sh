@@ -75,6 +75,13 @@ ok "$m2" prepare --tokenizer bytes --out tr.h5 --val-out va.h5 --val-fraction 0.
 n=$(for s in tr va; do "$m2" inspect store $s.h5 | sed -n 's/^documents *//p'; done | paste -sd+)
 [ $((n)) = 40 ] || fail "$n documents instead of 40 in both"
 
+# another field, from standard input
+sed 's/"text"/"body"/; s/"id"/"text"/' text/a.jsonl >body.jsonl
+"$m2" prepare --tokenizer bytes --field body --format jsonl --out body.h5 - <body.jsonl >out.txt 2>err.txt || fail "--field body: $(cat err.txt)"
+ok "$m2" inspect store body.h5 --text 6
+[ "$(head -1 out.txt)" = "Document 7 is about 49 äpfel." ] || fail "--field body: $(cat out.txt)"
+printf '{"text": "ok"}\n{"text": "\xc3("}\n' >utf8.jsonl
+
 # duplicates
 cat text/a.jsonl text/a.jsonl >twice.jsonl
 ok "$m2" prepare --tokenizer bytes --dedup --out dedup.h5 twice.jsonl
@@ -102,6 +109,7 @@ refuses 65 "broken.txt.zst: broken zstd data at byte" "$m2" prepare --tokenizer 
 { head -3 text/a.jsonl; echo '{"txt": "other name"}'; tail -5 text/a.jsonl; } >field.jsonl
 refuses 65 'field.jsonl:4: no text under "text"' "$m2" prepare --tokenizer bytes --out bad.h5 field.jsonl
 { head -7 text/a.jsonl; echo '{"text": "not closed'; } >broken.jsonl
+refuses 65 "utf8.jsonl:2: not JSON, at byte 10: not UTF-8" "$m2" prepare --tokenizer bytes --out bad.h5 utf8.jsonl
 refuses 65 "broken.jsonl:8: not JSON" "$m2" prepare --tokenizer bytes --out bad.h5 broken.jsonl
 ok "$m2" prepare --tokenizer bytes --out skip.h5 --on-error skip field.jsonl broken.jsonl
 grep -q "^2 errors left out, the first: field.jsonl:4" out.txt || fail "skip: $(cat out.txt)"

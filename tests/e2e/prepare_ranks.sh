@@ -59,6 +59,17 @@ s.h5
 v.h5" ] || { ls killed; fail "something is left of the killed runs"; }
 ranks 7 "$M2" prepare --tokenizer bytes --out few.h5 some.txt >log 2>&1 || { cat log; fail "more ranks than work"; }
 
+# A vocabulary beyond 16 bits: tokens of 32, in pieces and in the store
+(printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]'; seq -f 'w%.0f' 70000) >vocab.txt
+seq -f 'w%.0f' 1 7 70000 >words.txt
+for n in 1 2; do
+    ranks $n "$M2" prepare --tokenizer vocab.txt --out wide.h5 --force words.txt some.txt >log 2>&1 || { cat log; fail "a large vocabulary"; }
+    cp wide.h5 wide$n.h5
+done
+cmp wide1.h5 wide2.h5 || fail "ranks write another store of 32-bit tokens"
+"$M2" inspect store wide.h5 --verify >log && grep -q '(u32)' log && grep -q '^whole' log || { cat log; fail "32-bit tokens"; }
+[ "$("$M2" inspect store wide.h5 --text 0 | tr -s ' ' '\n')" = "$(cat words.txt)" ] || fail "32-bit tokens are other words"
+
 # Corrupt input: stop names file and place, skip counts and goes on; the counts do not depend on ranks.
 head -c 3000 some.txt >bad.txt && printf 'in\377\376valid\n' >>bad.txt && tail -c +3001 some.txt >>bad.txt
 head -c $(($(zstd -q -c in/five/1.jsonl | wc -c) / 2)) <(zstd -q -c in/five/1.jsonl) >cut.jsonl.zst
