@@ -34,8 +34,8 @@ typedef struct pipeline {
     m2_text_reader *reader;
     char *folder;
     int64_t width;
-    m2i_piece piece;
-    m2i_hash128 identity; /* of the pieces of file `identified` */
+    m2i_piece piece, probe; /* being filled; being looked for */
+    m2i_hash128 identity;   /* of the pieces of file `identified` */
     int64_t identified;
     uint8_t *finished; /* files of which all pieces are there */
     int by_file;       /* shares are whole files, else every count-th piece of each */
@@ -108,15 +108,19 @@ static m2_status survey(pipeline *p)
     if (!p->finished) return m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " files", files->count);
     for (int64_t f = 0; f < files->count; f++) {
         int found = 1;
+        int64_t mine = 0;
         if (!wants_file(p, f) || is_stream(p, f)) continue;
         M2_TRY(identify(p, f));
         for (int64_t k = 0; found && !p->finished[f]; k++) {
-            M2_TRY(m2i_piece_read(&p->piece, p->folder, f, k, p->identity, &found));
-            p->finished[f] = found && p->piece.last;
-            p->report->kept += found && in_share(p, f, k);
+            M2_TRY(m2i_piece_read(&p->probe, p->folder, f, k, p->identity, &found));
+            p->finished[f] = found && p->probe.last;
+            mine += found && in_share(p, f, k);
         }
         struct stat s;
-        if (!p->finished[f] && !stat(files->paths[f], &s)) p->report->share += s.st_size;
+        if (p->finished[f])
+            p->report->kept += mine;
+        else if (!stat(files->paths[f], &s))
+            p->report->share += s.st_size;
     }
     return M2_OK;
 }
@@ -221,10 +225,10 @@ static m2_status is_due(pipeline *p, const m2_text_block *b, int *due)
     int64_t number = b->index / PIECE_BLOCKS;
     if (b->index % PIECE_BLOCKS) return M2_OK; /* as its first block */
     *due = in_share(p, b->file, number);
-    if (!*due || is_stream(p, b->file) || !p->report->kept) return M2_OK;
-    while (p->written < p->submitted) M2_TRY(retire(p)); /* p->piece is needed */
+    if (!*due || is_stream(p, b->file)) return M2_OK;
     M2_TRY(identify(p, b->file));
-    M2_TRY(m2i_piece_read(&p->piece, p->folder, b->file, number, p->identity, &found));
+    M2_TRY(m2i_piece_read(&p->probe, p->folder, b->file, number, p->identity, &found));
+    p->report->kept += found;
     *due = !found;
     return M2_OK;
 }
@@ -292,6 +296,7 @@ static void close_pipeline(pipeline *p)
     free(p->threads);
     free(p->finished);
     m2i_piece_free(&p->piece);
+    m2i_piece_free(&p->probe);
     free(p->folder);
     m2_text_reader_close(&p->reader);
     pthread_cond_destroy(&p->done);
