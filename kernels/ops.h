@@ -70,6 +70,10 @@
  *   (lse - logit[target]) / denom, denom = DENOM or, DENOM = 0, the number of valid rows (loss 0 if there are none);
  *   lse (R) P; hits () P = number of valid rows whose argmax (lowest index on ties) is the target.
  *   xent_grad(logits, targets, lse, [dloss]) -> dlogits. Absent dloss means 1.
+ * ---- softxent(logits, targets) -> loss, lse, hits
+ *   logits (..., V) T and targets (..., V) P, distributions, or zeros for a row that does not count. loss () P = sum over rows
+ *   of (sum_k t_k lse - sum_k t_k x_k) / denom, denom = DENOM or, DENOM = 0, the rows; lse (R) P; hits () P = rows whose
+ *   largest logit is at their largest target. softxent_grad(logits, targets, lse, [dloss]) -> dlogits
  * ---- mse(x, y) -> loss          x T and y P with as many elements; loss () P = sum (x - y)^2 / denom, denom = DENOM or, DENOM
  *   = 0, their number. mse_grad(x, y, [dloss]) -> dx
  * ---- sumsq(x) -> s              s () f64 = sum of squares, any float dtype
@@ -106,6 +110,7 @@ enum { M2_DROPOUT_P = 0 };
 enum { M2_DROPOUT_WHOLE_B = 0 };
 enum { M2_EMBED_OUT_DTYPE = 0, M2_EMBED_PAD };
 enum { M2_XENT_IGNORE = 0, M2_XENT_DENOM };
+enum { M2_SOFTXENT_DENOM = 0 };
 enum { M2_MSE_DENOM = 0 };
 enum { M2_ADAM_DECAY = 0 };
 enum { M2_DECAY_COUPLED, M2_DECAY_FREE };

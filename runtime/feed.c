@@ -39,6 +39,7 @@ static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **
     if (!f->kind) return m2_fail(M2_BUG, "nothing reads data for task %s", m2_model_task(cfg));
     f->counts = f->kind->counts || m2_model_skips_targets(cfg);
     f->patch = cfg->model_patch;
+    f->classes = m2_model_soft_targets(cfg, spec->training) ? cfg->model_classes : 0;
     f->kind->parts(f);
     return M2_OK;
 }
@@ -144,5 +145,6 @@ void m2_feed_close(m2_feed **fp)
     m2_glue_rows_free(&f->glue);
     free(f->scratch);
     free(f->pixels);
+    free(f->shares);
     free(f);
 }

@@ -11,7 +11,7 @@ static void parts_image(m2_feed *f)
 {
     m2i_feed_part(f, "patches", f->spec.rows * f->length * 3 * f->patch * f->patch); /* the bits of floats */
     m2i_feed_part(f, "pooled", f->spec.rows);
-    m2i_feed_part(f, "targets", f->spec.rows);
+    m2i_feed_part(f, "targets", f->spec.rows * (f->classes ? f->classes : 1));
 }
 
 static int64_t invent_image(const m2_feed *f, int32_t *batch)
@@ -20,8 +20,8 @@ static int64_t invent_image(const m2_feed *f, int32_t *batch)
     for (int64_t i = 0; i < f->parts[0].count; i++) memcpy(batch + i, &one, sizeof one);
     for (int64_t r = 0; r < f->spec.rows; r++) {
         batch[f->parts[1].at + r] = (int32_t)f->length;
-        batch[f->parts[2].at + r] = 0;
     }
+    memset(batch + f->parts[2].at, 0, (size_t)f->parts[2].count * sizeof *batch);
     return f->spec.rows;
 }
 
@@ -42,6 +42,9 @@ static m2_status open_image(m2_feed *f, const m2_config *cfg)
 {
     m2_augment usual = m2_augment_usual(f->seed, (int)cfg->model_image);
     usual.area[0] = cfg->data_crop;
+    usual.mixup = cfg->data_mixup;
+    usual.cutmix = cfg->data_cutmix;
+    usual.smoothing = cfg->data_smoothing;
     m2_image_loader_spec loader = {.path = f->spec.path,
                                    .rows = f->spec.rows,
                                    .shuffle = f->spec.training,
@@ -51,7 +54,9 @@ static m2_status open_image(m2_feed *f, const m2_config *cfg)
     f->pixels = malloc((size_t)pixels * sizeof *f->pixels);
     if (!f->pixels) return m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " pictures", f->spec.rows);
     f->side = cfg->model_image;
-    return m2_image_loader_open(&loader, f->spec.at, f->spec.at_ctx, f->spec.first_batch, &f->pictures);
+    M2_TRY(m2_image_loader_open(&loader, f->spec.at, f->spec.at_ctx, f->spec.first_batch, &f->pictures));
+    f->shares = malloc((size_t)(f->spec.rows * m2_image_loader_classes(f->pictures)) * sizeof *f->shares);
+    return f->shares ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for %" PRId64 " targets", f->spec.rows);
 }
 
 /* (side, side, 3) to patches in raster order, in each its channels, rows, columns. */
@@ -65,17 +70,30 @@ static void cut(const float *picture, int64_t side, int64_t patch, int32_t *out)
                         memcpy(out, &picture[(y * side + x) * 3 + c], sizeof *out);
 }
 
+/* The store's classes are the first ones of the model's; rows from `keep` on do not count. */
+static void put_shares(const m2_feed *f, int64_t keep, int32_t *targets)
+{
+    int64_t have = m2_image_loader_classes(f->pictures);
+    memset(targets, 0, (size_t)f->parts[2].count * sizeof *targets);
+    for (int64_t r = 0; r < keep; r++)
+        memcpy(targets + r * f->classes, f->shares + r * have, (size_t)have * sizeof *targets);
+}
+
 static m2_status next_image(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
 {
     (void)row;
     int64_t picture = f->side * f->side * 3;
     int32_t *targets = batch + f->parts[2].at;
-    M2_TRY(m2_image_loader_next(f->pictures, f->pixels, NULL, targets));
+    if (f->classes)
+        M2_TRY(m2_image_loader_next(f->pictures, f->pixels, f->shares, NULL));
+    else
+        M2_TRY(m2_image_loader_next(f->pictures, f->pixels, NULL, targets));
     for (int64_t r = 0; r < f->spec.rows; r++) {
         cut(f->pixels + r * picture, f->side, f->patch, batch + r * picture);
         batch[f->parts[1].at + r] = (int32_t)f->length;
-        if (r >= keep) targets[r] = M2_TARGET_NONE;
+        if (r >= keep && !f->classes) targets[r] = M2_TARGET_NONE;
     }
+    if (f->classes) put_shares(f, keep, targets);
     *predicted = keep;
     return M2_OK;
 }

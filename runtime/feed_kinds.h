@@ -30,8 +30,8 @@ struct m2_feed {
     const m2_glue_task *task; /* classify */
     m2_glue_rows glue;
     m2_image_loader *pictures; /* image */
-    float *pixels;
-    int64_t side, patch;
+    float *pixels, *shares; /* of a batch; of its targets in each class of the store */
+    int64_t side, patch, classes; /* classes: targets are distributions over as many; 0: they are numbers of classes */
     uint64_t seed;
 };
 

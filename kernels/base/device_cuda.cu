@@ -194,7 +194,7 @@ extern "C" {
 typedef int64_t workspace_fn(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out);
 workspace_fn m2i_cuda_linear_workspace, m2i_cuda_linear_grad_workspace, m2i_cuda_blockdiag_workspace,
     m2i_cuda_blockdiag_grad_workspace, m2i_cuda_norm_grad_workspace, m2i_cuda_addnorm_grad_workspace,
-    m2i_cuda_xent_workspace, m2i_cuda_xent_grad_workspace, m2i_cuda_sumsq_workspace,
+    m2i_cuda_xent_workspace, m2i_cuda_xent_grad_workspace, m2i_cuda_softxent_workspace, m2i_cuda_sumsq_workspace,
     m2i_cuda_embed_grad_workspace, m2i_cuda_shortconv_grad_workspace, m2i_cuda_sine_grad_workspace;
 int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad);
 }
@@ -227,6 +227,7 @@ static const struct {
     {M2_OP_addnorm_grad, m2i_cuda_addnorm_grad_workspace},
     {M2_OP_xent, m2i_cuda_xent_workspace},
     {M2_OP_xent_grad, m2i_cuda_xent_grad_workspace},
+    {M2_OP_softxent, m2i_cuda_softxent_workspace},
     {M2_OP_sumsq, m2i_cuda_sumsq_workspace},
     {M2_OP_embed_grad, m2i_cuda_embed_grad_workspace},
     {M2_OP_shortconv_grad, m2i_cuda_shortconv_grad_workspace},

@@ -20,6 +20,12 @@ const m2_model *m2_model_find(const char *name)
     return NULL;
 }
 
+int m2_model_soft_targets(const m2_config *cfg, int training)
+{
+    int mixed = cfg->data_mixup > 0 || cfg->data_cutmix > 0 || cfg->data_smoothing > 0;
+    return training && mixed && !strcmp(m2_model_task(cfg), "image");
+}
+
 const char *m2_model_task(const m2_config *cfg)
 {
     const m2_model *model = m2_model_find(cfg->model_family);

@@ -23,7 +23,8 @@ typedef struct m2_model {
      *             classes, or P numbers
      *   "embed"   (m2 embed) "tokens" (B, L) i32 and "pooled" (B) i32; output "embedding" (B, d), the means, and no others
      *   "image"   "patches" (B, L, 3 * patch * patch) P, patches in raster order, in each its channels, rows, columns;
-     *             "pooled" (B) i32, L each; "targets" (B) i32; "scale" () P, which is 1 / pictures of the whole batch
+     *             "pooled" (B) i32, L each; "targets" (B) i32, or with m2_model_soft_targets (B, classes) P; "scale" () P, which
+     *             is 1 / pictures of the whole batch
      * Outputs: "loss", a sum over the microbatch times 1 / (rows_whole * L), "scale" or 1 / rows_whole; "hits", not for
      * "classify"; and in EVAL mode "logits" (a named output keeps its memory; training has no use for them). Parameter groups:
      * runtime/optim.h. */
@@ -37,6 +38,8 @@ M2_API int64_t m2_mlm_places(int64_t tokens, double rate);
 M2_API const m2_model *m2_model_find(const char *name); /* NULL if none */
 /* 1: some tokens of causal rows are no targets, so that the program divides by their number: input "scale". */
 M2_API int m2_model_skips_targets(const m2_config *cfg);
+/* 1: programs of this mode learn from distributions over the classes (mixed pictures, smoothed labels). */
+M2_API int m2_model_soft_targets(const m2_config *cfg, int training);
 M2_API const char *m2_model_task(const m2_config *cfg); /* "classify", "embed", or of cfg's family; "" if there is none */
 /* Builds cfg's model for spec: M2_USAGE for impossible combinations. Returned program is not planned; caller frees. */
 M2_API m2_status m2_model_build(const m2_config *cfg, const m2_program_spec *spec, m2_program **out) M2_MUST_USE;

@@ -33,13 +33,17 @@ static m2_tid embed(m2_program *p, const m2_config *cfg, m2_tid patches, int64_t
 static void classify(m2_program *p, const m2_config *cfg, m2_tid x, m2_tid pooled, m2_tid targets)
 {
     const m2_program_spec *s = m2_program_spec_of(p);
-    m2_attrs xent = {.i = {[M2_XENT_IGNORE] = M2_TARGET_NONE, [M2_XENT_DENOM] = 1}};
+    m2_attrs xent = {.i = {[M2_XENT_IGNORE] = M2_TARGET_NONE, [M2_XENT_DENOM] = 1}},
+             soft = {.i[M2_SOFTXENT_DENOM] = 1};
     m2i_dense head = {.out = cfg->model_classes, .in = cfg->model_width, .std = cfg->model_init_std};
     m2_tid scale = m2_program_input(p, "scale", m2_desc_make(m2_program_precise_dtype(p), "")),
            out[M2_MAX_OUT];
     m2_tid mean = m2i_call(p, "mean", &m2_op_pool, NULL, NULL, x, pooled, M2_NONE, M2_NONE);
     m2_tid logits = m2i_linear(p, "head", mean, &head);
-    m2i_call(p, "xent", &m2_op_xent, &xent, out, logits, targets, M2_NONE, M2_NONE);
+    if (m2_model_soft_targets(cfg, s->mode == M2_MODE_TRAIN))
+        m2i_call(p, "xent", &m2_op_softxent, &soft, out, logits, targets, M2_NONE, M2_NONE);
+    else
+        m2i_call(p, "xent", &m2_op_xent, &xent, out, logits, targets, M2_NONE, M2_NONE);
     m2_program_output(p, "loss", m2_build_binary(p, "loss", &m2_op_mul, NULL, out[0], scale));
     m2_program_output(p, "hits", out[2]);
     if (s->mode == M2_MODE_EVAL) m2_program_output(p, "logits", logits);
@@ -58,7 +62,10 @@ static void build(m2_program *p, const m2_config *cfg)
         return;
     }
     m2_tid patches = m2_program_input(p, "patches", m2_desc_make(precise, "BLC", s->rows, s->length, values));
-    m2_tid targets = m2_program_input(p, "targets", m2_desc_make(M2_I32, "B", s->rows));
+    m2_desc class = m2_desc_make(M2_I32, "B", s->rows),
+            shares = m2_desc_make(precise, "BC", s->rows, cfg->model_classes);
+    int soft = m2_model_soft_targets(cfg, s->mode == M2_MODE_TRAIN);
+    m2_tid targets = m2_program_input(p, "targets", soft ? shares : class);
     m2_tid pooled = m2_program_input(p, "pooled", m2_desc_make(M2_I32, "B", s->rows)); /* L each */
     m2i_stream x = {embed(p, cfg, patches, values), M2_NONE};
     x.sum = m2i_dropout(p, "dropout", cfg->model_dropout, x.sum);

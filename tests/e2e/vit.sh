@@ -19,6 +19,15 @@ paste -d' ' <(losses n1) <(losses n3) | awk '
     function off(x, y) { d = x - y; return d * d > 1e-20 * x * x }
     $1 != $4 || off($2, $5) || ($3 != "-" && off($3, $6)) { print; bad = 1 }
     END { exit bad || NR != 60 }' || fail "1 and 3 ranks differ"
+# mixed pictures and smoothed labels: the loss is that of distributions
+for n in 1 2; do
+    ranks $n "$M2" train config.yaml train.precision=f64 data.mixup=0.8 data.cutmix=1 data.smoothing=0.1 run.dir=m$n >log 2>&1 ||
+        { cat log; fail "mixed, $n ranks"; }
+done
+paste -d' ' <(losses m1) <(losses m2) | awk '{ d = $2 - $5; if (d * d > 1e-20 * $2 * $2) { print; bad = 1 } } END { exit bad || NR != 60 }' ||
+    fail "mixed pictures: 1 and 2 ranks differ"
+cmp -s <(losses m1) <(losses n1) && fail "mixing changes nothing"
+
 before=$(content n3)
 rm -r n3/checkpoints/step-000000{40,60}
 ranks 3 "$M2" train config.yaml train.precision=f64 run.dir=n3 >log 2>&1 || { cat log; fail "going on"; }

@@ -172,6 +172,35 @@ static void test_xent_extremes(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(m2_message(), "target 4"));
 }
 
+/* A target that is all in one class is that class; a row of zeros does not count. */
+static void test_softxent(void)
+{
+    enum { R = 5, V = 6 };
+    double x[R * V], hard_grad[R * V], soft_grad[R * V], t[R * V] = {0}, loss, hits, soft_loss, lse[R],
+                                                               soft_hits;
+    int32_t target[R] = {2, 0, -100, 5, 3};
+    for (int i = 0; i < R * V; i++) x[i] = sin(7.0 * i) * 3;
+    for (int r = 0; r < R; r++)
+        if (target[r] >= 0) t[r * V + target[r]] = 1;
+    CU_ASSERT_EQUAL(xent(x, target, R, V, 3, &loss, &hits, hard_grad), M2_OK);
+    m2_desc matrix = m2_desc_make(M2_F64, ".C", (int64_t)R, (int64_t)V), scalar = m2_desc_make(M2_F64, ""),
+            rows = m2_desc_make(M2_F64, ".", (int64_t)R);
+    m2_call c = {.attrs = {.i[M2_SOFTXENT_DENOM] = 3}, .n_in = 2, .n_out = 3};
+    c.in[0] = m2_tensor_make(&matrix, x);
+    c.in[1] = m2_tensor_make(&matrix, t);
+    c.out[0] = m2_tensor_make(&scalar, &soft_loss);
+    c.out[1] = m2_tensor_make(&rows, lse);
+    c.out[2] = m2_tensor_make(&scalar, &soft_hits);
+    CU_ASSERT_EQUAL(run(&m2_op_softxent, &c), M2_OK);
+    m2_call g = {.attrs = c.attrs, .n_in = 4, .n_out = 1};
+    g.in[0] = c.in[0], g.in[1] = c.in[1], g.in[2] = c.out[1];
+    g.out[0] = m2_tensor_make(&matrix, soft_grad);
+    CU_ASSERT_EQUAL(run(&m2_op_softxent_grad, &g), M2_OK);
+    CU_ASSERT_DOUBLE_EQUAL(soft_loss, loss, 1e-13);
+    CU_ASSERT_EQUAL(soft_hits, hits);
+    for (int i = 0; i < R * V; i++) CU_ASSERT_DOUBLE_EQUAL(soft_grad[i], hard_grad[i], 1e-13);
+}
+
 /* ---- embedding, gather --------------------------------------------------------------------------------- */
 static void test_embed(void)
 {
@@ -364,6 +393,7 @@ int main(void)
         {"dropout keeps the right share", test_dropout_share},
         {"xent counts rows, ties, denominators", test_xent_counting},
         {"xent at extremes", test_xent_extremes},
+        {"softxent of one class", test_softxent},
         {"embed: positions, bad ids", test_embed},
         {"embed: the padding row", test_embed_pad},
         {"gather", test_gather},
