@@ -24,7 +24,7 @@ END
 train() { # train DIR [OPTION...]
     local dir=$1
     shift
-    "$M2" train tiny.yaml run.dir="$dir" "$@" >"$dir.log" 2>&1 || { tail -20 "$dir.log"; bad "$dir"; }
+    "$M2" train "${config:-tiny.yaml}" run.dir="$dir" "$@" >"$dir.log" 2>&1 || { tail -20 "$dir.log"; bad "$dir"; }
 }
 failures=0
 bad() {
@@ -141,4 +141,28 @@ for task in sst2 qnli; do # classes from the first position, from the mean of al
     train f32-$task run.device="$gpu" train.precision=f32 $tune
     agree 1e-3 cpu-$task f32-$task
 done
+
+pictures=${M2_SHARED_DATA:-$M2_SOURCE/../shared/data}/images/cifar10_jpeg.tar.xz
+if [ -r "$pictures" ]; then
+    echo "pictures"
+    "$M2" prepare --images --under test --out pictures.h5 "$pictures" >/dev/null 2>&1 || bad "m2 prepare --images"
+    cat >vit.yaml <<-END
+	base: $M2_SOURCE/configs/vit/tiny.yaml
+	model: {width: 32, layers: 2, filter: {width: 16}}
+	data: {train: pictures.h5, val: pictures.h5}
+	train: {batch: 16, steps: 100, val_every: 50, val_batches: 2}
+	END
+    config=vit.yaml
+    train vit-cpu run.device=cpu train.precision=f32
+    for precision in f32 bf16; do
+        train vit-$precision run.device="$gpu" train.precision=$precision
+        train vit-$precision-plain run.device="$gpu" train.precision=$precision run.graphs=off
+        same vit-$precision vit-$precision-plain
+    done
+    agree 1e-4 vit-cpu vit-f32
+    agree 2e-2 vit-cpu vit-bf16
+else
+    echo "no $pictures: M2-ViT is left out"
+fi
+
 [ $failures = 0 ] || { echo "$failures things do not hold"; exit 1; }
