@@ -133,7 +133,8 @@ M2_API int m2_saver_busy(const m2_saver *s);    /* this rank's thread is at work
 /* Ends the stage that the threads have finished; waits for this rank's if it has not. Collective; all ranks get the same
  * answer. *committed: step of the checkpoint that is now whole, -1 = not yet. A failure ends the save. */
 M2_API m2_status m2_saver_advance(m2_saver *s, int64_t *committed) M2_MUST_USE;
-M2_API m2_status m2_saver_wait(m2_saver *s, int64_t *committed) M2_MUST_USE; /* advances to the end. Collective */
+/* Advances to the end, as fast as the disk takes it. Collective. */
+M2_API m2_status m2_saver_wait(m2_saver *s, int64_t *committed) M2_MUST_USE;
 M2_API m2_saver_stats m2_saver_statistics(const m2_saver *s);
 M2_API void m2_saver_close(m2_saver **s); /* waits for the thread and drops what is in flight; accepts NULL; nulls */
 

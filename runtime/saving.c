@@ -1,6 +1,7 @@
 #include "runtime/saving.h"
 #include "kernels/base/log.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 m2_status m2_saving_claim(m2_saving *s, const m2_rundir *dir, m2_comm *comm)
@@ -42,7 +43,11 @@ int m2_saving_busy(const m2_saving *s)
 /* What became of a save. */
 static m2_status settle(m2_saving *s, m2_status st, int64_t committed, int last)
 {
-    if (st == M2_OK && committed >= 0) s->saved = committed;
+    if (st == M2_OK && committed >= 0) {
+        s->saved = committed;
+        s->n++;
+        s->waited += m2_saver_statistics(s->saver).stalled;
+    }
     if (st != M2_IO || last || !s->go_on) return st;
     m2_progress_note(s->progress, "%s; training goes on (checkpoint.on_failure)", m2_message());
     return M2_OK;
@@ -77,5 +82,9 @@ m2_status m2_saving_begin(m2_saving *s, int64_t step, int64_t rows, int last)
 
 void m2_saving_close(m2_saving *s)
 {
+    char bytes[32];
+    if (s->n)
+        m2_log(M2_LOG_INFO, "checkpoints: %" PRId64 " written, %s each on this rank; training waited %.3f s for %s", s->n,
+               m2_human_bytes(bytes, m2_saver_statistics(s->saver).bytes), s->waited, s->n == 1 ? "it" : "all of them");
     m2_saver_close(&s->saver);
 }

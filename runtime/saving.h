@@ -15,6 +15,8 @@ typedef struct m2_saving {
     int background, go_on; /* options: train on meanwhile; train on after a failure */
     double bandwidth;
     int64_t saved; /* step of the newest whole checkpoint, -1 = none */
+    int64_t n;     /* whole ones written by this process */
+    double waited; /* seconds that training waited for them */
     double looked; /* for a newer job: when */
 } m2_saving;
 
@@ -33,6 +35,6 @@ M2_API m2_status m2_saving_poll(m2_saving *s, int busy) M2_MUST_USE;
  * it is waited for, and its failure is one whatever checkpoint.on_failure says. Collective. */
 M2_API m2_status m2_saving_begin(m2_saving *s, int64_t step, int64_t rows, int last) M2_MUST_USE;
 M2_API m2_status m2_saving_wait(m2_saving *s) M2_MUST_USE; /* until nothing is in flight. Collective */
-M2_API void m2_saving_close(m2_saving *s);                 /* accepts a zeroed one */
+M2_API void m2_saving_close(m2_saving *s);                 /* says what saving cost; accepts a zeroed one */
 
 #endif

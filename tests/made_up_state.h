@@ -83,6 +83,7 @@ static int same(const model *x, const model *y)
 /* ---- saving by ranks that are threads ---------------------------------------------------------------------------- */
 typedef struct saver {
     const m2_state *state;
+    m2_device *device; /* a rank's own */
     m2_comm *comm;
     m2_save_spec spec;
     m2_status got;
@@ -92,8 +93,12 @@ typedef struct saver {
 static void *save_thread(void *arg)
 {
     saver *s = arg;
-    s->got = m2_checkpoint_save(&s->spec, s->state, s->comm);
+    m2_state own = *s->state;
+    s->got = m2_device_open_cpu(1, &s->device);
+    own.device = s->device;
+    if (s->got == M2_OK) s->got = m2_checkpoint_save(&s->spec, &own, s->comm);
     m2_error_take(&s->why, s->got);
+    m2_device_close(&s->device);
     return NULL;
 }
 

@@ -11,6 +11,8 @@
 #include "kernels/base/fault.h"
 #include "runtime/checkpoint.h"
 
+#include <stdatomic.h>
+
 /* ---- slabs.c */
 typedef struct m2i_box {
     int64_t offset[M2_STORE_RANK], count[M2_STORE_RANK];
@@ -68,6 +70,7 @@ typedef struct m2i_save {
     char folder[M2_PATH], temporary[M2_PATH];
     m2_manifest mine; /* all tensors, the slabs of this rank */
     char *bytes;      /* the slabs one after the other; not owned */
+    atomic_int hurry; /* somebody waits: the bandwidth is no longer kept to */
 } m2i_save;
 
 int64_t m2i_save_bytes(const m2_manifest *mine);

@@ -79,15 +79,14 @@ m2_status m2i_save_begin(m2i_save *s, const m2_state *state)
 }
 
 /* ---- write ------------------------------------------------------------------------------------------------------- */
-/* Sleeps as long as `done` bytes since `begin` are ahead of the bandwidth. */
-static void keep_pace(double bandwidth, double begin, int64_t done)
+/* Sleeps as long as `done` bytes since `begin` are ahead of the bandwidth, unless somebody waits for the save. */
+static void keep_pace(m2i_save *s, double begin, int64_t done)
 {
-    if (bandwidth <= 0) return;
-    double ahead = (double)done / bandwidth - (m2_now() - begin);
-    if (ahead <= 0) return;
-    struct timespec t = {.tv_sec = (time_t)ahead};
-    t.tv_nsec = (long)((ahead - (double)t.tv_sec) * 1e9);
-    nanosleep(&t, NULL);
+    while (s->spec.bandwidth > 0 && !atomic_load(&s->hurry)) {
+        double ahead = (double)done / s->spec.bandwidth - (m2_now() - begin);
+        if (ahead <= 0) return;
+        nanosleep(&(struct timespec){.tv_nsec = ahead < 0.02 ? (long)(ahead * 1e9) : 20000000}, NULL);
+    }
 }
 
 /* In pieces that fit the cache: hashed, then written. */
@@ -107,7 +106,7 @@ static m2_status write_bytes(m2i_save *s, m2_store *store)
             XXH3_64bits_update(state, s->bytes + done, (size_t)k);
             st = m2_store_put(store, mf->slabs[i].at + at, s->bytes + done, k);
             done += k;
-            keep_pace(s->spec.bandwidth, begin, done);
+            keep_pace(s, begin, done);
         }
         mf->slabs[i].hash = XXH3_64bits_digest(state);
     }

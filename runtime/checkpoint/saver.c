@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,6 +86,7 @@ void m2_saver_close(m2_saver **saver)
     m2_saver *s = *saver;
     *saver = NULL;
     if (!s) return;
+    atomic_store(&s->save.hurry, 1);
     if (s->running) pthread_join(s->thread, NULL);
     if (s->stage != IDLE && s->save.rank == 0) (void)m2i_save_drop(&s->save, M2_OK);
     if (s->save.bytes) s->state->device->api->free(s->state->device, M2_MEM_HOST, s->save.bytes);
@@ -111,6 +111,7 @@ m2_status m2_saver_start(m2_saver *s, const m2_save_spec *spec)
     double begin = m2_now();
     if (s->stage != IDLE) return m2_fail(M2_BUG, "a save was started while one was in flight");
     s->save.spec = *spec;
+    atomic_store(&s->save.hurry, 0);
     m2_status st = m2i_save_begin(&s->save, s->state);
     s->stats.copied = m2_now() - begin;
     s->stats.wrote = s->stats.published = 0;
@@ -162,6 +163,7 @@ m2_status m2_saver_advance(m2_saver *s, int64_t *committed)
 m2_status m2_saver_wait(m2_saver *s, int64_t *committed)
 {
     *committed = -1;
+    atomic_store(&s->save.hurry, 1);
     while (m2_saver_pending(s)) M2_TRY(m2_saver_advance(s, committed));
     return M2_OK;
 }
