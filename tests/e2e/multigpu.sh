@@ -35,6 +35,8 @@ bad() {
     failures=$((failures + 1))
 }
 field() { sed -nE "s/.*\"$1\": ([^,}]*).*/\1/p" "$2" | head -1; } # field KEY FILE.json
+# of_op OP FILE.json: its seconds in a step
+of_op() { awk -v op="\"$1\"," '$1 == "\"op\":" { here = $2 == op } here && $1 == "\"seconds\":" { sub(",", "", $2); s = $2 } END { print s + 0 }' "$2"; }
 json=""                                                          # the members of the file
 member() { json="$json${json:+,$'\n'}  \"$1\": $2"; }
 train() { # train N DIR [OPTION...]
@@ -92,14 +94,20 @@ fi
 echo "weak scaling: $config, $batch x $length tokens per rank"
 rows=""
 alone=""
+step_alone=""
 for n in $sizes; do
     ranks "$n" "$M2" bench step "$config" model.length="$length" train.batch=$((n * batch)) run.device="$device" --json >step.json 2>log ||
         { tail -20 log; bad "m2 bench step on $n ranks"; continue; }
     speed=$(field tokens_per_s step.json)
     [ -n "$alone" ] || alone=$(awk -v s="$speed" -v n="$n" 'BEGIN { print s / n }')
+    # what a step takes longer than alone is communication that nothing hid
+    step=$(field step_seconds step.json)
+    [ -n "$step_alone" ] || step_alone=$step
+    talk=$(of_op all_reduce step.json)
+    hidden=$(awk -v t="$talk" -v s="$step" -v a="$step_alone" 'BEGIN { if (t <= 0) { print "null"; exit } h = 1 - (s - a) / t; h = h < 0 ? 0 : h; h = (h > 1) ? 1 : h; printf "%.4f", h }')
     efficiency=$(awk -v s="$speed" -v n="$n" -v a="$alone" 'BEGIN { printf "%.4f", s / (n * a) }')
-    rows="$rows${rows:+, }{\"ranks\": $n, \"tokens_per_s\": $speed, \"step_seconds\": $(field step_seconds step.json), \"mfu\": $(field mfu step.json), \"efficiency\": $efficiency}"
-    echo "  $n: $speed tokens/s, efficiency $efficiency, MFU $(field mfu step.json)"
+    rows="$rows${rows:+, }{\"ranks\": $n, \"tokens_per_s\": $speed, \"step_seconds\": $step, \"mfu\": $(field mfu step.json), \"efficiency\": $efficiency, \"all_reduce_seconds\": $talk, \"hidden\": $hidden}"
+    echo "  $n: $speed tokens/s, efficiency $efficiency, MFU $(field mfu step.json), all_reduce $talk s, of it hidden $hidden"
 done
 member weak_scaling "{\"config\": \"$(basename "$config")\", \"batch_per_rank\": $batch, \"length\": $length, \"rows\": [$rows]}"
 
