@@ -79,7 +79,8 @@ static m2_status open_nccl(m2_device *dev, m2_comm **out)
         st = m2_fail(M2_USAGE, "run.transport=nccl needs a GPU on every rank: use run.transport=mpi");
     if (st == M2_OK && sharers > 1)
         st = m2_fail(M2_USAGE,
-                     "run.transport=nccl needs a GPU for each rank, but %d ranks share one: start one rank per GPU, or use "
+                     "run.transport=nccl needs a GPU for each rank, but %d ranks share one: start one rank "
+                     "per GPU, or use "
                      "run.transport=mpi",
                      sharers);
     if (st == M2_OK) return m2i_comm_open_nccl(host, dev, out);
@@ -101,10 +102,12 @@ static m2_status open_auto(m2_device *dev, m2_comm **out)
     if (st == M2_OK && host->size > 1) {
         if (sharers > 1)
             m2_log_once(M2_LOG_INFO,
-                        "transport mpi, staged through pinned memory: %d of %d ranks share one GPU, which NCCL refuses",
+                        "transport mpi, staged through pinned memory: %d of %d ranks share one GPU, which "
+                        "NCCL refuses",
                         sharers, host->size);
         else if (sharers == 1)
-            m2_log_once(M2_LOG_WARN, "transport mpi, staged through pinned memory: not every rank can load NCCL%s%s",
+            m2_log_once(M2_LOG_WARN,
+                        "transport mpi, staged through pinned memory: not every rank can load NCCL%s%s",
                         m2i_nccl_load() == M2_OK ? "" : ": ", m2i_nccl_load() == M2_OK ? "" : m2_message());
         else
             m2_log_once(M2_LOG_INFO, "transport mpi: %d processes were started together", host->size);
@@ -244,7 +247,8 @@ m2_status m2_comm_sharers(m2_comm *c, const m2_device *dev, int *sharers)
     if (!all) return m2_fail(M2_TRANSIENT, "out of memory for the places of %d ranks", c->size);
     if (dev) memcpy(mine, dev->uid, sizeof mine);
     m2_status st = c->api->all_gather(c, mine, all, sizeof mine, M2_U8, NULL);
-    for (int r = 0; st == M2_OK && *mine && r < c->size; r++) *sharers += r != c->rank && !strcmp(all[r], mine);
+    for (int r = 0; st == M2_OK && *mine && r < c->size; r++)
+        *sharers += r != c->rank && !strcmp(all[r], mine);
     free(all);
     return st;
 }

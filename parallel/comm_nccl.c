@@ -141,8 +141,8 @@ static m2_status finish(m2_comm *c, int code, const char *doing)
         int asked = nccl.CommGetAsyncError(state_of(c)->comm, &code);
         if (asked != NCCL_SUCCESS) code = asked;
         if (code == NCCL_IN_PROGRESS && m2_now() - since > patience) {
-            m2_status st = m2_fail(M2_TRANSIENT, "rank %d of %d, %s: NCCL did not finish within %.0f s", c->rank,
-                                   c->size, doing, patience);
+            m2_status st = m2_fail(M2_TRANSIENT, "rank %d of %d, %s: NCCL did not finish within %.0f s",
+                                   c->rank, c->size, doing, patience);
             m2_error_take(&state_of(c)->failed, st);
             return m2_error_put(&state_of(c)->failed);
         }
@@ -172,8 +172,10 @@ static void *watch(void *context)
         pthread_cond_timedwait(&s->wake, &s->lock, &until);
         if (s->ending || nccl.CommGetAsyncError(s->comm, &code) != NCCL_SUCCESS) continue;
         if (code == NCCL_SUCCESS || code == NCCL_IN_PROGRESS) continue;
-        m2_status st = m2_fail(M2_TRANSIENT, "rank %d of %d: NCCL reports '%s' in the background; a rank or a link of the "
-                               "job has probably died, start it again", c->rank, c->size, nccl.GetErrorString(code));
+        m2_status st = m2_fail(M2_TRANSIENT,
+                               "rank %d of %d: NCCL reports '%s' in the background; a rank or a link of the "
+                               "job has probably died, start it again",
+                               c->rank, c->size, nccl.GetErrorString(code));
         c->host->api->abort(c->host, st);
         break;
     }
@@ -353,10 +355,12 @@ static m2_status meet(m2_comm *c)
     M2_TRY(m2_comm_agree(c, st));
     M2_TRY(c->host->api->broadcast(c->host, &id, sizeof id, M2_U8, 0, NULL));
     M2_TRY(c->device->api->fill(c->device, NULL, 0, 0, NULL)); /* makes the GPU current */
-    st = finish(c, nccl.CommInitRankConfig(&s->comm, c->size, id, c->rank, &config), "meeting the other ranks");
+    st = finish(c, nccl.CommInitRankConfig(&s->comm, c->size, id, c->rank, &config),
+                "meeting the other ranks");
     M2_TRY(m2_comm_agree(c, st));
     s->watched = pthread_create(&s->watcher, NULL, watch, c) == 0;
-    return m2_comm_agree(c, s->watched ? M2_OK : m2_fail(M2_TRANSIENT, "a thread that watches NCCL did not start"));
+    return m2_comm_agree(c, s->watched ? M2_OK
+                                       : m2_fail(M2_TRANSIENT, "a thread that watches NCCL did not start"));
 }
 
 m2_status m2i_comm_open_nccl(m2_comm *host, m2_device *dev, m2_comm **out)

@@ -62,11 +62,13 @@ static m2_status be_strict(const m2_config *cfg, const m2_ranks *r)
     int cpu = !strcmp(r->device->api->kind, "cpu"), automatic = !strcmp(cfg->run_transport, "auto");
     if (!cfg->run_strict) return M2_OK;
     if (cpu && !strcmp(cfg->run_device, "auto"))
-        return m2_fail(M2_USAGE, "run.strict is set and there is no usable GPU (m2 train run.device=cuda says why): set "
-                                 "run.device=cpu to mean it");
+        return m2_fail(
+            M2_USAGE, "run.strict is set and there is no usable GPU (m2 train run.device=cuda says why): set "
+                      "run.device=cpu to mean it");
     if (!cpu && automatic && r->comm->size > 1 && !strcmp(r->comm->api->kind, "mpi"))
         return m2_fail(M2_USAGE, "run.strict is set and %s: set run.transport=mpi to mean it, slow as it is",
-                       r->sharers > 1 ? "ranks share a GPU, which NCCL refuses" : "NCCL cannot be loaded on every rank");
+                       r->sharers > 1 ? "ranks share a GPU, which NCCL refuses"
+                                      : "NCCL cannot be loaded on every rank");
     return M2_OK;
 }
 

@@ -9,23 +9,21 @@
 
 enum { BLOCK = 16 };
 
-/* The first two words of the draws with counters c .. c + 15: m2_rng_draw, its rounds written out by the macro so that the
- * loop over the draws is the innermost. */
-#define ROUND(r)                                                                                             \
-    {                                                                                                        \
-        uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;                             \
-        c0 = (uint32_t)(b >> 32) ^ c1 ^ (k0 + (r) * 0x9E3779B9u);                                            \
-        c1 = (uint32_t)b;                                                                                    \
-        c2 = (uint32_t)(a >> 32) ^ c3 ^ (k1 + (r) * 0xBB67AE85u);                                            \
-        c3 = (uint32_t)a;                                                                                    \
-    }
-
+/* The first two words of the draws with counters c .. c + 15: m2_rng_draw with its rounds unrolled, so that the loop over
+ * the draws is the innermost. */
 static void draw_block(m2_rng_key key, uint64_t c, uint32_t *restrict first, uint32_t *restrict second)
 {
     uint32_t k0 = key.k[0], k1 = key.k[1], low = (uint32_t)c, high = (uint32_t)(c >> 32);
     for (uint32_t i = 0; i < BLOCK; i++) { /* c is a multiple of 16: no carry */
         uint32_t c0 = low + i, c1 = high, c2 = 0, c3 = 0;
-        ROUND(0) ROUND(1) ROUND(2) ROUND(3) ROUND(4) ROUND(5) ROUND(6) ROUND(7) ROUND(8) ROUND(9)
+#pragma GCC unroll 10
+        for (uint32_t r = 0; r < 10; r++) {
+            uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
+            c0 = (uint32_t)(b >> 32) ^ c1 ^ (k0 + r * 0x9E3779B9u);
+            c1 = (uint32_t)b;
+            c2 = (uint32_t)(a >> 32) ^ c3 ^ (k1 + r * 0xBB67AE85u);
+            c3 = (uint32_t)a;
+        }
         first[i] = c0;
         second[i] = c1;
     }

@@ -152,7 +152,8 @@ static uint64_t hash(const char *name) /* FNV-1a */
 static uint64_t init_stream(const m2_param *row)
 {
     const char *name = row->name;
-    if (row->flags & M2_PARAM_ALIKE && !strncmp(name, "block.", 6)) name += 6 + strspn(name + 6, "0123456789");
+    if (row->flags & M2_PARAM_ALIKE && !strncmp(name, "block.", 6))
+        name += 6 + strspn(name + 6, "0123456789");
     return hash(name);
 }
 

@@ -82,7 +82,8 @@ static m2_status check_post(const m2_program *p, m2_tid t)
         return m2_fail(M2_BUG, "m2_program_post: tensor %d of the program is not a float scalar", (int)t);
     const m2i_tensor *x = m2i_at(p, t);
     if (x->kept || x->lasting || p->options.naive) return M2_OK;
-    return m2_fail(M2_USAGE, "m2_program_post: tensor %d is not kept: name it with m2_program_output", (int)t);
+    return m2_fail(M2_USAGE, "m2_program_post: tensor %d is not kept: name it with m2_program_output",
+                   (int)t);
 }
 
 m2_status m2_program_post(m2_program *p, const m2_tid *t, int n)

@@ -13,11 +13,11 @@
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define EXPECT(x)                                                       \
-    do {                                                                \
-        if (x) break;                                                   \
-        fprintf(stderr, "fake NCCL: expected %s (line %d)\n", #x, __LINE__); \
-        _exit(3);                                                       \
+#define EXPECT(x)                                                                                            \
+    do {                                                                                                     \
+        if (x) break;                                                                                        \
+        fprintf(stderr, "fake NCCL: expected %s (line %d)\n", #x, __LINE__);                                 \
+        _exit(3);                                                                                            \
     } while (0)
 
 enum { SUCCESS = 0, REMOTE_ERROR = 6, IN_PROGRESS = 7, TYPES = 10, MESSAGES = 64 };
@@ -32,7 +32,7 @@ typedef struct comm {
     int ranks, rank, laps; /* laps: how often it still says "in progress" */
     int finalised;
     atomic_int broken;
-    long at;               /* number of the next collective */
+    long at; /* number of the next collective */
     long sent[MESSAGES], received[MESSAGES];
 } comm;
 
@@ -107,7 +107,8 @@ EXPORT int ncclGetVersion(int *v)
 
 EXPORT int ncclGetUniqueId(id *out)
 {
-    snprintf(out->text, sizeof out->text, "%s/fake-nccl-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    snprintf(out->text, sizeof out->text, "%s/fake-nccl-XXXXXX",
+             getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
     EXPECT(mkdtemp(out->text));
     return SUCCESS;
 }
@@ -204,17 +205,18 @@ static unsigned short to_bf16(float f)
 }
 
 /* From the last rank to the first: another order than the callers' own. */
-#define REDUCE(type, load, store, plus)                                                         \
-    for (size_t i = 0; i < count; i++) {                                                        \
-        type *x = (type *)(void *)all + at + i;                                                 \
-        type acc = x[(size_t)(ranks - 1) * step];                                               \
-        for (int r = ranks - 2; r >= 0; r--) {                                                  \
-            type y = x[(size_t)r * step];                                                       \
-            acc = op == 0 ? store(plus(load(acc), load(y)))                                     \
-                  : op == 2 ? (load(y) > load(acc) ? y : acc) : (load(y) < load(acc) ? y : acc); \
-        }                                                                                       \
-        ((type *)out)[i] = acc;                                                                 \
-    }                                                                                           \
+#define REDUCE(type, load, store, plus)                                                                      \
+    for (size_t i = 0; i < count; i++) {                                                                     \
+        type *x = (type *)(void *)all + at + i;                                                              \
+        type acc = x[(size_t)(ranks - 1) * step];                                                            \
+        for (int r = ranks - 2; r >= 0; r--) {                                                               \
+            type y = x[(size_t)r * step];                                                                    \
+            acc = op == 0   ? store(plus(load(acc), load(y)))                                                \
+                  : op == 2 ? (load(y) > load(acc) ? y : acc)                                                \
+                            : (load(y) < load(acc) ? y : acc);                                               \
+        }                                                                                                    \
+        ((type *)out)[i] = acc;                                                                              \
+    }                                                                                                        \
     break
 
 #define SAME(x)    (x)
@@ -245,7 +247,8 @@ EXPORT int ncclAllReduce(const void *send, void *recv, size_t count, int type, i
     return begin(c);
 }
 
-EXPORT int ncclReduceScatter(const void *send, void *recv, size_t count, int type, int op, comm *c, void *stream)
+EXPORT int ncclReduceScatter(const void *send, void *recv, size_t count, int type, int op, comm *c,
+                             void *stream)
 {
     (void)stream;
     size_t n = count * (size_t)c->ranks;
@@ -264,7 +267,8 @@ EXPORT int ncclAllGather(const void *send, void *recv, size_t count, int type, c
     return begin(c);
 }
 
-EXPORT int ncclBroadcast(const void *send, void *recv, size_t count, int type, int root, comm *c, void *stream)
+EXPORT int ncclBroadcast(const void *send, void *recv, size_t count, int type, int root, comm *c,
+                         void *stream)
 {
     (void)stream;
     EXPECT(root >= 0 && root < c->ranks);
@@ -319,7 +323,8 @@ EXPORT int ncclGroupEnd(void)
     if (--group.depth) return SUCCESS;
     int n = group.n;
     comm *c = n ? group.late[0].c : NULL;
-    for (int i = 0; i < n; i++) take(group.late[i].c, group.late[i].recv, group.late[i].bytes, group.late[i].from);
+    for (int i = 0; i < n; i++)
+        take(group.late[i].c, group.late[i].recv, group.late[i].bytes, group.late[i].from);
     group.n = 0;
     return c ? begin(c) : SUCCESS;
 }

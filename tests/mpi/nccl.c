@@ -5,8 +5,8 @@
 #include "tests/mpi/on_mpi.h"
 #include "tests/unit/exchange_laws.h"
 
-static m2_device *gpu;  /* this rank's */
-static int own;         /* every rank has one of its own */
+static m2_device *gpu; /* this rank's */
+static int own;        /* every rank has one of its own */
 static m2_device_api fake_api;
 
 /* ---- a communicator for host memory that goes through the GPU's ------------------------------------------------------ */
@@ -15,7 +15,8 @@ static m2_comm *inner;
 static void *there(const void *host, int64_t bytes)
 {
     void *p = NULL;
-    if (gpu->api->alloc(gpu, M2_MEM_DEVICE, bytes + 1, &p) == M2_OK && gpu->api->copy(gpu, p, host, bytes, NULL) == M2_OK)
+    if (gpu->api->alloc(gpu, M2_MEM_DEVICE, bytes + 1, &p) == M2_OK &&
+        gpu->api->copy(gpu, p, host, bytes, NULL) == M2_OK)
         return p;
     fprintf(stderr, "%s\n", m2_message());
     exit(1);
@@ -36,8 +37,8 @@ static m2_status count_bytes(m2_comm *c, m2_status st)
 }
 
 /* In place there if it is here: verbs get pointers into one copy of the larger array. */
-static m2_status via_all_reduce(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_reduce op,
-                                m2_stream *s)
+static m2_status via_all_reduce(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t,
+                                m2_reduce op, m2_stream *s)
 {
     int64_t n = count * m2_dtype_size(t);
     char *x = there(send, n), *y = send == recv ? x : there(recv, n);
@@ -46,7 +47,8 @@ static m2_status via_all_reduce(m2_comm *c, const void *send, void *recv, int64_
     return count_bytes(c, back(recv, y, n, st));
 }
 
-static m2_status via_all_gather(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s)
+static m2_status via_all_gather(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t,
+                                m2_stream *s)
 {
     int64_t n = count * m2_dtype_size(t), all = n * c->size;
     int inside = (const char *)send == (char *)recv + c->rank * n;
@@ -56,8 +58,8 @@ static m2_status via_all_gather(m2_comm *c, const void *send, void *recv, int64_
     return count_bytes(c, back(recv, y, all, st));
 }
 
-static m2_status via_reduce_scatter(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_reduce op,
-                                    m2_stream *s)
+static m2_status via_reduce_scatter(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t,
+                                    m2_reduce op, m2_stream *s)
 {
     int64_t n = count * m2_dtype_size(t), all = n * c->size;
     int inside = recv == (const char *)send + c->rank * n;
@@ -71,8 +73,9 @@ static m2_status via_reduce_scatter(m2_comm *c, const void *send, void *recv, in
     return count_bytes(c, back(recv, y, n, st));
 }
 
-static m2_status via_all_to_all(m2_comm *c, const void *send, const int64_t *send_count, const int64_t *send_at, void *recv,
-                                const int64_t *recv_count, const int64_t *recv_at, m2_dtype t, m2_stream *s)
+static m2_status via_all_to_all(m2_comm *c, const void *send, const int64_t *send_count,
+                                const int64_t *send_at, void *recv, const int64_t *recv_count,
+                                const int64_t *recv_at, m2_dtype t, m2_stream *s)
 {
     int64_t give = 0, take = 0, e = m2_dtype_size(t);
     for (int r = 0; r < c->size; r++) {
@@ -140,7 +143,8 @@ static const char *split_works(m2_comm *c)
 {
     m2_comm *half = NULL;
     WORKS(c->api->split(c, c->rank % 2, -c->rank, &half));
-    LAW(!strcmp(half->api->kind, "nccl") && half->host->size == half->size, "a split communicator is of another kind");
+    LAW(!strcmp(half->api->kind, "nccl") && half->host->size == half->size,
+        "a split communicator is of another kind");
     int64_t x = c->rank, want = 0;
     void *d = there(&x, sizeof x);
     m2_status st = half->api->all_reduce(half, d, d, 1, M2_I64, M2_SUM, NULL);
@@ -160,7 +164,8 @@ static void test_laws(void)
     CU_ASSERT(!strcmp(inner->api->kind, "nccl") && inner->host != inner && inner->host->device == NULL);
     m2_comm via = *inner;
     via.api = &via_api;
-    law_slack = 2 * world->size; /* NCCL has an order of its own: two roundings per term at most, of each order */
+    law_slack =
+        2 * world->size; /* NCCL has an order of its own: two roundings per term at most, of each order */
     for (int law = 0; law < LAWS; law++)
         if (strcmp(laws[law].name, "split") != 0)
             agree_on(law_hold(law, &via, 1u << M2_F32 | 1u << M2_BF16), laws[law].name);

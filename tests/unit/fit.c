@@ -18,7 +18,8 @@ static m2_config small(const char *recompute)
 {
     m2_config cfg;
     m2_config_defaults(&cfg);
-    cfg.model_width = 32, cfg.model_layers = 6, cfg.model_length = 64, cfg.model_vocab = 64, cfg.train_batch = 16;
+    cfg.model_width = 32, cfg.model_layers = 6, cfg.model_length = 64, cfg.model_vocab = 64,
+    cfg.train_batch = 16;
     snprintf(cfg.train_recompute, sizeof cfg.train_recompute, "%s", recompute);
     return cfg;
 }
@@ -57,7 +58,8 @@ static void test_budget(void)
         refused = c.st != M2_OK;
         if (refused) continue;
         CU_ASSERT((double)c.bytes <= 0.9 * (double)memory);
-        CU_ASSERT(c.recompute > before.recompute || (c.recompute == before.recompute && c.micro <= before.micro));
+        CU_ASSERT(c.recompute > before.recompute ||
+                  (c.recompute == before.recompute && c.micro <= before.micro));
         smaller += !c.recompute && c.micro < 16;
         again += c.recompute;
         before = c;

@@ -37,8 +37,10 @@ static void test_cuts(void)
 static m2_tid wide(m2_program *p, void *ctx)
 {
     (void)ctx;
-    m2_param table = {.rank = 2, .dims = {1001, 77}, .axis = "..", .init = M2_INIT_NORMAL, .init_a = 0.02, .pad_row = 500};
-    m2_param other = {.rank = 1, .dims = {30011}, .axis = ".", .init = M2_INIT_UNIFORM, .init_a = 2, .pad_row = -1};
+    m2_param table = {
+        .rank = 2, .dims = {1001, 77}, .axis = "..", .init = M2_INIT_NORMAL, .init_a = 0.02, .pad_row = 500};
+    m2_param other = {
+        .rank = 1, .dims = {30011}, .axis = ".", .init = M2_INIT_UNIFORM, .init_a = 2, .pad_row = -1};
     snprintf(table.name, sizeof table.name, "table");
     snprintf(other.name, sizeof other.name, "other");
     m2_program_param(p, table);
