@@ -62,6 +62,19 @@ m2_status m2_rundir_paths(const char *path, m2_rundir *out)
 }
 
 /* ---- lock -------------------------------------------------------------------------------------------------------- */
+/* The entry of `path` in the folder above it. */
+static m2_status sync_entry(const char *path)
+{
+    char above[M2_PATH];
+    const char *slash = strrchr(path, '/');
+    snprintf(above, sizeof above, "%.*s", slash == path ? 1 : slash ? (int)(slash - path) : 1, slash ? path : ".");
+    int fd = open(above, O_RDONLY), bad = fd < 0 || fsync(fd);
+    m2_status st = bad ? m2_fail(M2_IO, "making folder %s durable failed: %s", path, strerror(errno)) : M2_OK;
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+/* With the folders above it. */
 static m2_status make_folder(const char *path)
 {
     char part[M2_PATH];
@@ -69,7 +82,9 @@ static m2_status make_folder(const char *path)
         end += strspn(end, "/");
         end += strcspn(end, "/");
         snprintf(part, sizeof part, "%.*s", (int)(end - path), path);
-        if (mkdir(part, 0777) && errno != EEXIST)
+        if (mkdir(part, 0777) == 0)
+            M2_TRY(sync_entry(part));
+        else if (errno != EEXIST)
             return m2_fail(M2_IO, "making folder %s failed: %s", part, strerror(errno));
     }
     return M2_OK;

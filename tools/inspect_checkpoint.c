@@ -158,7 +158,8 @@ static void print_loader(const view *v)
                100 * (double)(mf->rows % tokens.sequences) / (double)tokens.sequences, tokens.sequences,
                v->cfg.data_train);
     else
-        printf(" of %s, which is not here", *v->cfg.data_train ? v->cfg.data_train : "its data");
+        printf(" of %s%s", *v->cfg.data_train ? v->cfg.data_train : "its data",
+               access(v->cfg.data_train, F_OK) ? ", which is not here" : "");
     m2_tokens_free(&tokens);
     printf("; order is keyed by seed %" PRId64 "\n", v->cfg.train_seed);
 }

@@ -122,6 +122,14 @@ static int kind_is_loaded(const m2_state *state, const char *name)
     return 0;
 }
 
+static int has_kind(const m2_manifest *mf, const char *kind)
+{
+    size_t n = strlen(kind);
+    int i = 0;
+    while (i < mf->n_tensors && (strncmp(mf->tensors[i].name, kind, n) || mf->tensors[i].name[n] != '/')) i++;
+    return i < mf->n_tensors;
+}
+
 static m2_status check_row(const m2_manifest *mf, const m2_state *state, int array, int row)
 {
     const m2_param *p = &state->rows[row];
@@ -130,6 +138,11 @@ static m2_status check_row(const m2_manifest *mf, const m2_state *state, int arr
     for (int d = 0; d < p->rank; d++) mine.shape[d] = p->dims[d];
     snprintf(name, sizeof name, "%s/%s", state->arrays[array].kind, p->name);
     int t = m2_manifest_tensor(mf, name);
+    if (t < 0 && !has_kind(mf, state->arrays[array].kind))
+        return m2_fail(M2_DATA,
+                       "%s has no optimizer moments, as after m2 convert: it cannot be resumed, but a new run starts from its "
+                       "parameters with train.init=%s",
+                       mf->folder, mf->folder);
     if (t < 0)
         return m2_fail(M2_DATA,
                        "%s is of another model: it has no tensor %s, which this model has with shape %s",

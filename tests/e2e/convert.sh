@@ -91,6 +91,11 @@ END
 convert --average run/checkpoints/step-00000010 run mean.safetensors
 "$M2" eval mean >log 2>&1 || { cat log; fail "evaluating an average"; }
 
+"$M2" train config.yaml run.dir=mean train.steps=30 >log 2>&1
+[ $? = 65 ] || { cat log; fail "a run went on without moments"; }
+grep -q 'train.init=mean/checkpoints/step-00000025' log || { cat log; fail "does not say how to start from a model without moments"; }
+"$M2" train config.yaml run.dir=new train.init=mean train.steps=2 optim.warmup=0 >log 2>&1 || { cat log; fail "a start from an average"; }
+
 # ---- refusals
 refuse 64 'has a checkpoint already' plain.safetensors run
 refuse 64 'inputs for one result' run run out
