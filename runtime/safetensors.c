@@ -82,7 +82,8 @@ static m2_status read_entry(const char *path, const char *name, json_t *entry, c
     *t = (m2_safetensor){.name = name, .rank = (int)json_array_size(shape)};
     if (!dtype || !json_is_array(shape) || json_array_size(offsets) != 2 || t->rank > M2_SAFETENSORS_RANK)
         return m2_fail(M2_DATA, "%s: tensor %s has no usable dtype, shape or data_offsets", path, name);
-    if (!type_bytes(dtype)) return m2_fail(M2_DATA, "%s: tensor %s has the unknown dtype %.20s", path, name, dtype);
+    if (!type_bytes(dtype))
+        return m2_fail(M2_DATA, "%s: tensor %s has the unknown dtype %.20s", path, name, dtype);
     snprintf(t->dtype, sizeof t->dtype, "%s", dtype);
     int64_t n = type_bytes(dtype);
     for (int d = 0; d < t->rank; d++) {
@@ -91,7 +92,8 @@ static m2_status read_entry(const char *path, const char *name, json_t *entry, c
             return m2_fail(M2_DATA, "%s: tensor %s has an impossible shape", path, name);
         n *= t->dims[d];
     }
-    int64_t begin = json_integer_value(json_array_get(offsets, 0)), end = json_integer_value(json_array_get(offsets, 1));
+    int64_t begin = json_integer_value(json_array_get(offsets, 0)),
+            end = json_integer_value(json_array_get(offsets, 1));
     if (begin < 0 || end < begin || end > room || end - begin != n)
         return m2_fail(M2_DATA,
                        "%s: tensor %s should be bytes %" PRId64 " to %" PRId64 " of %" PRId64
@@ -114,7 +116,8 @@ static m2_status read_header(const char *path, mapped *file, m2_safetensors *s)
     json_error_t error;
     if (file->size >= 8) memcpy(&length, file->bytes, 8);
     if (file->size < 8 || length > HEADER_MOST || length > file->size - 8)
-        return m2_fail(M2_DATA, "%s is no safetensors file: its first 8 bytes are no length of a header", path);
+        return m2_fail(M2_DATA, "%s is no safetensors file: its first 8 bytes are no length of a header",
+                       path);
     const char *text = (const char *)file->bytes + 8, *data = text + length;
     file->header = json_loadb(text, (size_t)length, JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(file->header))
@@ -162,7 +165,8 @@ static m2_status add_index(m2_safetensors *s, const char *path)
     const char *slash = strrchr(path, '/');
     if (!seen) st = out_of_memory(path);
     if (!json_is_object(map))
-        st = m2_fail(M2_DATA, "%s is no index of safetensors files: %s", path, index ? "it has no weight_map" : error.text);
+        st = m2_fail(M2_DATA, "%s is no index of safetensors files: %s", path,
+                     index ? "it has no weight_map" : error.text);
     json_object_foreach(map, name, where)
     {
         const char *text = json_string_value(where);
@@ -179,7 +183,8 @@ static m2_status add_index(m2_safetensors *s, const char *path)
     {
         int i = 0;
         while (i < s->n && strcmp(s->tensors[i].name, name)) i++;
-        if (st == M2_OK && i == s->n) st = m2_fail(M2_DATA, "%s: tensor %s is not in %s", path, name, json_string_value(where));
+        if (st == M2_OK && i == s->n)
+            st = m2_fail(M2_DATA, "%s: tensor %s is not in %s", path, name, json_string_value(where));
     }
     json_decref(seen);
     json_decref(index);
@@ -210,7 +215,8 @@ static m2_status add_folder(m2_safetensors *s, const char *path)
     }
     closedir(dir);
     if (st == M2_OK && !files) return m2_fail(M2_DATA, "%s holds no safetensors file", path);
-    if (st == M2_OK && indices > 1) return m2_fail(M2_DATA, "%s holds %d indices of safetensors files: name one", path, indices);
+    if (st == M2_OK && indices > 1)
+        return m2_fail(M2_DATA, "%s holds %d indices of safetensors files: name one", path, indices);
     return st;
 }
 
@@ -311,8 +317,8 @@ static char *make_header(const m2_safetensors_spec *spec, int begin, int end, si
         json_t *shape = json_array();
         for (int d = 0; d < t->rank; d++) bad |= json_array_append_new(shape, json_integer(t->dims[d]));
         bad |= json_object_set_new(header, t->name,
-                                   json_pack("{s:s, s:o, s:[I, I]}", "dtype", t->dtype, "shape", shape, "data_offsets",
-                                             (json_int_t)at, (json_int_t)(at + t->bytes)));
+                                   json_pack("{s:s, s:o, s:[I, I]}", "dtype", t->dtype, "shape", shape,
+                                             "data_offsets", (json_int_t)at, (json_int_t)(at + t->bytes)));
         at += t->bytes;
     }
     char *text = bad ? NULL : json_dumps(header, JSON_COMPACT);
@@ -350,7 +356,8 @@ static m2_status write_tensors(FILE *f, const char *path, const m2_safetensors_s
     m2_status st = M2_OK;
     char *header = make_header(spec, begin, end, &length);
     if (!header)
-        return m2_fail(M2_DATA, "the header of %s cannot be made: a name or a text of its metadata is no UTF-8", path);
+        return m2_fail(M2_DATA,
+                       "the header of %s cannot be made: a name or a text of its metadata is no UTF-8", path);
     uint64_t n = length;
     if (fwrite(&n, 8, 1, f) != 1 || fwrite(header, 1, length, f) != length) st = write_failed(path);
     free(header);
@@ -411,7 +418,8 @@ static m2_status write_folder(const char *folder, const m2_safetensors_spec *spe
         st = write_file(path, spec, begin, end);
         for (int i = begin; i < end; i++) json_object_set_new(map, spec->tensors[i].name, json_string(name));
     }
-    json_t *index = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+    json_t *index =
+        json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
     if (st == M2_OK) st = index ? write_index(folder, index) : out_of_memory(folder);
     json_decref(index);
     return st;

@@ -84,7 +84,9 @@ void m2_saving_close(m2_saving *s)
 {
     char bytes[32];
     if (s->n)
-        m2_log(M2_LOG_INFO, "checkpoints: %" PRId64 " written, %s each on this rank; training waited %.3f s for %s", s->n,
-               m2_human_bytes(bytes, m2_saver_statistics(s->saver).bytes), s->waited, s->n == 1 ? "it" : "all of them");
+        m2_log(M2_LOG_INFO,
+               "checkpoints: %" PRId64 " written, %s each on this rank; training waited %.3f s for %s", s->n,
+               m2_human_bytes(bytes, m2_saver_statistics(s->saver).bytes), s->waited,
+               s->n == 1 ? "it" : "all of them");
     m2_saver_close(&s->saver);
 }

@@ -16,7 +16,8 @@ static m2_status copy_text(char **out, const char *text)
     return M2_OK;
 }
 
-m2_status m2i_weights_make(m2_weights *w, const char *config, const char *tokenizer, int arrays, m2_dtype dtype)
+m2_status m2i_weights_make(m2_weights *w, const char *config, const char *tokenizer, int arrays,
+                           m2_dtype dtype)
 {
     static const char *const kinds[] = {"param", "m", "v"};
     m2_program_spec spec = {.mode = M2_MODE_EVAL, .rows = 1, .rows_whole = 1, .length = w->cfg.model_length};
@@ -87,13 +88,15 @@ m2_status m2_weights_average(int n, char **paths, m2_weights *out)
     for (int i = 0; i < n && st == M2_OK; i++) {
         st = load(paths[i], 0, M2_F64, &one);
         if (st == M2_OK && m2_program_flat_count(one.program) != count)
-            st = m2_fail(M2_DATA, "%s and %s are of different models: they have no mean", paths[i], paths[n - 1]);
+            st = m2_fail(M2_DATA, "%s and %s are of different models: they have no mean", paths[i],
+                         paths[n - 1]);
         for (int r = 0; st == M2_OK && r < one.state.n_rows; r++)
             if (strcmp(one.state.rows[r].name, out->state.rows[r].name) != 0)
                 st = m2_fail(M2_DATA, "%s has %s where %s has %s: they are of different models", paths[i],
                              one.state.rows[r].name, paths[n - 1], out->state.rows[r].name);
         const double *x = one.flat[0];
-        for (int64_t e = 0; st == M2_OK && e < count; e++) sum[e] = i ? sum[e] + x[e] : x[e]; /* -0 stays -0 */
+        for (int64_t e = 0; st == M2_OK && e < count; e++)
+            sum[e] = i ? sum[e] + x[e] : x[e]; /* -0 stays -0 */
         m2_weights_free(&one);
     }
     for (int64_t e = 0; st == M2_OK && e < count; e++) {
@@ -114,7 +117,9 @@ static m2_status save_into(const m2_weights *w, const m2_rundir *dir)
     m2_comm *comm = NULL;
     m2_status st = m2_checkpoint_find(dir->checkpoints, folder, &none);
     if (!none)
-        return st == M2_OK ? m2_fail(M2_USAGE, "%s has a checkpoint already, %s: give a new folder", dir->path, folder) : st;
+        return st == M2_OK ? m2_fail(M2_USAGE, "%s has a checkpoint already, %s: give a new folder",
+                                     dir->path, folder)
+                           : st;
     M2_TRY(m2_comm_open_self(w->device, &comm));
     m2_save_spec spec = {.folder = dir->checkpoints,
                          .step = w->step,

@@ -75,7 +75,8 @@ static m2_status list_places(const m2_weights *w, int own_names, places *out)
         for (int i = 0; i < w->state.n_rows; i++) {
             char name[NAME];
             if (!is_there(w, a, i)) continue;
-            snprintf(name, sizeof name, "%s%s%s", a ? w->state.arrays[a].kind : "", a ? "/" : "", w->state.rows[i].name);
+            snprintf(name, sizeof name, "%s%s%s", a ? w->state.arrays[a].kind : "", a ? "/" : "",
+                     w->state.rows[i].name);
             M2_TRY(add_place(out, name, a, i));
         }
     }
@@ -116,8 +117,8 @@ static m2_status write_out(const m2_weights *w, const m2_export_spec *spec, cons
 {
     exporting e = {w, p, spec->dtype == M2_DTYPE_COUNT ? w->state.arrays[0].dtype : spec->dtype};
     char step[32], rows[32];
-    const char *metadata[] = {"format", "pt", "m2.config", w->config, "m2.tokenizer", w->tokenizer,
-                              "m2.step", step, "m2.rows", rows};
+    const char *metadata[] = {"format",     "pt",      "m2.config", w->config, "m2.tokenizer",
+                              w->tokenizer, "m2.step", step,        "m2.rows", rows};
     snprintf(step, sizeof step, "%" PRId64, w->step);
     snprintf(rows, sizeof rows, "%" PRId64, w->rows);
     m2_safetensor *tensors = calloc((size_t)p->n + 1, sizeof *tensors);
@@ -126,7 +127,9 @@ static m2_status write_out(const m2_weights *w, const m2_export_spec *spec, cons
         const m2_param *row = &w->state.rows[p->all[i].row];
         tensors[i].name = p->all[i].name;
         snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s",
-                 e.dtype == M2_F64 ? "F64" : e.dtype == M2_F32 ? "F32" : "BF16");
+                 e.dtype == M2_F64   ? "F64"
+                 : e.dtype == M2_F32 ? "F32"
+                                     : "BF16");
         tensors[i].rank = row->rank;
         memcpy(tensors[i].dims, row->dims, (size_t)row->rank * sizeof *row->dims);
         tensors[i].bytes = row_elements(row) * m2_dtype_size(e.dtype);
@@ -169,7 +172,8 @@ static m2_status match_published(const m2_weights *w, const m2_safetensors *file
         tensors[i].key = t->name;
         tensors[i].rank = t->rank;
         if (t->rank > M2_MAX_RANK)
-            st = m2_fail(M2_DATA, "tensor %s has %d dimensions, at most %d were expected", t->name, t->rank, M2_MAX_RANK);
+            st = m2_fail(M2_DATA, "tensor %s has %d dimensions, at most %d were expected", t->name, t->rank,
+                         M2_MAX_RANK);
         else
             memcpy(tensors[i].dims, t->dims, (size_t)t->rank * sizeof *t->dims);
     }
@@ -195,7 +199,8 @@ static m2_status match_own(const m2_weights *w, const m2_safetensors *file, plac
         int k = 0;
         while (k < want.n && strcmp(want.all[k].name, t->name) != 0) k++;
         if (k == want.n)
-            st = m2_fail(M2_DATA, "tensor %s is none of this model (%s, %d tensors)", t->name, w->cfg.model_family, want.n);
+            st = m2_fail(M2_DATA, "tensor %s is none of this model (%s, %d tensors)", t->name,
+                         w->cfg.model_family, want.n);
         else if (!same_shape(t, &w->state.rows[want.all[k].row]))
             st = m2_fail(M2_DATA, "tensor %s has another shape in the file than in this model", t->name);
         else
@@ -226,8 +231,8 @@ static m2_status take(m2_weights *w, const m2_safetensor *t, const place *p, cha
         }
     char *to = row_data(w, p->array, p->row), *seen = &filled[p->array * w->state.n_rows + p->row];
     if (st == M2_OK && *seen && memcmp(to, wide, bytes) != 0)
-        st = m2_fail(M2_DATA, "tensor %s should hold the same numbers as the others of %s, and does not", t->name,
-                     w->state.rows[p->row].name);
+        st = m2_fail(M2_DATA, "tensor %s should hold the same numbers as the others of %s, and does not",
+                     t->name, w->state.rows[p->row].name);
     if (st == M2_OK) memcpy(to, wide, bytes);
     *seen = 1;
     free(wide);
@@ -263,20 +268,24 @@ static void survey(const m2_safetensors *file, int *arrays, m2_dtype *dtype, int
         const char *name = strncmp(t->name, "model.", 6) ? t->name : t->name + 6;
         if (!strncmp(name, "v/", 2)) *arrays = 3;
         if (!strcmp(t->dtype, "F64")) *dtype = M2_F64;
-        if (!strcmp(name, "embed.weight") || !strcmp(name, "bert.embeddings.word_embeddings.weight")) *vocab = t->dims[0];
+        if (!strcmp(name, "embed.weight") || !strcmp(name, "bert.embeddings.word_embeddings.weight"))
+            *vocab = t->dims[0];
     }
 }
 
 /* The configuration: the caller's, or the file's own. *text is malloc'd. */
-static m2_status configure(m2_weights *w, const m2_safetensors *file, const m2_config *cfg, int64_t vocab, const char *path,
-                           char **text)
+static m2_status configure(m2_weights *w, const m2_safetensors *file, const m2_config *cfg, int64_t vocab,
+                           const char *path, char **text)
 {
     const char *own = m2_safetensors_metadata(file, "m2.config");
     if (cfg) {
         w->cfg = *cfg;
     } else {
         m2_config_defaults(&w->cfg);
-        if (!own) return m2_fail(M2_USAGE, "%s does not say what model it is: name its configuration, --config FILE.yaml", path);
+        if (!own)
+            return m2_fail(M2_USAGE,
+                           "%s does not say what model it is: name its configuration, --config FILE.yaml",
+                           path);
         M2_TRY(m2_config_parse_text(&w->cfg, own, path));
     }
     if (!w->cfg.model_vocab) w->cfg.model_vocab = vocab;

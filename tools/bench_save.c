@@ -32,17 +32,17 @@ static double rate(const m2_bench_save *b, double seconds)
 static void print_text(const m2_bench_save *b)
 {
     char params[32], bytes[32];
-    printf("%s, %s parameters; %d rank%s on %s; a save is %s; a step alone takes %.3f ms\n\n", b->cfg.model_family,
-           m2_human_count(params, (double)m2_program_param_count(b->training.program)), b->training.batch.ranks,
-           b->training.batch.ranks == 1 ? "" : "s", b->ranks.device->name, m2_human_bytes(bytes, b->bytes),
-           b->step * 1e3);
+    printf("%s, %s parameters; %d rank%s on %s; a save is %s; a step alone takes %.3f ms\n\n",
+           b->cfg.model_family, m2_human_count(params, (double)m2_program_param_count(b->training.program)),
+           b->training.batch.ranks, b->training.batch.ranks == 1 ? "" : "s", b->ranks.device->name,
+           m2_human_bytes(bytes, b->bytes), b->step * 1e3);
     printf("%4s %9s %9s %9s %9s %9s %7s %9s %7s %8s\n", "save", "stall ms", "copy ms", "writer s", "GB/s",
            "plain", "share", "commit s", "steps", "slower");
     for (int i = 0; i < b->n; i++) {
         const m2_bench_saved *s = &b->save[i];
-        printf("%4d %9.1f %9.1f %9.3f %9.2f %9.2f %6.0f%% %9.3f %7" PRId64 " %7.1f%%\n", i + 1, s->stalled * 1e3,
-               s->copied * 1e3, s->wrote, rate(b, s->wrote), rate(b, s->plain), 100 * s->plain / s->wrote,
-               s->published, s->steps, 100 * (s->step / b->step - 1));
+        printf("%4d %9.1f %9.1f %9.3f %9.2f %9.2f %6.0f%% %9.3f %7" PRId64 " %7.1f%%\n", i + 1,
+               s->stalled * 1e3, s->copied * 1e3, s->wrote, rate(b, s->wrote), rate(b, s->plain),
+               100 * s->plain / s->wrote, s->published, s->steps, 100 * (s->step / b->step - 1));
     }
 }
 
@@ -51,16 +51,17 @@ static m2_status print_json(const m2_bench_save *b)
     json_t *saves = json_array();
     for (int i = 0; i < b->n; i++) {
         const m2_bench_saved *s = &b->save[i];
-        json_array_append_new(
-            saves, json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f}", "stall_seconds", s->stalled, "copy_seconds",
-                             s->copied, "writer_seconds", s->wrote, "writer_gb_per_s", rate(b, s->wrote),
-                             "plain_gb_per_s", rate(b, s->plain), "share", s->plain / s->wrote, "commit_seconds",
-                             s->published, "steps", (json_int_t)s->steps, "step_seconds", s->step));
+        json_array_append_new(saves, json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f}",
+                                               "stall_seconds", s->stalled, "copy_seconds", s->copied,
+                                               "writer_seconds", s->wrote, "writer_gb_per_s",
+                                               rate(b, s->wrote), "plain_gb_per_s", rate(b, s->plain),
+                                               "share", s->plain / s->wrote, "commit_seconds", s->published,
+                                               "steps", (json_int_t)s->steps, "step_seconds", s->step));
     }
-    json_t *root = json_pack("{s:s, s:i, s:I, s:I, s:f, s:o}", "device", b->ranks.device->name, "ranks",
-                             b->ranks.comm->size, "parameters",
-                             (json_int_t)m2_program_param_count(b->training.program), "bytes", (json_int_t)b->bytes,
-                             "step_seconds", b->step, "saves", saves);
+    json_t *root =
+        json_pack("{s:s, s:i, s:I, s:I, s:f, s:o}", "device", b->ranks.device->name, "ranks",
+                  b->ranks.comm->size, "parameters", (json_int_t)m2_program_param_count(b->training.program),
+                  "bytes", (json_int_t)b->bytes, "step_seconds", b->step, "saves", saves);
     int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(root);
     putchar('\n');

@@ -51,7 +51,8 @@ static m2_status read_both(const comparison *c, int ta, int tb, change *out)
     const m2_array_info *ia = &c->a->tensors[ta].info, *ib = &c->b->tensors[tb].info;
     void *a = malloc((size_t)(elements(ia) * m2_dtype_size(ia->dtype)) + 1);
     void *b = malloc((size_t)(elements(ib) * m2_dtype_size(ib->dtype)) + 1);
-    m2_status st = a && b ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for tensor %s", c->a->tensors[ta].name);
+    m2_status st =
+        a && b ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for tensor %s", c->a->tensors[ta].name);
     if (st == M2_OK) st = m2_manifest_read_raw(c->a, ta, a);
     if (st == M2_OK) st = m2_manifest_read_raw(c->b, tb, b);
     if (st == M2_OK) *out = compare(ia, a, ib, b);
@@ -76,7 +77,8 @@ static void print_change(comparison *c, const char *name, const m2_array_info *i
     else
         c->equal++;
     if (c->json)
-        printf("%s\n  {\"name\": \"%s\", \"max_abs\": %.9g, \"relative\": %.9g, \"differ\": %" PRId64 ", \"of\": %" PRId64 "}",
+        printf("%s\n  {\"name\": \"%s\", \"max_abs\": %.9g, \"relative\": %.9g, \"differ\": %" PRId64
+               ", \"of\": %" PRId64 "}",
                c->printed++ ? "," : "", name, x->most, x->relative, x->differ, elements(info));
     else if (x->differ && (c->all || !strncmp(name, "param/", 6)))
         printf("%-44s %11.3g %11.3g %12" PRId64 " of %" PRId64 "\n", name, x->most, x->relative, x->differ,
@@ -108,19 +110,22 @@ static m2_status compare_tensor(comparison *c, int ta)
 static m2_status compare_all(comparison *c)
 {
     if (c->json)
-        printf("{\"a\": \"%s\", \"b\": \"%s\", \"step_a\": %" PRId64 ", \"step_b\": %" PRId64 ", \"tensors\": [",
+        printf("{\"a\": \"%s\", \"b\": \"%s\", \"step_a\": %" PRId64 ", \"step_b\": %" PRId64
+               ", \"tensors\": [",
                c->a->folder, c->b->folder, c->a->step, c->b->step);
     else
-        printf("A  %s (step %" PRId64 ")\nB  %s (step %" PRId64 ")\n\n%-44s %11s %11s %12s\n", c->a->folder, c->a->step,
-               c->b->folder, c->b->step, "tensor", "max |B-A|", "|B-A|/|A|", "differ");
+        printf("A  %s (step %" PRId64 ")\nB  %s (step %" PRId64 ")\n\n%-44s %11s %11s %12s\n", c->a->folder,
+               c->a->step, c->b->folder, c->b->step, "tensor", "max |B-A|", "|B-A|/|A|", "differ");
     for (int i = 0; i < c->a->n_tensors; i++) M2_TRY(compare_tensor(c, i));
     for (int i = 0; i < c->b->n_tensors; i++)
-        if (m2_manifest_tensor(c->a, c->b->tensors[i].name) < 0) print_unlike(c, c->b->tensors[i].name, "only in B");
+        if (m2_manifest_tensor(c->a, c->b->tensors[i].name) < 0)
+            print_unlike(c, c->b->tensors[i].name, "only in B");
     if (c->json)
-        printf("], \"equal\": %" PRId64 ", \"changed\": %" PRId64 ", \"unlike\": %" PRId64 "}\n", c->equal, c->changed,
-               c->unlike);
+        printf("], \"equal\": %" PRId64 ", \"changed\": %" PRId64 ", \"unlike\": %" PRId64 "}\n", c->equal,
+               c->changed, c->unlike);
     else
-        printf("\n%" PRId64 " tensors are equal bit for bit, %" PRId64 " changed%s, %" PRId64 " cannot be compared\n",
+        printf("\n%" PRId64 " tensors are equal bit for bit, %" PRId64 " changed%s, %" PRId64
+               " cannot be compared\n",
                c->equal, c->changed, c->all || !c->changed ? "" : " (--all shows those of the optimizer too)",
                c->unlike);
     return M2_OK;

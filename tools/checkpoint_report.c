@@ -44,8 +44,8 @@ static m2_status check_files(m2i_report *r)
         if (access(path, F_OK)) {
             snprintf(owned, sizeof owned, "rank-%05d.h5 is missing", rank);
             if (n)
-                snprintf(owned + strlen(owned), sizeof owned - strlen(owned), ", with %d slab%s from %.110s on", n,
-                         n == 1 ? "" : "s", r->mf.tensors[first].name);
+                snprintf(owned + strlen(owned), sizeof owned - strlen(owned),
+                         ", with %d slab%s from %.110s on", n, n == 1 ? "" : "s", r->mf.tensors[first].name);
             M2_TRY(note(r, rank, -1, owned));
             continue;
         }
@@ -138,7 +138,8 @@ static m2_status look(void *ctx, const m2_saved_slab *slab, const void *data, m2
     if (bad != M2_OK) {
         const char *why = strstr(m2_message(), r->mf.folder); /* the tensor is named anyway */
         s->lost += n;
-        return note(r, slab->rank, slab->tensor, why ? why : m2_message()); /* others are still worth looking at */
+        return note(r, slab->rank, slab->tensor,
+                    why ? why : m2_message()); /* others are still worth looking at */
     }
     XXH3_64bits_update(s->hash, data, (size_t)bytes);
     for (int64_t i = 0; l->depth >= M2I_STATS && i < n; i++) add(s, element(data, info->dtype, i));
@@ -167,7 +168,8 @@ static void hash_content(m2i_report *r)
         const m2_saved_tensor *t = &r->mf.tensors[i];
         uint64_t bits = XXH3_64bits_digest(r->tensors[i].hash);
         r->content = XXH3_64bits_withSeed(t->name, strlen(t->name), r->content);
-        r->content = XXH3_64bits_withSeed(t->info.shape, (size_t)t->info.rank * sizeof *t->info.shape, r->content);
+        r->content =
+            XXH3_64bits_withSeed(t->info.shape, (size_t)t->info.rank * sizeof *t->info.shape, r->content);
         r->content = XXH3_64bits_withSeed(&bits, sizeof bits, r->content);
     }
 }

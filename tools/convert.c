@@ -15,10 +15,12 @@ const char tool_convert_usage[] =
     "       m2 convert IN.safetensors RUN [--config FILE.yaml [KEY=VALUE ...]] [--tokenizer SPEC]\n"
     "       m2 convert --average RUN RUN ... OUT\n"
     "\n"
-    "Between checkpoints and safetensors, the files of Hugging Face: bit for bit there and back. RUN is a run\n"
+    "Between checkpoints and safetensors, the files of Hugging Face: bit for bit there and back. RUN is a "
+    "run\n"
     "folder (its newest checkpoint) or a checkpoints/step-N folder; as the result, a new run folder, from\n"
     "which m2 train, eval and sample go on. IN.safetensors may be a file, an index, or a folder of them.\n"
-    "Models of family bert get the names of the published M2-BERT state dict, and are read with them; others\n"
+    "Models of family bert get the names of the published M2-BERT state dict, and are read with them; "
+    "others\n"
     "have those of m2 inspect checkpoint. Files that m2 wrote say themselves what model they hold.\n"
     "\n"
     "  --dtype      of the numbers in the file; without it, as they were saved\n"
@@ -84,7 +86,8 @@ static m2_status read_file(const request *r, int n, char **words, m2_weights *w)
 
 static m2_status write_file(const request *r, const m2_weights *w, const char *out)
 {
-    m2_export_spec spec = {.dtype = M2_DTYPE_COUNT, .own_names = r->names != NULL, .file_bytes = r->file_mb * 1000000};
+    m2_export_spec spec = {
+        .dtype = M2_DTYPE_COUNT, .own_names = r->names != NULL, .file_bytes = r->file_mb * 1000000};
     if (r->names && strcmp(r->names, "m2") != 0)
         return m2_fail(M2_USAGE, "--names %s: expected m2, or no --names for the published ones", r->names);
     if (r->dtype) M2_TRY(m2_dtype_parse(r->dtype, &spec.dtype));
@@ -117,10 +120,11 @@ static m2_status convert(const request *r, int n_in, char **in, int n_words, cha
 m2_status tool_convert(int argc, char **argv)
 {
     request r = {0};
-    const m2_flag flags[] = {{"--dtype", M2_FLAG_TEXT, &r.dtype},         {"--names", M2_FLAG_TEXT, &r.names},
-                             {"--config", M2_FLAG_TEXT, &r.config},       {"--tokenizer", M2_FLAG_TEXT, &r.tokenizer},
-                             {"--moments", M2_FLAG_ON, &r.moments},       {"--average", M2_FLAG_ON, &r.average},
-                             {"--file-mb", M2_FLAG_INT, &r.file_mb},      {NULL, M2_FLAG_ON, NULL}};
+    const m2_flag flags[] = {
+        {"--dtype", M2_FLAG_TEXT, &r.dtype},    {"--names", M2_FLAG_TEXT, &r.names},
+        {"--config", M2_FLAG_TEXT, &r.config},  {"--tokenizer", M2_FLAG_TEXT, &r.tokenizer},
+        {"--moments", M2_FLAG_ON, &r.moments},  {"--average", M2_FLAG_ON, &r.average},
+        {"--file-mb", M2_FLAG_INT, &r.file_mb}, {NULL, M2_FLAG_ON, NULL}};
     enum { MOST = 256 };
     char *paths[MOST], *words[MOST + 1];
     int n = 0, n_words = 1;
@@ -133,7 +137,8 @@ m2_status tool_convert(int argc, char **argv)
             paths[n++] = argv[i];
     }
     if (n < 2) return m2_fail(M2_USAGE, "from where to where? m2 convert IN OUT, see m2 help convert");
-    if (n > 2 && !r.average) return m2_fail(M2_USAGE, "%d inputs for one result: --average takes their mean", n - 1);
+    if (n > 2 && !r.average)
+        return m2_fail(M2_USAGE, "%d inputs for one result: --average takes their mean", n - 1);
     words[0] = paths[0];
     return convert(&r, n - 1, paths, n_words, words, paths[n - 1]);
 }

@@ -58,7 +58,8 @@ static void print_line(const view *v, int depth, const char *name, const char *s
     printf("%*s%-*s %15s %4s %5s", 2 * depth, "", NAME_COLUMNS - 2 * depth, name, shape,
            m2_dtype_name(v->r->mf.tensors[begin].info.dtype),
            m2i_owners(&v->r->mf, begin, end, owners, sizeof owners));
-    if (s->count) printf(" %9.3g %9.3g %9.3g %9.3g", s->min, s->max, m2i_stats_mean(s), m2i_stats_deviation(s));
+    if (s->count)
+        printf(" %9.3g %9.3g %9.3g %9.3g", s->min, s->max, m2i_stats_mean(s), m2i_stats_deviation(s));
     if (v->histogram && end == begin + 1) print_bins(s);
     if (s->bad) printf("  %" PRId64 " not finite", s->bad);
     if (s->lost) printf("  %" PRId64 " elements lost or unreadable", s->lost);
@@ -88,8 +89,8 @@ static void print_tree(const view *v, int begin, int end, size_t skip, int depth
             leaves = leaves && !strchr(t[next].name + skip + n, '.');
         if (next == i + 1 || leaves) {
             for (int k = i; k < next; k++)
-                print_line(v, depth, t[k].name + skip, m2i_shape_text(&t[k].info, shape, sizeof shape), k, k + 1,
-                           &v->r->tensors[k]);
+                print_line(v, depth, t[k].name + skip, m2i_shape_text(&t[k].info, shape, sizeof shape), k,
+                           k + 1, &v->r->tensors[k]);
             continue;
         }
         printf("%*s%.*s\n", 2 * depth, "", (int)n - 1, name);
@@ -125,8 +126,8 @@ static m2i_stats kind_stats(const m2i_report *r, const char *kind)
 static void print_kinds(const view *v)
 {
     const m2_manifest *mf = &v->r->mf;
-    printf("%-*s %15s %4s %5s %9s %9s %9s %9s\n", NAME_COLUMNS, "tensor", "shape", "type", "ranks", "min", "max",
-           "mean", "std");
+    printf("%-*s %15s %4s %5s %9s %9s %9s %9s\n", NAME_COLUMNS, "tensor", "shape", "type", "ranks", "min",
+           "max", "mean", "std");
     for (int i = 0, end; i < mf->n_tensors; i = end) {
         char count[32], kind[8];
         end = kind_end(mf, i);
@@ -174,7 +175,8 @@ static void print_moments(const view *v)
     if (!second.count || m2_schedule_make(cfg, &schedule) != M2_OK) return;
     double noise = sqrt(fmax(0, m2i_stats_mean(&second) / (1 - pow(cfg->optim_beta2, (double)step))));
     double signal = rms(&first) / (1 - pow(cfg->optim_beta1, (double)step));
-    printf("  adam    after %" PRId64 " updates: gradients of %.2g (root of the mean v), of which %.2g (rms m) is steady; ",
+    printf("  adam    after %" PRId64
+           " updates: gradients of %.2g (root of the mean v), of which %.2g (rms m) is steady; ",
            step, noise, signal);
     printf("next learning rate %.3g\n", (double)m2_optim_step(cfg, &schedule, step + 1).lr);
 }
@@ -220,8 +222,8 @@ static void print_damages(const m2i_report *r)
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
 static void print_json_stats(const view *v, const m2i_stats *s)
 {
-    printf(", \"min\": %.9g, \"max\": %.9g, \"mean\": %.9g, \"std\": %.9g, \"not_finite\": %" PRId64, s->min, s->max,
-           m2i_stats_mean(s), m2i_stats_deviation(s), s->bad);
+    printf(", \"min\": %.9g, \"max\": %.9g, \"mean\": %.9g, \"std\": %.9g, \"not_finite\": %" PRId64, s->min,
+           s->max, m2i_stats_mean(s), m2i_stats_deviation(s), s->bad);
     if (!v->histogram) return;
     printf(", \"histogram\": [");
     for (int i = 0; i < M2I_BINS; i++) printf("%s%" PRId64, i ? ", " : "", s->bins[i]);
@@ -260,8 +262,8 @@ static void print_json(const view *v)
         const m2_saved_tensor *t = &mf->tensors[i];
         const m2i_stats *s = &v->r->tensors[i];
         char owners[256];
-        printf("%s\n  {\"name\": \"%s\", \"dtype\": \"%s\", \"ranks\": \"%s\", \"shape\": [", i ? "," : "", t->name,
-               m2_dtype_name(t->info.dtype), m2i_owners(mf, i, i + 1, owners, sizeof owners));
+        printf("%s\n  {\"name\": \"%s\", \"dtype\": \"%s\", \"ranks\": \"%s\", \"shape\": [", i ? "," : "",
+               t->name, m2_dtype_name(t->info.dtype), m2i_owners(mf, i, i + 1, owners, sizeof owners));
         for (int d = 0; d < t->info.rank; d++) printf("%s%" PRId64, d ? ", " : "", t->info.shape[d]);
         printf("], \"unreadable\": %" PRId64, s->lost);
         if (!v->verify) print_json_stats(v, s);
@@ -283,8 +285,8 @@ static void show(const view *v, int json)
     if (!v->verify && r->n_damages) putchar('\n');
     print_damages(r);
     if (v->verify && !r->n_damages)
-        printf("%s is whole: %d tensors in %d slabs, %s, content %016" PRIx64 "\n", r->mf.folder, r->mf.n_tensors,
-               r->mf.n_slabs, m2_human_bytes(bytes, r->bytes), r->content);
+        printf("%s is whole: %d tensors in %d slabs, %s, content %016" PRIx64 "\n", r->mf.folder,
+               r->mf.n_tensors, r->mf.n_slabs, m2_human_bytes(bytes, r->bytes), r->content);
 }
 
 /* PATH's newest checkpoint; a folder that was one is taken as it is. */
@@ -341,15 +343,13 @@ m2_status inspect_checkpoint(int argc, char **argv)
 {
     view v = {0};
     int config = 0, json = 0;
-    const m2_flag flags[] = {{"--all", M2_FLAG_ON, &v.all},
-                             {"--histogram", M2_FLAG_ON, &v.histogram},
-                             {"--config", M2_FLAG_ON, &config},
-                             {"--verify", M2_FLAG_ON, &v.verify},
-                             {"--json", M2_FLAG_ON, &json},
-                             {NULL, M2_FLAG_ON, NULL}};
+    const m2_flag flags[] = {{"--all", M2_FLAG_ON, &v.all},     {"--histogram", M2_FLAG_ON, &v.histogram},
+                             {"--config", M2_FLAG_ON, &config}, {"--verify", M2_FLAG_ON, &v.verify},
+                             {"--json", M2_FLAG_ON, &json},     {NULL, M2_FLAG_ON, NULL}};
     M2_TRY(m2_flags_take(&argc, argv, flags));
     if (argc == 4 && !strcmp(argv[1], "diff")) return m2i_inspect_diff(argv[2], argv[3], v.all, json);
     if (argc != 2)
-        return m2_fail(M2_USAGE, "which checkpoint? m2 inspect checkpoint PATH, or diff A B; see m2 help inspect");
+        return m2_fail(M2_USAGE,
+                       "which checkpoint? m2 inspect checkpoint PATH, or diff A B; see m2 help inspect");
     return config ? print_config(argv[1]) : inspect(argv[1], &v, json);
 }

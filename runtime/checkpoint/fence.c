@@ -91,5 +91,6 @@ m2_status m2_fence_check(const m2_fence *f)
     return m2_fail(M2_USAGE,
                    "%.*s has been taken over by %s (token %" PRId64 ", this job has %" PRId64
                    "): this job stops and saves nothing more",
-                   (int)(strrchr(f->folder, '/') - f->folder), f->folder, *who ? who : "another job", last, f->token);
+                   (int)(strrchr(f->folder, '/') - f->folder), f->folder, *who ? who : "another job", last,
+                   f->token);
 }

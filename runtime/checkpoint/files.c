@@ -76,13 +76,14 @@ static m2_status hash_range(int fd, const char *path, int64_t from, int64_t to, 
     return M2_OK;
 }
 
-static m2_status hash_frame(int fd, const char *path, const span *spans, int n, int64_t size, XXH3_state_t *state)
+static m2_status hash_frame(int fd, const char *path, const span *spans, int n, int64_t size,
+                            XXH3_state_t *state)
 {
     int64_t from = 0;
     for (int i = 0; i < n; i++) {
         if (spans[i].at < from || spans[i].at > size - spans[i].bytes)
-            return m2_fail(M2_DATA, "%s has %" PRId64 " bytes, but should have a slab at byte %" PRId64, path, size,
-                           spans[i].at);
+            return m2_fail(M2_DATA, "%s has %" PRId64 " bytes, but should have a slab at byte %" PRId64, path,
+                           size, spans[i].at);
         M2_TRY(hash_range(fd, path, from, spans[i].at, state));
         from = spans[i].at + spans[i].bytes;
     }
@@ -121,9 +122,10 @@ m2_status m2_manifest_check_file(const m2_manifest *mf, int rank)
     M2_TRY(m2i_file_frame(mf, rank, &is));
     if (is.size == was->size && is.frame == was->frame) return M2_OK;
     if (is.size != was->size)
-        return m2_fail(M2_DATA, "%s/rank-%05d.h5 has %" PRId64 " bytes, it was saved with %" PRId64, mf->folder, rank,
-                       is.size, was->size);
-    return m2_fail(M2_DATA, "%s/rank-%05d.h5 is damaged: its bytes between the tensors do not match their hash",
+        return m2_fail(M2_DATA, "%s/rank-%05d.h5 has %" PRId64 " bytes, it was saved with %" PRId64,
+                       mf->folder, rank, is.size, was->size);
+    return m2_fail(M2_DATA,
+                   "%s/rank-%05d.h5 is damaged: its bytes between the tensors do not match their hash",
                    mf->folder, rank);
 }
 
@@ -145,7 +147,8 @@ static m2_status seal_text(const char *folder, char text[SEAL])
     if (st == M2_OK && ferror(f)) st = m2_fail(M2_IO, "reading %s failed: %s", path, strerror(errno));
     if (st == M2_OK) {
         XXH128_hash_t h = XXH3_128bits_digest(state);
-        snprintf(text, SEAL, "%016" PRIx64 "%016" PRIx64 "  manifest.h5\n", (uint64_t)h.high64, (uint64_t)h.low64);
+        snprintf(text, SEAL, "%016" PRIx64 "%016" PRIx64 "  manifest.h5\n", (uint64_t)h.high64,
+                 (uint64_t)h.low64);
     }
     if (f) fclose(f);
     XXH3_freeState(state);
@@ -163,7 +166,8 @@ m2_status m2i_seal_write(const char *folder)
     ssize_t n = (ssize_t)strlen(text);
     int bad = fd < 0 || write(fd, text, (size_t)n) != n || fsync(fd);
     m2_status st = bad ? m2_fail(M2_IO, "writing %s failed: %s", path, strerror(errno)) : M2_OK;
-    if (fd >= 0 && close(fd) && st == M2_OK) st = m2_fail(M2_IO, "writing %s failed: %s", path, strerror(errno));
+    if (fd >= 0 && close(fd) && st == M2_OK)
+        st = m2_fail(M2_IO, "writing %s failed: %s", path, strerror(errno));
     return st;
 }
 
@@ -178,5 +182,6 @@ m2_status m2i_seal_check(const char *folder)
     size_t n = fread(found, 1, sizeof found, f);
     fclose(f);
     if (n == strlen(text) && !memcmp(found, text, n)) return M2_OK;
-    return m2_fail(M2_DATA, "%s/manifest.h5 is damaged, or manifest.xxh beside it: they do not match", folder);
+    return m2_fail(M2_DATA, "%s/manifest.h5 is damaged, or manifest.xxh beside it: they do not match",
+                   folder);
 }

@@ -12,7 +12,7 @@
 
 /* ---- walking ----------------------------------------------------------------------------------------------------- */
 typedef struct rank_file {
-    int fd;       /* -1: cannot be read, and `why` tells */
+    int fd; /* -1: cannot be read, and `why` tells */
     m2_error why;
 } rank_file;
 
@@ -38,15 +38,16 @@ static m2_status read_slab(const m2_manifest *mf, const m2_saved_slab *slab, con
         ssize_t k = pread(file->fd, buf + done, (size_t)(n - done), (off_t)(slab->at + done));
         if (k < 0 && errno == EINTR) continue;
         if (k < 0)
-            return m2_fail(M2_IO, "reading %s/rank-%05d.h5 failed: %s", mf->folder, slab->rank, strerror(errno));
+            return m2_fail(M2_IO, "reading %s/rank-%05d.h5 failed: %s", mf->folder, slab->rank,
+                           strerror(errno));
         if (k == 0)
             return m2_fail(M2_DATA, "%s/rank-%05d.h5 is cut off within array %s", mf->folder, slab->rank,
                            slab->array);
         done += k;
     }
     if (XXH3_64bits(buf, (size_t)n) == slab->hash) return M2_OK;
-    return m2_fail(M2_DATA, "%s/rank-%05d.h5: array %s is damaged: its bytes do not match their hash", mf->folder,
-                   slab->rank, slab->array);
+    return m2_fail(M2_DATA, "%s/rank-%05d.h5: array %s is damaged: its bytes do not match their hash",
+                   mf->folder, slab->rank, slab->array);
 }
 
 static int64_t largest_slab(const m2_manifest *mf, const char *wanted)
@@ -140,7 +141,8 @@ static m2_status check_row(const m2_manifest *mf, const m2_state *state, int arr
     int t = m2_manifest_tensor(mf, name);
     if (t < 0 && !has_kind(mf, state->arrays[array].kind))
         return m2_fail(M2_DATA,
-                       "%s has no optimizer moments, as after m2 convert: it cannot be resumed, but a new run starts from its "
+                       "%s has no optimizer moments, as after m2 convert: it cannot be resumed, but a new "
+                       "run starts from its "
                        "parameters with train.init=%s",
                        mf->folder, mf->folder);
     if (t < 0)
@@ -214,7 +216,8 @@ static m2_status put_run(filling *f, int array, m2_slab all, const char *from)
 }
 
 /* The box as contiguous runs of the tensor: each call gives the next one, from the box's element *done on. Elements. */
-static int next_run(const m2_array_info *t, const m2_saved_slab *slab, int64_t *done, int64_t *at, int64_t *run)
+static int next_run(const m2_array_info *t, const m2_saved_slab *slab, int64_t *done, int64_t *at,
+                    int64_t *run)
 {
     int64_t n = m2i_elements(t->rank, slab->count), rest = *done, index[M2_STORE_RANK];
     int d = t->rank - 1; /* the innermost dimension of which the box is only a part */
@@ -276,8 +279,8 @@ m2_status m2_manifest_read_tensor(const m2_manifest *mf, int tensor, double *out
     int64_t n = m2i_elements(info->rank, info->shape);
     if (info->dtype == M2_F64) return m2_manifest_read_raw(mf, tensor, out);
     if (info->dtype != M2_F32)
-        return m2_fail(M2_DATA, "%s: tensor %s is %s, expected f32 or f64", mf->folder, mf->tensors[tensor].name,
-                       m2_dtype_name(info->dtype));
+        return m2_fail(M2_DATA, "%s: tensor %s is %s, expected f32 or f64", mf->folder,
+                       mf->tensors[tensor].name, m2_dtype_name(info->dtype));
     float *narrow = malloc((size_t)n * sizeof *narrow);
     if (!narrow) return m2_fail(M2_TRANSIENT, "out of memory for reading %s", mf->folder);
     m2_status st = m2_manifest_read_raw(mf, tensor, narrow);

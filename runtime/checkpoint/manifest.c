@@ -202,7 +202,9 @@ static m2_status add_file(m2_manifest *mf, int rank)
 
 m2_status m2_manifest_rebuild(const char *folder, m2_manifest *out)
 {
-    enum { BEYOND = 64 }; /* files to look for when the first ones are gone and nobody says how many there were */
+    enum {
+        BEYOND = 64
+    }; /* files to look for when the first ones are gone and nobody says how many there were */
     char path[M2_PATH];
     m2_error why = {.code = M2_OK};
     memset(out, 0, sizeof *out);
@@ -222,7 +224,8 @@ m2_status m2_manifest_rebuild(const char *folder, m2_manifest *out)
     }
     m2i_manifest_sort(out);
     if (found) return M2_OK;
-    return why.code != M2_OK ? m2_error_put(&why) : m2_fail(M2_DATA, "%s holds no part of a checkpoint", folder);
+    return why.code != M2_OK ? m2_error_put(&why)
+                             : m2_fail(M2_DATA, "%s holds no part of a checkpoint", folder);
 }
 
 void m2_manifest_free(m2_manifest *mf)

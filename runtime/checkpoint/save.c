@@ -26,7 +26,8 @@ int64_t m2i_save_bytes(const m2_manifest *mine)
 static m2_status make_folder(m2i_save *s)
 {
     M2_FAULT("make the folder");
-    if (access(s->temporary, F_OK) == 0) M2_TRY(m2i_remove_folder(s->temporary)); /* an earlier save that failed */
+    if (access(s->temporary, F_OK) == 0)
+        M2_TRY(m2i_remove_folder(s->temporary)); /* an earlier save that failed */
     if (mkdir(s->temporary, 0777))
         return m2_fail(M2_IO, "making folder %s failed: %s", s->temporary, strerror(errno));
     M2_FAULT("look for newer jobs");

@@ -76,7 +76,8 @@ m2_status m2_saver_open(const m2_state *state, m2_comm *comm, m2_saver **out)
     void *bytes = NULL;
     if (st == M2_OK) st = state->device->api->alloc(state->device, M2_MEM_HOST, s->room + 1, &bytes);
     s->save.bytes = bytes;
-    if (st == M2_OK) memset(bytes, 0, (size_t)s->room); /* the system gives the pages now, not while training waits */
+    if (st == M2_OK)
+        memset(bytes, 0, (size_t)s->room); /* the system gives the pages now, not while training waits */
     if (st == M2_OK) return M2_OK;
     m2_saver_close(out);
     return m2_context(st, "the host copy of the state that checkpoints are written from");

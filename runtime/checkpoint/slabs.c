@@ -117,14 +117,14 @@ static m2_status add_run(m2_manifest *mf, int rank, int64_t begin, int64_t end, 
 
 /* What `rank` saves of a row that is flat elements `all`: of an array in shards, its own pieces of it; else what lies in
  * its share [begin, end). */
-static m2_status add_row(m2_manifest *mf, const m2_state *state, int array, m2_slab all, int rank, m2_slab share)
+static m2_status add_row(m2_manifest *mf, const m2_state *state, int array, m2_slab all, int rank,
+                         m2_slab share)
 {
     const m2_shards *shards = state->arrays[array].shards;
     int n = 0;
     if (!shards) {
         m2_slab own = m2_slab_meet(all, share);
-        return own.count ? add_run(mf, rank, own.at - all.at, own.at - all.at + own.count, &n)
-                         : M2_OK;
+        return own.count ? add_run(mf, rank, own.at - all.at, own.at - all.at + own.count, &n) : M2_OK;
     }
     m2_shard_part part;
     if (state->arrays[array].copy) return M2_OK;
@@ -237,7 +237,8 @@ m2_status m2i_tensors_parse(m2_manifest *mf, const char *text, const char *origi
         char dtype[8], shape[DIMS_TEXT];
         memset(&t, 0, sizeof t);
         int ok = sscanf(line, "%111s %7s %83s", t.name, dtype, shape) == 3 &&
-                 m2_dtype_parse(dtype, &t.info.dtype) == M2_OK && (t.info.rank = parse_dims(shape, t.info.shape)) > 0;
+                 m2_dtype_parse(dtype, &t.info.dtype) == M2_OK &&
+                 (t.info.rank = parse_dims(shape, t.info.shape)) > 0;
         if (!ok) return m2_fail(M2_DATA, "%s: line %d of its table of tensors is damaged", origin, number);
         if (m2_manifest_tensor(mf, t.name) < 0) M2_TRY(m2i_add_tensor(mf, &t));
     }
@@ -259,7 +260,8 @@ static int parse_line(const char *line, m2_saved_tensor *t, m2_saved_slab *slab)
                offset, count, &slab->rank, slab->array, &slab->at, &slab->hash) != 9)
         return 0;
     t->info.rank = parse_dims(shape, t->info.shape);
-    int ok = t->info.rank > 0 && m2_dtype_parse(dtype, &t->info.dtype) == M2_OK && slab->rank >= 0 && slab->at >= 0;
+    int ok = t->info.rank > 0 && m2_dtype_parse(dtype, &t->info.dtype) == M2_OK && slab->rank >= 0 &&
+             slab->at >= 0;
     ok = ok && parse_dims(offset, slab->offset) == t->info.rank &&
          parse_dims(count, slab->count) == t->info.rank;
     for (int d = 0; ok && d < t->info.rank; d++)
@@ -271,9 +273,8 @@ static int parse_line(const char *line, m2_saved_tensor *t, m2_saved_slab *slab)
 static m2_status place(m2_manifest *mf, const m2_saved_tensor *t, m2_saved_slab *slab, const char *origin)
 {
     int newest = mf->n_tensors - 1;
-    slab->tensor = newest >= 0 && !strcmp(mf->tensors[newest].name, t->name)
-                       ? newest
-                       : m2_manifest_tensor(mf, t->name);
+    slab->tensor =
+        newest >= 0 && !strcmp(mf->tensors[newest].name, t->name) ? newest : m2_manifest_tensor(mf, t->name);
     if (slab->tensor < 0) {
         slab->tensor = mf->n_tensors;
         return m2i_add_tensor(mf, t);

@@ -297,7 +297,8 @@ static void save_sharded(const model *m, int64_t step, int shards, int copies, i
     for (int r = 0; r < ranks; r++) {
         cut(&parts[r], m, shards, r / copies, r % copies, bucket);
         savers[r] = (saver){.state = &parts[r].state, .comm = comm[r]};
-        savers[r].spec = (m2_save_spec){.folder = base, .step = step, .config = "", .tokenizer = "", .keep = 9};
+        savers[r].spec =
+            (m2_save_spec){.folder = base, .step = step, .config = "", .tokenizer = "", .keep = 9};
         pthread_create(&threads[r], NULL, save_thread, &savers[r]);
     }
     for (int r = 0; r < ranks; r++) pthread_join(threads[r], NULL);
@@ -311,7 +312,8 @@ static void save_sharded(const model *m, int64_t step, int shards, int copies, i
 /* Saved with any shards, loaded into any others: the same bits. */
 static void test_zero(void)
 {
-    static const int from[][3] = {{1, 1, 500}, {2, 1, 700}, {3, 1, 1 << 20}, {2, 2, 512}, {1, 4, 300}, {7, 1, 200}};
+    static const int from[][3] = {{1, 1, 500}, {2, 1, 700}, {3, 1, 1 << 20},
+                                  {2, 2, 512}, {1, 4, 300}, {7, 1, 200}};
     model *m = malloc(sizeof *m), *back = malloc(sizeof *back);
     fill(m, 1);
     for (int c = 0; c < 6; c++) {
@@ -356,7 +358,8 @@ static void test_background(void)
     fill(back, 0);
     CU_ASSERT_EQUAL_FATAL(m2_comm_open_threads(1, &comm), M2_OK);
     CU_ASSERT_EQUAL_FATAL(m2_saver_open(&m->state, comm, &s), M2_OK);
-    m2_save_spec spec = {.folder = base, .step = 1, .config = "", .tokenizer = "", .keep = 1, .bandwidth = 2e5};
+    m2_save_spec spec = {
+        .folder = base, .step = 1, .config = "", .tokenizer = "", .keep = 1, .bandwidth = 2e5};
     CU_ASSERT_EQUAL(m2_saver_start(s, &spec), M2_OK);
     wipe(m); /* training goes on */
     CU_ASSERT(m2_saver_pending(s) && m2_saver_busy(s));

@@ -45,8 +45,12 @@ static m2_status write_to(const char *name, int64_t file_bytes)
 {
     static const char *const metadata[] = {"format", "pt", "text", "two\nlines"};
     char path[128];
-    m2_safetensors_spec spec = {
-        .n = 3, .tensors = tensors, .fill = fill, .n_metadata = 2, .metadata = metadata, .file_bytes = file_bytes};
+    m2_safetensors_spec spec = {.n = 3,
+                                .tensors = tensors,
+                                .fill = fill,
+                                .n_metadata = 2,
+                                .metadata = metadata,
+                                .file_bytes = file_bytes};
     path_of(name, path);
     return m2_safetensors_write(path, &spec);
 }
@@ -67,7 +71,8 @@ static void expect_all(const char *name)
             if (!strcmp(m2_safetensors_tensor(s, k)->name, tensors[i].name)) t = m2_safetensors_tensor(s, k);
         CU_ASSERT_PTR_NOT_NULL_FATAL(t);
         content(i, want);
-        CU_ASSERT(t->rank == tensors[i].rank && !strcmp(t->dtype, tensors[i].dtype) && t->bytes == tensors[i].bytes);
+        CU_ASSERT(t->rank == tensors[i].rank && !strcmp(t->dtype, tensors[i].dtype) &&
+                  t->bytes == tensors[i].bytes);
         CU_ASSERT_EQUAL(memcmp(t->dims, tensors[i].dims, (size_t)t->rank * sizeof *t->dims), 0);
         CU_ASSERT_EQUAL(memcmp(t->data, want, (size_t)t->bytes), 0);
     }
@@ -174,9 +179,14 @@ int main(void)
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();
     CU_cleanup_registry();
-    static const char *const files[] = {"one.safetensors", "bad.safetensors", "many/model-00001-of-00003.safetensors",
-                                        "many/model-00002-of-00003.safetensors", "many/model-00003-of-00003.safetensors",
-                                        "many/model.safetensors.index.json", "many", ""};
+    static const char *const files[] = {"one.safetensors",
+                                        "bad.safetensors",
+                                        "many/model-00001-of-00003.safetensors",
+                                        "many/model-00002-of-00003.safetensors",
+                                        "many/model-00003-of-00003.safetensors",
+                                        "many/model.safetensors.index.json",
+                                        "many",
+                                        ""};
     for (int i = 0; i < 8; i++) {
         char path[128];
         path_of(files[i], path);
