@@ -28,15 +28,20 @@ static int fails_fd(const char *call, int fd)
     path[n > 0 ? n : 0] = 0;
     return fails(call, path);
 }
+static int late(off_t at) /* so that a file begins well */
+{
+    const char *from = getenv("FAIL_FROM");
+    return !from || at >= atol(from);
+}
 #define NEXT(type, name) ((type)dlsym(RTLD_NEXT, name))
 ssize_t pwrite(int fd, const void *b, size_t n, off_t at)
 {
-    if (fails_fd("pwrite", fd)) return -1;
+    if (late(at) && fails_fd("pwrite", fd)) return -1;
     return NEXT(ssize_t(*)(int, const void *, size_t, off_t), "pwrite")(fd, b, n, at);
 }
 ssize_t pwrite64(int fd, const void *b, size_t n, off64_t at)
 {
-    if (fails_fd("pwrite", fd)) return -1;
+    if (late(at) && fails_fd("pwrite", fd)) return -1;
     return NEXT(ssize_t(*)(int, const void *, size_t, off64_t), "pwrite64")(fd, b, n, at);
 }
 ssize_t write(int fd, const void *b, size_t n)
@@ -79,11 +84,25 @@ check() { # check CALL ERRNO PATH REASON
 }
 check pwrite 5 rank-00000.h5 'Input/output error'
 check pwrite 28 rank-00000.h5 'No space left on device'
+export FAIL_FROM=100000
+check pwrite 28 rank-00000.h5 'No space left on device'
+unset FAIL_FROM
 check pwrite 28 manifest.h5 'No space left on device'
 check fsync 5 rank-00000.h5 'Input/output error'
 check fsync 5 manifest.xxh 'Input/output error'
 check rename 5 step-00000020 'Input/output error'
 check mkdir 30 step-00000020 'Read-only file system'
+
+export FAIL_CALL=fsync FAIL_ERRNO=5 FAIL_PATH=rank-00001.h5 # one of two ranks
+ranks 2 env LD_PRELOAD="$work/shim.so" $run train.steps=20 >log 2>&1
+code=$?
+unset FAIL_CALL
+[ $code = 74 ] || { cat log; fail "rank 1 of 2: exit code $code, expected 74"; }
+grep -q '^m2: error: saving checkpoint of step 20: .*rank 1.*Input/output error' log || { cat log; fail "does not name the rank"; }
+[ "$(content run)" = "$before" ] || fail "rank 1 of 2: the older checkpoint changed"
+ranks 2 $run train.steps=12 checkpoint.every=1 >log 2>&1 || { cat log; fail "two ranks with a repaired disk"; }
+rm -r run/checkpoints/step-0000001[12]
+echo "ok: rank 1 of 2 is named"
 
 for call in pwrite fsync mkdir; do # the failure comes in the background, the run goes on
     broken $call 5 step-00000020 $run train.steps=30 checkpoint.on_failure=continue >log 2>&1 ||
