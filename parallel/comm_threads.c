@@ -133,6 +133,11 @@ static m2_status mismatch(m2_comm *c, int from, int64_t sent, int64_t wanted)
     m2_error_take(&keep, st);
     m2_error_put(&keep);
     threads_abort(c, st);
+    group *g = group_of(c);
+    /* others may still read this rank's memory, which its caller is going to free */
+    pthread_mutex_lock(&g->job->lock);
+    while (g->copying) pthread_cond_wait(&g->job->moved, &g->job->lock);
+    pthread_mutex_unlock(&g->job->lock);
     return fail(c, m2_error_put(&keep));
 }
 
