@@ -12,6 +12,8 @@ enum { BATCHES_AT_ONCE = 64 }; /* whose sums are kept on the device, in the prec
 
 struct m2_eval {
     m2_comm *comm;
+    int share, shares; /* of each batch: this rank's, all */
+    m2_feed_slice slice;
     m2_program *program;
     m2_feed *feed;
     m2_tid loss, hits;
@@ -25,17 +27,14 @@ struct m2_eval {
 static int64_t first_row(void *ctx, int64_t i)
 {
     const m2_eval *e = ctx;
-    return (i % e->batches * e->comm->size + e->comm->rank) * e->micro;
+    return (i % e->batches * e->shares + e->share) * e->micro;
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 static m2_status make_program(const m2_config *cfg, const m2_ranks *ranks, int64_t micro, m2_program **out)
 {
-    m2_program_spec spec = {.mode = M2_MODE_EVAL,
-                            .precision = ranks->precision,
-                            .rows = micro,
-                            .rows_whole = micro,
-                            .length = cfg->model_length};
+    m2_program_spec spec = {.mode = M2_MODE_EVAL, .rows = micro, .rows_whole = micro};
+    M2_TRY(m2_ranks_spec(cfg, ranks, &spec));
     M2_TRY(m2_model_build(cfg, &spec, out));
     m2_tid sums[2] = {m2_program_find(*out, "loss"), m2_program_find(*out, "hits")};
     if (ranks->comm->size > 1 && sums[1] != M2_NONE)
@@ -67,8 +66,8 @@ static m2_status bind(m2_eval *e, const m2_ranks *ranks, m2_program *owner)
 static m2_status open_feed(m2_eval *e, const m2_config *cfg, const m2_eval_spec *spec)
 {
     m2_feed_spec feed = {
-        .path = spec->store, .tokenizer = spec->tokenizer, .rows = e->micro, .at = first_row, .at_ctx = e};
-    int64_t at_once = e->micro * e->comm->size;
+        .path = spec->store, .tokenizer = spec->tokenizer, .rows = e->micro, .at = first_row, .at_ctx = e, .slice = e->slice};
+    int64_t at_once = e->micro * e->shares;
     e->batches = 1; /* until it is known: the feed reads ahead */
     M2_TRY(m2_feed_open(cfg, &feed, &e->feed));
     int64_t have = m2_feed_rows(e->feed);
@@ -87,6 +86,9 @@ m2_status m2_eval_open(const m2_config *cfg, const m2_ranks *ranks, const m2_eva
     if (!e) return m2_fail(M2_TRANSIENT, "out of memory for an evaluation");
     *e = (m2_eval){
         .comm = ranks->comm, .micro = spec->micro, .length = cfg->model_length, .sequences = spec->sequences};
+    e->share = m2_ranks_share(ranks);
+    e->shares = m2_ranks_data(ranks);
+    e->slice = m2_feed_slice_of(cfg, ranks);
     e->task = m2_task_of(cfg);
     e->pictures = !strcmp(m2_model_task(cfg), "image");
     m2_status st = open_feed(e, cfg, spec);

@@ -23,6 +23,14 @@ void m2i_feed_random(const m2_feed *f, uint64_t stream, int64_t n, int32_t *out)
     for (int64_t i = 0; i < n; i++) out[i] = (int32_t)(m2_rng_uniform(key, (uint64_t)i) * (double)f->vocab);
 }
 
+m2_feed_slice m2_feed_slice_of(const m2_config *cfg, const m2_ranks *ranks)
+{
+    int parts = m2_ranks_sequence(ranks);
+    if (parts == 1) return (m2_feed_slice){0, 0};
+    int64_t count = cfg->model_length / parts;
+    return (m2_feed_slice){count * m2_grid_at(&ranks->mesh.grid, ranks->mesh.rank, M2_AXIS_SEQUENCE), count};
+}
+
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **out)
 {
@@ -30,6 +38,7 @@ static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **
     if (!f) return m2_fail(M2_TRANSIENT, "out of memory for reading data");
     f->spec = *spec;
     f->length = cfg->model_length;
+    if (!f->spec.slice.count) f->spec.slice.count = f->length;
     f->batch = spec->first_batch;
     f->rate = spec->training ? cfg->mlm_rate : cfg->mlm_val_rate;
     f->vocab = cfg->model_vocab;
@@ -143,6 +152,7 @@ void m2_feed_close(m2_feed **fp)
     m2_image_loader_close(&f->pictures);
     m2_mask_free(&f->mask);
     m2_glue_rows_free(&f->glue);
+    free(f->whole);
     free(f->scratch);
     free(f->pixels);
     free(f->shares);

@@ -26,6 +26,7 @@ struct m2_feed {
     m2_mask mask;
     double rate; /* of hidden tokens */
     int64_t vocab;
+    int32_t *whole;           /* tokens, then targets of a batch, where spec.slice is less than they are long */
     int32_t *scratch;         /* places and labels of a row */
     const m2_glue_task *task; /* classify */
     m2_glue_rows glue;

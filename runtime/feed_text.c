@@ -23,14 +23,26 @@ static m2_status open_loader(m2_feed *f, const m2_config *cfg)
                              .rows = f->spec.rows,
                              .workers = f->spec.training ? (int)cfg->data_workers : 1,
                              .frame = f->frame};
+    if (f->spec.slice.count < f->length) {
+        f->whole = malloc(2 * (size_t)(f->spec.rows * f->length) * sizeof *f->whole);
+        if (!f->whole) return m2_fail(M2_TRANSIENT, "out of memory for rows of %" PRId64 " tokens", f->length);
+    }
     return m2_loader_open(&loader, f->spec.at, f->spec.at_ctx, f->spec.first_batch, &f->loader);
+}
+
+/* ---- slices: this rank's positions of whole rows ----------------------------------------------------------------- */
+static void cut_rows(const m2_feed *f, const int32_t *whole, int32_t *part)
+{
+    const m2_feed_slice *s = &f->spec.slice;
+    for (int64_t r = 0; r < f->spec.rows; r++)
+        memcpy(part + r * s->count, whole + r * f->length + s->at, (size_t)s->count * sizeof *part);
 }
 
 /* ---- causal: the next token -------------------------------------------------------------------------------------- */
 static void parts_causal(m2_feed *f)
 {
-    m2i_feed_part(f, "tokens", f->spec.rows * f->length);
-    m2i_feed_part(f, "targets", f->spec.rows * f->length);
+    m2i_feed_part(f, "tokens", f->spec.rows * f->spec.slice.count);
+    m2i_feed_part(f, "targets", f->spec.rows * f->spec.slice.count);
 }
 
 static int64_t invent_causal(const m2_feed *f, int32_t *batch)
@@ -53,18 +65,20 @@ static m2_status check_causal(m2_feed *f, const m2_config *cfg)
 static m2_status next_causal(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
 {
     (void)row;
-    int32_t *targets = batch + f->parts[1].at;
-    M2_TRY(m2_loader_next(f->loader, batch, targets));
-    for (int64_t i = keep * f->length; i < f->parts[1].count; i++) targets[i] = M2_TARGET_NONE;
+    int32_t *targets = batch + f->parts[1].at, *whole = f->whole;
+    int64_t kept = keep * f->spec.slice.count, size = f->spec.rows * f->length;
+    M2_TRY(m2_loader_next(f->loader, whole ? whole : batch, whole ? whole + size : targets));
+    if (whole) cut_rows(f, whole, batch), cut_rows(f, whole + size, targets);
+    for (int64_t i = kept; i < f->parts[1].count; i++) targets[i] = M2_TARGET_NONE;
     *predicted = 0;
-    for (int64_t i = 0; i < keep * f->length; i++) *predicted += targets[i] != M2_TARGET_NONE;
+    for (int64_t i = 0; i < kept; i++) *predicted += targets[i] != M2_TARGET_NONE;
     return M2_OK;
 }
 
 /* ---- mlm: hidden tokens ------------------------------------------------------------------------------------------ */
 static void parts_mlm(m2_feed *f)
 {
-    int64_t tokens = f->spec.rows * f->length, places = m2_mlm_places(tokens, f->rate);
+    int64_t tokens = f->spec.rows * f->spec.slice.count, places = m2_mlm_places(tokens, f->rate);
     m2i_feed_part(f, "tokens", tokens);
     m2i_feed_part(f, "places", places);
     m2i_feed_part(f, "targets", places);
@@ -128,22 +142,29 @@ static m2_status open_mlm(m2_feed *f, const m2_config *cfg)
 static m2_status next_mlm(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
 {
     int32_t *places = batch + f->parts[1].at, *targets = batch + f->parts[2].at;
-    int64_t room = f->parts[1].count, n = 0, length = f->length;
-    M2_TRY(m2_loader_next(f->loader, batch, NULL));
+    int64_t room = f->parts[1].count, n = 0, length = f->length, first = f->spec.slice.at, count = f->spec.slice.count;
+    int32_t *tokens = f->whole ? f->whole : batch, *labels = f->scratch + length;
+    M2_TRY(m2_loader_next(f->loader, tokens, NULL));
     for (int64_t r = 0; r < keep; r++) {
-        int32_t *labels = f->scratch + length;
-        int64_t hidden = m2_mask_row(&f->mask, row + r, length, batch + r * length, f->scratch, labels);
-        if (n + hidden > room)
+        int64_t hidden = m2_mask_row(&f->mask, row + r, length, tokens + r * length, f->scratch, labels), own = 0;
+        for (int64_t i = 0; i < hidden; i++) { /* those of this rank's positions */
+            int64_t place = f->scratch[i] - first;
+            if (place < 0 || place >= count) continue;
+            f->scratch[own] = (int32_t)place;
+            labels[own++] = labels[i];
+        }
+        if (n + own > room)
             return m2_fail(
                 M2_BUG,
                 "more than %" PRId64 " of %" PRId64
                 " tokens were drawn to be hidden at a rate of %g: start the run with another train.seed",
                 room, f->parts[0].count, f->mask.rate);
-        for (int64_t i = 0; i < hidden; i++, n++) {
-            places[n] = (int32_t)(r * length) + f->scratch[i];
+        for (int64_t i = 0; i < own; i++, n++) {
+            places[n] = (int32_t)(r * count) + f->scratch[i];
             targets[n] = labels[i];
         }
     }
+    if (f->whole) cut_rows(f, tokens, batch);
     *predicted = n;
     for (; n < room; n++) places[n] = -1, targets[n] = M2_TARGET_NONE;
     return M2_OK;

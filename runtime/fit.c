@@ -10,24 +10,21 @@
 m2_status m2_training_check(const m2_config *cfg, const m2_ranks *ranks)
 {
     m2_batch batch;
-    return m2_batch_cut(cfg->train_batch, cfg->train_micro, ranks->comm->rank, ranks->comm->size, &batch);
+    return m2_batch_cut(cfg->train_batch, cfg->train_micro, m2_ranks_share(ranks), m2_ranks_data(ranks), &batch);
 }
 
 m2_status m2_training_build(const m2_config *cfg, const m2_ranks *ranks, const m2_batch *batch, int recompute,
                             m2_program **out)
 {
-    m2_program_spec spec = {.mode = M2_MODE_TRAIN,
-                            .precision = ranks->precision,
-                            .rows = batch->micro,
-                            .rows_whole = batch->global,
-                            .length = cfg->model_length};
+    m2_program_spec spec = {.mode = M2_MODE_TRAIN, .rows = batch->micro, .rows_whole = batch->global};
     m2_recompute policy = {.policy = recompute ? M2_RECOMPUTE_BLOCK : M2_RECOMPUTE_NONE};
     m2_update_spec update = m2_optim_update(cfg);
+    M2_TRY(m2_ranks_spec(cfg, ranks, &spec));
     M2_TRY(m2_model_build(cfg, &spec, out));
     m2_program *p = *out;
     m2_tid loss = m2_program_find(p, "loss");
     m2_program_backward(p, loss, &policy);
-    if (batch->ranks > 1)
+    if (ranks->comm->size > 1)
         m2_program_reduce(p, &m2_op_all_reduce, ranks->comm, cfg->comm_bucket << 20, &loss, 1);
     m2_program_update(p, &update);
     m2_plan_options plan = m2_ranks_plan(cfg, ranks);
@@ -87,12 +84,12 @@ m2_status m2_training_make(const m2_config *cfg, const m2_ranks *ranks, m2_train
     m2_comm *host = ranks->comm->host;
     m2_batch *b = &out->batch;
     *out = (m2_training){0};
-    M2_TRY(m2_batch_cut(cfg->train_batch, cfg->train_micro, ranks->comm->rank, ranks->comm->size, b));
+    M2_TRY(m2_batch_cut(cfg->train_batch, cfg->train_micro, m2_ranks_share(ranks), m2_ranks_data(ranks), b));
     M2_TRY(m2_comm_agree(ranks->comm, m2_training_choose(cfg, ranks, b, &out->recompute)));
     int64_t word[2] = {b->micro, -out->recompute}; /* the choice of the rank with the least memory */
     M2_TRY(host->api->all_reduce(host, word, word, 2, M2_I64, M2_MIN, NULL));
     out->recompute = (int)-word[1];
-    M2_TRY(m2_batch_cut(cfg->train_batch, word[0], ranks->comm->rank, ranks->comm->size, b));
+    M2_TRY(m2_batch_cut(cfg->train_batch, word[0], m2_ranks_share(ranks), m2_ranks_data(ranks), b));
     m2_status st = m2_training_build(cfg, ranks, b, out->recompute, &out->program);
     if (st == M2_OK) st = m2_program_bind(out->program, ranks->device);
     return m2_comm_agree(ranks->comm, st);

@@ -37,6 +37,10 @@ static m2_status imagine_ranks(const m2_planner_spec *spec, m2_planned *p)
     p->place = (m2_comm){.size = spec->ranks, .local_size = local, .device = dev, .host = &p->place};
     p->ranks.comm = &p->place;
     p->ranks.sharers = 1;
+    M2_TRY(m2_context(m2_grid_parse(cfg->run_mesh, spec->ranks, &p->ranks.mesh.grid), "run.mesh"));
+    p->sequence = p->place;
+    p->sequence.size = m2_ranks_sequence(&p->ranks);
+    p->ranks.mesh.axis[M2_AXIS_SEQUENCE] = &p->sequence;
     return M2_OK;
 }
 
@@ -52,16 +56,18 @@ static m2_traffic *traffic_of(m2_planned *p, const char *verb)
 
 static m2_status sum_up(m2_planned *p)
 {
-    double times = (double)p->batch.micros * p->batch.ranks;
+    double times = (double)p->batch.micros * p->ranks.comm->size;
     for (int i = 0; i < m2_program_calls(p->program); i++) {
         m2_call_info c = m2_program_call_info(p->program, i);
         if (c.region == M2_FORWARD) p->flops_forward += c.cost.flops * times;
         if (c.again) p->flops_again += c.cost.flops * times;
-        if (c.op->id >= 0) continue;
+        const m2_comm *comm = c.context;
+        if (!comm) continue;
         m2_traffic *t = traffic_of(p, c.op->name);
         M2_CHECK(t);
-        t->calls++;
-        t->bytes += m2_collective_bytes(c.op, &c.attrs, c.in, c.out, 0, p->batch.ranks);
+        int calls = c.once ? 1 : p->batch.micros;
+        t->calls += calls;
+        t->bytes += calls * m2_collective_bytes(c.op, &c.attrs, c.in, c.out, comm->rank, comm->size);
     }
     p->flops_model = m2_program_model_flops(p->program) * times;
     p->parameters = m2_program_param_count(p->program);
@@ -80,7 +86,7 @@ static m2_status make(const m2_planner_spec *spec, m2_planned *p)
     const m2_config *cfg = &p->cfg;
     M2_TRY(m2_planned_vocab(&p->cfg, &p->vocab_chosen));
     M2_TRY(imagine_ranks(spec, p));
-    M2_TRY(m2_batch_cut(cfg->train_batch, cfg->train_micro, 0, spec->ranks, &p->batch));
+    M2_TRY(m2_batch_cut(cfg->train_batch, cfg->train_micro, 0, m2_ranks_data(&p->ranks), &p->batch));
     if (m2_training_choose(cfg, &p->ranks, &p->batch, &p->recompute) !=
         M2_OK) /* the last one tried is shown */
         snprintf(p->too_big, sizeof p->too_big, "%s", m2_message());

@@ -33,7 +33,7 @@ typedef struct m2_planned {
     double flops_again;                /* recomputation */
     int n_traffic;
     m2_traffic traffic[M2_TRAFFIC_KINDS];
-    m2_comm place;
+    m2_comm place, sequence;
 } m2_planned;
 
 /* M2_USAGE where `m2 train` on so many ranks would say so. The result points into itself: free it where it is. */

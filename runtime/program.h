@@ -24,13 +24,21 @@ typedef enum m2_mode { M2_MODE_TRAIN, M2_MODE_EVAL } m2_mode; /* EVAL: no dropou
 
 typedef enum m2_precision { M2_PREC_F32, M2_PREC_F64, M2_PREC_TF32, M2_PREC_BF16 } m2_precision;
 
+/* A sequence that is cut over ranks: rank r holds positions [r * length, (r + 1) * length). The builder puts the collectives
+ * around the calls that look beyond a token (runtime/program/sequence.c); models do not notice. */
+typedef struct m2_sequence_cut {
+    int ranks, rank; /* ranks 0 or 1: whole */
+    void *context;   /* of its collectives: the sequence axis' m2_comm */
+} m2_sequence_cut;
+
 /* The numbers every builder needs. */
 typedef struct m2_program_spec {
     m2_mode mode;
     m2_precision precision;
     int64_t rows;       /* B: batch rows of one microbatch on this rank */
     int64_t rows_whole; /* rows of the whole global batch of a step (all ranks, all microbatches) */
-    int64_t length;     /* L: positions */
+    int64_t length;     /* L: positions on this rank */
+    m2_sequence_cut sequence;
 } m2_program_spec;
 
 /* ---- parameters -------------------------------------------------------------------------------------------------- */
@@ -67,6 +75,7 @@ typedef struct m2_param {
 M2_API m2_program *m2_program_new(const m2_program_spec *spec); /* copies spec; NULL when memory is out */
 M2_API void m2_program_free(m2_program **p);                    /* accepts NULL; nulls */
 M2_API const m2_program_spec *m2_program_spec_of(const m2_program *p);
+M2_API int64_t m2_program_length(const m2_program *p); /* positions of the whole sequence, on all ranks */
 M2_API m2_dtype m2_program_compute_dtype(const m2_program *p); /* T of kernels/ops.h */
 M2_API m2_dtype m2_program_precise_dtype(const m2_program *p); /* P */
 
@@ -186,6 +195,8 @@ typedef struct m2_call_info {
     m2_cost cost;
     m2_attrs attrs;
     m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
+    const void *context;                  /* of a collective: its m2_comm; else NULL */
+    int once;                             /* 1: runs in the last microbatch of a step only */
 } m2_call_info;
 M2_API int m2_program_calls(const m2_program *p);
 M2_API m2_call_info m2_program_call_info(const m2_program *p, int i);

@@ -56,6 +56,48 @@ m2_status m2_precision_choose(const m2_config *cfg, const m2_device *dev, m2_pre
     return M2_OK;
 }
 
+/* ---- mesh -------------------------------------------------------------------------------------------------------- */
+static m2_status open_mesh(const m2_config *cfg, m2_ranks *r)
+{
+    m2_grid grid;
+    M2_TRY(m2_context(m2_grid_parse(cfg->run_mesh, r->comm->size, &grid), "run.mesh"));
+    if (grid.size[M2_AXIS_SEQUENCE] == 1) return M2_OK;
+    M2_TRY(m2_mesh_open(r->comm, &grid, &r->mesh));
+    r->world = r->comm;
+    r->comm = r->mesh.all;
+    return M2_OK;
+}
+
+m2_status m2_ranks_spec(const m2_config *cfg, const m2_ranks *r, m2_program_spec *spec)
+{
+    int parts = m2_ranks_sequence(r);
+    int64_t length = cfg->model_length;
+    spec->precision = r->precision;
+    spec->length = length / parts;
+    if (parts == 1) return M2_OK;
+    if (length % parts)
+        return m2_fail(M2_USAGE,
+                       "run.mesh=%s cuts sequences over %d ranks, which does not divide model.length=%lld: use a length of %lld "
+                       "or %lld, or another number of ranks",
+                       cfg->run_mesh, parts, (long long)length, (long long)(length / parts * parts),
+                       (long long)((length / parts + 1) * parts));
+    if (cfg->model_width % parts)
+        return m2_fail(M2_USAGE,
+                       "run.mesh=%s cuts sequences over %d ranks, which does not divide the channels model.width=%lld: the long "
+                       "convolution gives each rank as many. Use a sequence size that divides both, or a width of %lld",
+                       cfg->run_mesh, parts, (long long)cfg->model_width,
+                       (long long)((cfg->model_width / parts + 1) * parts));
+    if (!strcmp(cfg->model_family, "vit") || strcmp(cfg->task_name, "none") != 0)
+        return m2_fail(M2_USAGE,
+                       "run.mesh=%s cuts sequences over %d ranks, which model.family=%s with task.name=%s cannot: its head looks "
+                       "at whole sequences. Leave run.mesh empty: all ranks share the batch",
+                       cfg->run_mesh, parts, cfg->model_family, cfg->task_name);
+    spec->sequence.ranks = parts;
+    spec->sequence.rank = m2_grid_at(&r->mesh.grid, r->mesh.rank, M2_AXIS_SEQUENCE);
+    spec->sequence.context = r->mesh.axis[M2_AXIS_SEQUENCE];
+    return M2_OK;
+}
+
 /* run.strict: what "auto" fell back to is an error. */
 static m2_status be_strict(const m2_config *cfg, const m2_ranks *r)
 {
@@ -97,12 +139,18 @@ m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out)
     if (st == M2_OK) st = m2_comm_agree(out->comm, be_strict(cfg, out));
     if (st == M2_OK) st = choose_threads(cfg, out);
     if (st == M2_OK) st = m2_precision_choose(cfg, out->device, &out->precision);
+    if (st == M2_OK) st = open_mesh(cfg, out);
     if (st != M2_OK) m2_ranks_close(out);
     return st;
 }
 
 void m2_ranks_close(m2_ranks *r)
 {
+    if (r->world) { /* comm is the mesh's */
+        r->comm = r->world;
+        r->world = NULL;
+        m2_mesh_close(&r->mesh);
+    }
     m2_comm_close(&r->comm);
     m2_device_close(&r->device);
 }

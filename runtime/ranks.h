@@ -2,18 +2,41 @@
 #ifndef M2_RANKS_H
 #define M2_RANKS_H
 
-#include "parallel/comm.h"
+#include "parallel/mesh.h"
 #include "runtime/config.h"
 #include "runtime/program.h"
 
 typedef struct m2_ranks {
     m2_device *device; /* of the same kind on every rank; device->threads is this rank's share of the cores */
-    m2_comm *comm;
+    m2_comm *comm;      /* all ranks, in the order of the mesh */
+    m2_comm *world;     /* the same as the launcher numbers them, where a mesh cuts sequences; else NULL */
+    m2_mesh mesh;       /* zeroed where no sequence is cut: all ranks are data */
     int sharers; /* ranks that use this rank's GPU, itself included; 1 on the CPU */
     m2_precision precision; /* of the arithmetic: train.precision, "auto" resolved for the device */
 } m2_ranks;
 
-/* From run.device, run.transport, run.threads, train.precision. Ranks other than 0 stop logging. Collective. */
+/* The mesh as seen by the data: how many share of the batch there are, which is this rank's; over how many ranks a sequence is
+ * cut. */
+static inline int m2_ranks_sequence(const m2_ranks *r)
+{
+    return r->mesh.grid.size[M2_AXIS_SEQUENCE] > 1 ? r->mesh.grid.size[M2_AXIS_SEQUENCE] : 1;
+}
+
+static inline int m2_ranks_data(const m2_ranks *r)
+{
+    return m2_ranks_sequence(r) > 1 ? r->mesh.grid.size[M2_AXIS_DATA] : r->comm->size;
+}
+
+static inline int m2_ranks_share(const m2_ranks *r)
+{
+    return m2_ranks_sequence(r) > 1 ? m2_grid_at(&r->mesh.grid, r->mesh.rank, M2_AXIS_DATA) : r->comm->rank;
+}
+
+/* Fills in what cfg and the mesh say about a program: precision, length, the cut of the sequence. M2_USAGE where this model's
+ * sequences cannot be cut over so many ranks. */
+M2_API m2_status m2_ranks_spec(const m2_config *cfg, const m2_ranks *r, m2_program_spec *spec) M2_MUST_USE;
+
+/* From run.device, run.transport, run.mesh, run.threads, train.precision. Ranks other than 0 stop logging. Collective. */
 M2_API m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out) M2_MUST_USE;
 M2_API void m2_ranks_close(m2_ranks *r); /* collective; accepts a zeroed one */
 

@@ -10,6 +10,7 @@ static void forget_machine(m2_config *cfg)
     m2_config_defaults(&fresh);
     memcpy(cfg->run_device, fresh.run_device, sizeof cfg->run_device);
     memcpy(cfg->run_transport, fresh.run_transport, sizeof cfg->run_transport);
+    memcpy(cfg->run_mesh, fresh.run_mesh, sizeof cfg->run_mesh);
     cfg->run_threads = fresh.run_threads;
     if (!strcmp(cfg->train_precision, "bf16") || !strcmp(cfg->train_precision, "tf32"))
         snprintf(cfg->train_precision, sizeof cfg->train_precision, "auto");

@@ -247,11 +247,8 @@ static m2_status run_steps(trainer *t)
 static m2_status check_model(const trainer *t)
 {
     m2_program *p = NULL;
-    m2_program_spec spec = {.mode = M2_MODE_TRAIN,
-                            .precision = t->ranks.precision,
-                            .rows = 1,
-                            .rows_whole = 1,
-                            .length = t->cfg.model_length};
+    m2_program_spec spec = {.mode = M2_MODE_TRAIN, .rows = 1, .rows_whole = 1};
+    M2_TRY(m2_ranks_spec(&t->cfg, &t->ranks, &spec));
     m2_status st = m2_model_build(&t->cfg, &spec, &p);
     m2_program_free(&p);
     return st;
@@ -341,7 +338,8 @@ static m2_status open_data(trainer *t)
                          .training = 1,
                          .rows = b->micro,
                          .at = m2_batch_at,
-                         .at_ctx = b};
+                         .at_ctx = b,
+                         .slice = m2_feed_slice_of(cfg, &t->ranks)};
     M2_TRY(m2_feed_open(cfg, &feed, &t->feed));
     t->inputs = malloc((size_t)(b->micros * m2_feed_size(t->feed)) * sizeof *t->inputs);
     if (!t->inputs) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
@@ -390,19 +388,21 @@ static void describe(trainer *t)
     const m2_batch *b = &t->training.batch;
     m2_device *dev = t->ranks.device;
     m2_memory_plan m = m2_program_memory(t->training.program);
-    char params[32], tokens[32], bytes[32], where[128];
+    char params[32], tokens[32], bytes[32], where[128], over[64] = "";
+    int ranks = t->ranks.comm->size, parts = m2_ranks_sequence(&t->ranks);
+    if (parts > 1) snprintf(over, sizeof over, ", each sequence over %d ranks", parts);
     if (strcmp(dev->api->kind, "cpu"))
         snprintf(where, sizeof where, "%s", dev->name);
     else
         snprintf(where, sizeof where, "CPU, %d thread%s each", dev->threads, dev->threads == 1 ? "" : "s");
     m2_log(M2_LOG_INFO, "%s, %s parameters, %s, on %d rank%s (%s; %s)", t->cfg.model_family,
            m2_human_count(params, (double)m2_program_param_count(t->training.program)),
-           t->cfg.train_precision, b->ranks, b->ranks == 1 ? "" : "s", t->ranks.comm->api->kind, where);
+           t->cfg.train_precision, ranks, ranks == 1 ? "" : "s", t->ranks.comm->api->kind, where);
     m2_log(M2_LOG_INFO,
            "step: %" PRId64 " x %" PRId64 " tokens = %d rank%s x %d microbatch%s x %" PRId64
-           "; %s per rank%s",
+           "%s; %s per rank%s",
            b->global, t->cfg.model_length, b->ranks, b->ranks == 1 ? "" : "s", b->micros,
-           b->micros == 1 ? "" : "es", b->micro,
+           b->micros == 1 ? "" : "es", b->micro, over,
            m2_human_bytes(bytes, m.params + m.grads + m.optimizer + m.activations + m.workspace + m.io),
            t->training.recompute ? ", blocks recomputed" : "");
     m2_log(M2_LOG_INFO, "data: %s, %s %s; %" PRId64 " steps are %.2f epochs", t->cfg.data_train,
@@ -468,7 +468,7 @@ m2_status m2_train(const m2_config *cfg)
                cfg->train_steps);
     if (st == M2_OK && !done) {
         const m2_batch *b = &t.training.batch;
-        t.flops = m2_program_model_flops(t.training.program) * b->micros * b->ranks;
+        t.flops = m2_program_model_flops(t.training.program) * b->micros * t.ranks.comm->size;
         describe(&t);
         m2_progress_start(&t.progress, t.cfg.train_steps, cfg->train_log_every, t.step,
                           t.step * cfg->train_batch * cfg->model_length, t.ranks.comm->rank == 0);

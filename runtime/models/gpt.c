@@ -32,7 +32,7 @@ static void build(m2_program *p, const m2_config *cfg)
 
     int counts = m2_model_skips_targets(cfg);
     m2_attrs xent = {
-        .i = {[M2_XENT_IGNORE] = M2_TARGET_NONE, [M2_XENT_DENOM] = counts ? 1 : s->rows_whole * s->length}};
+        .i = {[M2_XENT_IGNORE] = M2_TARGET_NONE, [M2_XENT_DENOM] = counts ? 1 : s->rows_whole * m2_program_length(p)}};
     m2_tid logits = m2i_call(p, "head", &m2_op_linear, NULL, NULL, y, table, M2_NONE, M2_NONE),
            out[M2_MAX_OUT];
     m2i_call(p, "loss", &m2_op_xent, &xent, out, logits, targets, M2_NONE, M2_NONE);

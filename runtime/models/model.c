@@ -55,9 +55,10 @@ static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
                        cfg->model_family);
     if (!cfg->model_vocab && strcmp(cfg->model_family, "vit") != 0)
         return m2_fail(M2_USAGE, "model.vocab is not set, and there is no token store to take it from");
-    if (spec->length != cfg->model_length) /* the filters' positions are fractions of model.length */
-        return m2_fail(M2_BUG, "a program of %lld positions for a model of model.length=%lld",
-                       (long long)spec->length, (long long)cfg->model_length);
+    int64_t length = spec->length * (spec->sequence.ranks > 1 ? spec->sequence.ranks : 1);
+    if (length != cfg->model_length) /* the filters' positions are fractions of model.length */
+        return m2_fail(M2_BUG, "a program of %lld positions for a model of model.length=%lld", (long long)length,
+                       (long long)cfg->model_length);
     return M2_OK;
 }
 

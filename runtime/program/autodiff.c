@@ -217,6 +217,7 @@ static void append_gradient(diff *d, m2i_call f)
     m2i_call *c = m2i_call_new(p, f.path, op->grad, &f.attrs, M2_BACKWARD, in, out);
     if (!c) return;
     c->rng = f.rng;
+    c->context = f.context;
     c->acc_first = first;
     c->acc_later = later;
     for (int k = 0; k < n; k++)
@@ -263,6 +264,7 @@ static void clone_call(diff *d, m2i_call f)
     m2i_call *c = m2i_call_new(p, f.path, f.op, &f.attrs, M2_BACKWARD, in, out);
     if (!c) return;
     c->rng = f.rng;
+    c->context = f.context;
     c->block = f.block;
     c->again = 1;
 }

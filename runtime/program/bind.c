@@ -72,12 +72,18 @@ static m2_status write_groups(m2_program *p)
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
-/* The view a call gets. The one place where layouts (whole, origin) will come in: today every tensor is whole. */
+/* The view a call gets. Positions are numbered in the whole sequence; rows of the batch are, by step->row0. */
 static m2_tensor view(const m2_program *p, m2_tid t)
 {
     const m2i_tensor *x = m2i_at(p, t);
     char *base = p->b.base[x->home];
-    return m2_tensor_make(&x->desc, base ? base + x->at : NULL);
+    m2_tensor v = m2_tensor_make(&x->desc, base ? base + x->at : NULL);
+    for (int d = 0; d < v.rank && p->spec.sequence.ranks > 1; d++) {
+        if (v.axis[d] != 'L' || v.shape[d] != p->spec.length) continue;
+        v.whole[d] = m2_program_length(p);
+        v.origin[d] = p->spec.sequence.rank * p->spec.length;
+    }
+    return v;
 }
 
 static m2_tensor absent(void)
@@ -97,7 +103,7 @@ static m2_status bind_call(m2_program *p, const m2i_call *from, m2_call *c, m2_r
                    .step = b->step,
                    .context = from->context,
                    .device = b->device,
-                   .stream = from->context ? b->comm_stream : b->stream};
+                   .stream = from->once ? b->comm_stream : b->stream};
     for (int i = 0; i < M2_MAX_IN; i++) c->in[i] = from->in[i] == M2_NONE ? absent() : view(p, from->in[i]);
     for (int j = 0; j < M2_MAX_OUT; j++) {
         c->out[j] = from->out[j] == M2_NONE ? absent() : view(p, from->out[j]);
@@ -133,6 +139,7 @@ static m2_status bind_calls(m2_program *p)
     b->whole.end = n;
     for (int i = 0; i <= n; i++) {
         if (i < n && !p->calls[i].context) continue;
+        b->exchanges += i < n && !p->calls[i].once;
         b->segments[b->n_segments++] = (m2i_segment){.begin = begin, .end = i};
         begin = i + 1;
     }
@@ -150,10 +157,10 @@ static m2_status bind_calls(m2_program *p)
 }
 
 /* ---- bind -------------------------------------------------------------------------------------------------------- */
-static int has_collective(const m2_program *p)
+static int has_reduction(const m2_program *p)
 {
     for (int i = 0; i < p->n_calls; i++)
-        if (p->calls[i].context) return 1;
+        if (p->calls[i].once) return 1;
     return 0;
 }
 
@@ -162,7 +169,7 @@ static m2_status open_streams(m2_program *p)
     m2i_bound *b = &p->b;
     const m2_device_api *api = b->device->api;
     if (!b->shared) M2_TRY(api->stream_create(b->device, &b->stream));
-    if (!has_collective(p)) return M2_OK;
+    if (!has_reduction(p)) return M2_OK;
     M2_TRY(api->stream_create(b->device, &b->comm_stream));
     M2_TRY(api->event_create(b->device, &b->ready));
     return api->event_create(b->device, &b->reduced);

@@ -33,6 +33,11 @@ const m2_program_spec *m2_program_spec_of(const m2_program *p)
     return &p->spec;
 }
 
+int64_t m2_program_length(const m2_program *p)
+{
+    return p->spec.length * (p->spec.sequence.ranks > 1 ? p->spec.sequence.ranks : 1);
+}
+
 m2_dtype m2_program_precise_dtype(const m2_program *p)
 {
     return p->spec.precision == M2_PREC_F64 ? M2_F64 : M2_F32;
@@ -310,7 +315,7 @@ m2i_call *m2i_call_new(m2_program *p, const char *path, const m2_op *op, const m
     *c = (m2i_call){.op = op, .region = region, .block = p->block};
     if (attrs) c->attrs = *attrs;
     c->path = keep_string(p, path);
-    c->rng = (uint64_t)p->n_calls; /* of a forward call: its index. Clones and gradients copy it */
+    c->rng = (uint64_t)(p->n_calls - p->inserted); /* of a forward call: its index. Clones and gradients copy it */
     for (int i = 0; i < M2_MAX_IN; i++) c->in[i] = i < op->n_in ? in[i] : M2_NONE;
     for (int j = 0; j < M2_MAX_OUT; j++) c->out[j] = j < op->n_out ? out[j] : M2_NONE;
     if (p->error.code != M2_OK) return NULL;
@@ -345,25 +350,30 @@ static m2_status check_inputs(m2_program *p, const char *path, const m2_op *op, 
     return M2_OK;
 }
 
-m2_tid m2_program_call(m2_program *p, const char *name, const m2_op *op, const m2_attrs *attrs,
-                       const m2_tid *in, m2_tid *out)
+m2_tid m2i_append(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, const m2_tid *in, m2_tid *out)
 {
     static const m2_attrs zeros;
-    for (int j = 0; j < op->n_out; j++) out[j] = M2_NONE;
-    char path[sizeof p->scope + 1];
-    if (!building(p, name) || !join(p, name, path, sizeof path)) return M2_NONE;
-    m2_status st = check_inputs(p, path, op, in);
-    if (st != M2_OK) return m2_program_reject(p, st);
-
     m2_desc from[M2_MAX_IN], to[M2_MAX_OUT];
+    if (p->error.code != M2_OK) return M2_NONE;
     for (int i = 0; i < M2_MAX_IN; i++) from[i] = i < op->n_in ? m2_program_desc(p, in[i]) : m2_desc_none();
     for (int j = 0; j < M2_MAX_OUT; j++) to[j] = m2_desc_none();
-    st = op->shape(attrs ? attrs : &zeros, from, to);
+    m2_status st = op->shape(attrs ? attrs : &zeros, from, to);
     if (st != M2_OK) return m2_program_reject(p, m2_context(st, "%s", path));
     for (int j = 0; j < op->n_out; j++)
         if (to[j].rank >= 0) out[j] = m2i_tensor_new(p, to[j], M2I_ACT);
     m2i_call_new(p, path, op, attrs, M2_FORWARD, in, out);
     return p->error.code == M2_OK ? out[0] : M2_NONE;
+}
+
+m2_tid m2_program_call(m2_program *p, const char *name, const m2_op *op, const m2_attrs *attrs,
+                       const m2_tid *in, m2_tid *out)
+{
+    for (int j = 0; j < op->n_out; j++) out[j] = M2_NONE;
+    char path[sizeof p->scope + 1];
+    if (!building(p, name) || !join(p, name, path, sizeof path)) return M2_NONE;
+    m2_status st = check_inputs(p, path, op, in);
+    if (st != M2_OK) return m2_program_reject(p, st);
+    return (m2i_cut_applies(p, op) ? m2i_append_cut : m2i_append)(p, path, op, attrs, in, out);
 }
 
 m2_tid m2_build_unary(m2_program *p, const char *name, const m2_op *op, const m2_attrs *attrs, m2_tid x)
@@ -450,7 +460,8 @@ int m2_program_calls(const m2_program *p)
 m2_call_info m2_program_call_info(const m2_program *p, int i)
 {
     const m2i_call *c = &p->calls[i];
-    m2_call_info info = {.path = c->path, .op = c->op, .region = c->region, .again = c->again, .attrs = c->attrs};
+    m2_call_info info = {.path = c->path, .op = c->op, .region = c->region, .again = c->again, .attrs = c->attrs,
+                         .context = c->context, .once = c->once};
     info.cost = m2i_call_cost(p, c);
     m2i_call_descs(p, c, info.in, info.out);
     return info;

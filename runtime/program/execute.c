@@ -49,14 +49,19 @@ static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
     return st;
 }
 
-static m2_status run_collective(m2_program *p, int i)
+/* Reductions have their own stream: the rest of the run goes on beside them. What an exchange brings is used next. */
+static m2_status run_collective(m2_program *p, int i, int first)
 {
     m2i_bound *b = &p->b;
     const m2_device_api *api = b->device->api;
-    M2_TRY(api->event_record(b->device, b->ready, b->stream));
-    M2_TRY(api->event_wait(b->device, b->ready, b->comm_stream));
+    m2_stream *stream = p->calls[i].once ? b->comm_stream : b->stream;
+    if (p->calls[i].once) {
+        M2_TRY(api->event_record(b->device, b->ready, b->stream));
+        M2_TRY(api->event_wait(b->device, b->ready, b->comm_stream));
+    }
+    b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
     if (api->range) api->range(b->device, p->calls[i].path);
-    m2_status st = m2i_run_call(p, i, b->comm_stream);
+    m2_status st = m2i_run_call(p, i, stream);
     if (api->range) api->range(b->device, NULL);
     return st == M2_OK ? M2_OK : failed(p, i, st);
 }
@@ -78,11 +83,13 @@ m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micr
     int last = micro == micros - 1, variant = (micro == 0) | last << 1;
     M2_TRY(m2i_feed_step(p, step));
     M2_TRY(m2i_fed(p));
-    if (!last || b->n_segments == 1) return run_segment(p, &b->whole, variant);
+    if ((!last && !b->exchanges) || b->n_segments == 1) return run_segment(p, &b->whole, variant);
     for (int s = 0; s < b->n_segments; s++) {
+        int i = b->segments[s].end, due = s + 1 < b->n_segments && (last || !p->calls[i].once);
         M2_TRY(run_segment(p, &b->segments[s], variant));
-        if (s + 1 < b->n_segments) M2_TRY(run_collective(p, b->segments[s].end));
+        if (due) M2_TRY(run_collective(p, i, micro == 0));
     }
+    if (!last || !b->reduced) return M2_OK;
     M2_TRY(api->event_record(b->device, b->reduced, b->comm_stream));
     return api->event_wait(b->device, b->reduced, b->stream);
 }

@@ -1,7 +1,8 @@
 /* internal.h - the lists a program is made of, shared by the files of this folder. Private.
  *
  *   build.c     scopes, tensors, calls, parameter table        autodiff.c  the backward region
- *   reduce.c    collectives and the update region              memory.c    lifetimes and offsets
+ *   sequence.c  a sequence cut over ranks
+ *   reduce.c    collectives of the gradient, the update  memory.c    lifetimes and offsets
  *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
  *   state.c     reading, writing, initialising                 print.c     the plan as text
  *   profile.c   the time of each call                          transfer.c  inputs in, scalars out, while it runs */
@@ -48,7 +49,8 @@ typedef struct m2i_call {
     int again;                     /* a recomputation of a forward call */
     unsigned acc_first, acc_later; /* outputs that add: in the first microbatch, in later ones */
     uint64_t rng;
-    void *context; /* collectives; they run in the last microbatch only */
+    void *context; /* collectives */
+    int once;      /* collectives: run in the last microbatch only, on a stream of their own */
     m2_tid in[M2_MAX_IN], out[M2_MAX_OUT];
     unsigned reused; /* memory: outputs that took over an input's buffer */
 } m2i_call;
@@ -95,7 +97,7 @@ typedef struct m2i_bound {
     m2_run_fn refresh_run;
     m2i_segment whole;     /* forward and backward without the collectives */
     m2i_segment *segments; /* the same cut at the collectives: segment i ends at one unless it is the last */
-    int n_segments;
+    int n_segments, exchanges; /* collectives of every microbatch */
     m2_step *step;     /* in the device's memory */
     m2_step last_step; /* its value there */
     int step_known;
@@ -119,6 +121,7 @@ struct m2_program {
         int length, block; /* of the scope outside */
     } outer[M2I_MAX_DEPTH];
     int depth, block, blocks;
+    int inserted; /* calls so far that a whole sequence would not have */
 
     enum { M2I_BUILDING, M2I_BACKWARD_DONE, M2I_UPDATE_DONE, M2I_PLANNED, M2I_BOUND } stage;
     int has_backward, has_update;
@@ -136,6 +139,8 @@ m2_tid m2i_tensor_new(m2_program *p, m2_desc desc, m2i_home home); /* M2_NONE af
  * is valid until the next call is appended. */
 m2i_call *m2i_call_new(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs,
                        m2_region region, const m2_tid *in, const m2_tid *out);
+/* A forward call with checked inputs: makes its outputs. Returns out[0]. */
+m2_tid m2i_append(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, const m2_tid *in, m2_tid *out);
 /* to (+)= from, in to's dtype. */
 void m2i_call_accumulate(m2_program *p, const char *path, m2_region region, m2_tid from, m2_tid to,
                          int add_first, int add_later);
@@ -157,6 +162,12 @@ static inline m2i_tensor *m2i_at(const m2_program *p, m2_tid t)
 /* Runs bound call i on `stream`, between events while the program is profiled. */
 m2_status m2i_run_call(m2_program *p, int i, m2_stream *stream);
 void m2i_profile_end(m2_program *p); /* accepts a program that is not profiled */
+
+/* ---- sequence.c */
+int m2i_cut_applies(const m2_program *p, const m2_op *op);
+/* As m2i_append, for a call that looks at other ranks' tokens. */
+m2_tid m2i_append_cut(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, const m2_tid *in,
+                      m2_tid *out);
 
 /* ---- bind.c */
 void m2i_unbind(m2_program *p); /* frees everything bind made */

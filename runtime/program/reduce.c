@@ -44,6 +44,7 @@ static void append_collective(m2_program *p, const m2_op *op, void *context, m2_
     m2i_call *c = m2i_call_new(p, what, op, NULL, region, in, out);
     if (!c) return;
     c->context = context;
+    c->once = 1;
     c->acc_first = c->acc_later = 0;
 }
 

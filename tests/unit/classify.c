@@ -18,7 +18,7 @@ static m2_status open_program(const char *task, m2_mode mode, m2_program **out)
         "model.length=7",    "model.vocab=16",       "model.mlp=blockdiag_glu", "model.dropout=0",
         "model.mlp_ratio=2", "model.filter.width=4", "model.filter.freq=2",     "model.init_std=0.4"};
     m2_config cfg;
-    m2_program_spec spec = {mode, M2_PREC_F64, ROWS, ROWS, LENGTH};
+    m2_program_spec spec = {.mode = mode, .precision = M2_PREC_F64, .rows = ROWS, .rows_whole = ROWS, .length = LENGTH};
     m2_recompute keep = {M2_RECOMPUTE_NONE};
     m2_plan_options plan = {.threads = 1};
     m2_config_defaults(&cfg);
@@ -110,7 +110,7 @@ static void test_refusals(void)
 {
     m2_config cfg;
     m2_program *p;
-    m2_program_spec spec = {M2_MODE_EVAL, M2_PREC_F64, 1, 1, 512};
+    m2_program_spec spec = {.mode = M2_MODE_EVAL, .precision = M2_PREC_F64, .rows = 1, .rows_whole = 1, .length = 512};
     m2_config_defaults(&cfg);
     CU_ASSERT_EQUAL(m2_config_set(&cfg, "task.name=rte"), M2_OK);
     CU_ASSERT_EQUAL(m2_model_build(&cfg, &spec, &p), M2_USAGE);

@@ -86,7 +86,8 @@ static m2_device *device;
 
 static m2_status prepare(const golden *g, m2_precision precision, int recompute, m2_program **out)
 {
-    m2_program_spec spec = {M2_MODE_TRAIN, precision, g->rows, g->rows, g->cfg.model_length};
+    m2_program_spec spec = {
+        .mode = M2_MODE_TRAIN, .precision = precision, .rows = g->rows, .rows_whole = g->rows, .length = g->cfg.model_length};
     m2_recompute policy = {recompute ? M2_RECOMPUTE_BLOCK : M2_RECOMPUTE_NONE};
     m2_plan_options plan = {.threads = device->threads};
     M2_TRY(m2_model_build(&g->cfg, &spec, out));

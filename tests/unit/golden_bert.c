@@ -90,7 +90,7 @@ static m2_status prepare(const golden *g, m2_mode mode, m2_precision precision, 
                          m2_program **out)
 {
     int64_t length = g->cfg.model_length, rows = g->n_tokens / length;
-    m2_program_spec spec = {mode, precision, rows, rows, length};
+    m2_program_spec spec = {.mode = mode, .precision = precision, .rows = rows, .rows_whole = rows, .length = length};
     m2_recompute policy = {recompute ? M2_RECOMPUTE_BLOCK : M2_RECOMPUTE_NONE};
     m2_plan_options plan = {.threads = device->threads};
     M2_TRY(m2_model_build(&g->cfg, &spec, out));

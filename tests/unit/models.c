@@ -114,7 +114,8 @@ static void test_precisions(void)
                                             "model.mlp=blockdiag_glu"};
         m2_config cfg = config(4, small);
         m2_program *p = NULL;
-        m2_program_spec spec = {M2_MODE_TRAIN, rows[i].precision, 2, 2, 12};
+        m2_program_spec spec = {
+            .mode = M2_MODE_TRAIN, .precision = rows[i].precision, .rows = 2, .rows_whole = 2, .length = 12};
         m2_recompute recompute = {M2_RECOMPUTE_NONE};
         m2_update_spec update = m2_optim_update(&cfg);
         m2_plan_options plan = {.threads = 1};

@@ -19,7 +19,7 @@ static m2_program *open_program(int64_t length, const char *option, uint64_t see
                                           "model.share=1",     "model.vocab=16", "model.mlp=blockdiag_glu"};
     m2_config cfg;
     m2_program *p = NULL;
-    m2_program_spec spec = {M2_MODE_EVAL, M2_PREC_F32, 1, 1, length};
+    m2_program_spec spec = {.mode = M2_MODE_EVAL, .precision = M2_PREC_F32, .rows = 1, .rows_whole = 1, .length = length};
     m2_plan_options plan = {.threads = 1};
     m2_config_defaults(&cfg);
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
