@@ -195,6 +195,58 @@ static m2_status rows_grad_run(const m2_call *call)
     return call->device->api->copy(call->device, to, dy->data, m2_tensor_bytes(dy), call->stream);
 }
 
+/* ---- spread ------------------------------------------------------------------------------------------------------ */
+static m2_status spread_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    char text[96];
+    if (in[0].rank < 1 || attrs->i[M2_SPREAD_COUNT] < 1)
+        return m2_fail(M2_USAGE, "spread needs rows and channels, got %s for %lld", m2_desc_print(text, &in[0]),
+                       (long long)attrs->i[M2_SPREAD_COUNT]);
+    out[0] = in[0];
+    out[0].shape[0] = attrs->i[M2_SPREAD_COUNT];
+    return M2_OK;
+}
+
+/* The row of x, (n, ...), that channel i of y has. */
+static m2_status spread_row(const m2_call *call, const m2_tensor *x, int64_t i, char **row, m2_desc *one)
+{
+    const int64_t *a = call->attrs.i;
+    int64_t c = a[M2_SPREAD_FIRST] + i;
+    int64_t at = (a[M2_SPREAD_EACH] ? c / a[M2_SPREAD_EACH] : c % a[M2_SPREAD_FILTERS]) - a[M2_SPREAD_AT];
+    M2_CHECK(at >= 0 && at < x->shape[0]);
+    *one = m2_tensor_desc(x);
+    one->shape[0] = 1;
+    *row = (char *)x->data + at * m2_desc_bytes(one);
+    return M2_OK;
+}
+
+static m2_status spread_run(const m2_call *call)
+{
+    const m2_tensor *x = &call->in[0], *y = &call->out[0];
+    for (int64_t i = 0; i < y->shape[0]; i++) {
+        char *row = NULL;
+        m2_desc one;
+        M2_TRY(spread_row(call, x, i, &row, &one));
+        int64_t bytes = m2_desc_bytes(&one);
+        M2_TRY(call->device->api->copy(call->device, (char *)y->data + i * bytes, row, bytes, call->stream));
+    }
+    return M2_OK;
+}
+
+static m2_status spread_grad_run(const m2_call *call)
+{
+    const m2_tensor *dy = &call->in[0], *dx = &call->out[0];
+    if (!(call->acc & 1))
+        M2_TRY(call->device->api->fill(call->device, dx->data, 0, m2_tensor_bytes(dx), call->stream));
+    for (int64_t i = 0; i < dy->shape[0]; i++) {
+        char *row = NULL;
+        m2_desc one;
+        M2_TRY(spread_row(call, dx, i, &row, &one));
+        M2_TRY(add_to(call, row, (const char *)dy->data + i * m2_desc_bytes(&one), &one));
+    }
+    return M2_OK;
+}
+
 /* ---- which filters ----------------------------------------------------------------------------------------------- */
 m2_status m2_exchange_part(int64_t channels, int64_t filters, int share, int ranks, int rank,
                            m2_channel_part *out)
@@ -300,6 +352,37 @@ const m2_op m2_op_rows_grad = {
     .attr_i = {"at", "count"},
     .cost = m2_op_cost_bytes,
     .run = rows_grad_run,
+    .acc = 1,
+    .linear = 1,
+};
+
+const m2_op m2_op_spread = {
+    .name = "spread",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"x"},
+    .out_name = {"y"},
+    .attr_i = {"first", "count", "each", "filters", "at"},
+    .shape = spread_shape,
+    .cost = m2_op_cost_bytes,
+    .run = spread_run,
+    .grad = &m2_op_spread_grad,
+    .diff_in = 1,
+    .diff_out = 1,
+    .linear = 1,
+};
+
+const m2_op m2_op_spread_grad = {
+    .name = "spread_grad",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"dy"},
+    .out_name = {"dx"},
+    .attr_i = {"first", "count", "each", "filters", "at"},
+    .cost = m2_op_cost_bytes,
+    .run = spread_grad_run,
     .acc = 1,
     .linear = 1,
 };

@@ -21,6 +21,7 @@
 enum { M2_EXCHANGE_RANKS = 0 };
 enum { M2_HALO_TAPS = 0 };
 enum { M2_ROWS_AT = 0, M2_ROWS_COUNT };
+enum { M2_SPREAD_FIRST = 0, M2_SPREAD_COUNT, M2_SPREAD_EACH, M2_SPREAD_FILTERS, M2_SPREAD_AT };
 
 #ifdef __cplusplus
 extern "C" {
@@ -34,6 +35,11 @@ extern M2_API const m2_op m2_op_halo_grad; /* dleft -> dx, zero but at the last 
 /* x (n, ...) -> x[AT : AT + COUNT]: the rows of a parameter that this rank needs. No communication; context unused. */
 extern M2_API const m2_op m2_op_rows;
 extern M2_API const m2_op m2_op_rows_grad; /* dy -> dx, zero outside the rows */
+
+/* x (f, ...), filters AT, AT + 1, ... of all FILTERS -> y (COUNT, ...), one per channel FIRST, FIRST + 1, ...: that of channel
+ * c is c / EACH, or with EACH = 0, c % FILTERS. No communication; context unused. */
+extern M2_API const m2_op m2_op_spread;
+extern M2_API const m2_op m2_op_spread_grad; /* dy -> dx: sums over the channels of a filter, in their order */
 
 /* The part of m2_collective_bytes that is this header's ops. */
 M2_API int64_t m2_exchange_bytes(const m2_op *op, const m2_desc *in, const m2_desc *out, int rank, int ranks);

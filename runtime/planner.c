@@ -4,6 +4,7 @@
 #include "runtime/tokens.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -54,6 +55,25 @@ static m2_traffic *traffic_of(m2_planned *p, const char *verb)
     return &p->traffic[i];
 }
 
+int m2_collectives(const m2_program *p, int micros, m2_collective_row *rows, int room)
+{
+    int n = 0;
+    for (int i = 0; i < m2_program_calls(p); i++) {
+        m2_call_info c = m2_program_call_info(p, i);
+        const m2_comm *comm = c.context;
+        if (!comm) continue;
+        if (n < room)
+            rows[n] = (m2_collective_row){
+                .path = c.path,
+                .verb = c.op->name,
+                .axis = c.context == m2_program_spec_of(p)->sequence.context ? "sequence" : "all",
+                .bytes = m2_collective_bytes(c.op, &c.attrs, c.in, c.out, comm->rank, comm->size),
+                .calls = c.once ? 1 : micros};
+        n++;
+    }
+    return n;
+}
+
 static m2_status sum_up(m2_planned *p)
 {
     double times = (double)p->batch.micros * p->ranks.comm->size;
@@ -61,14 +81,19 @@ static m2_status sum_up(m2_planned *p)
         m2_call_info c = m2_program_call_info(p->program, i);
         if (c.region == M2_FORWARD) p->flops_forward += c.cost.flops * times;
         if (c.again) p->flops_again += c.cost.flops * times;
-        const m2_comm *comm = c.context;
-        if (!comm) continue;
-        m2_traffic *t = traffic_of(p, c.op->name);
-        M2_CHECK(t);
-        int calls = c.once ? 1 : p->batch.micros;
-        t->calls += calls;
-        t->bytes += calls * m2_collective_bytes(c.op, &c.attrs, c.in, c.out, comm->rank, comm->size);
     }
+    m2_collective_row *rows = malloc((size_t)m2_program_calls(p->program) * sizeof *rows);
+    if (!rows) return m2_fail(M2_TRANSIENT, "out of memory for a list of collectives");
+    int n = m2_collectives(p->program, p->batch.micros, rows, m2_program_calls(p->program)), fits = 1;
+    for (int i = 0; i < n && fits; i++) {
+        m2_traffic *t = traffic_of(p, rows[i].verb);
+        fits = t != NULL;
+        if (!fits) continue;
+        t->calls += rows[i].calls;
+        t->bytes += rows[i].calls * rows[i].bytes;
+    }
+    free(rows);
+    M2_CHECK(fits);
     p->flops_model = m2_program_model_flops(p->program) * times;
     p->parameters = m2_program_param_count(p->program);
     p->memory = m2_program_memory(p->program);

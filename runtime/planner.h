@@ -19,6 +19,16 @@ typedef struct m2_traffic {
 
 enum { M2_TRAFFIC_KINDS = 16 };
 
+/* One collective of a program, in the order in which they run. */
+typedef struct m2_collective_row {
+    const char *path, *verb; /* block.0.mixer.conv, to_channels */
+    const char *axis;        /* "sequence" or "all": whose communicator */
+    int64_t bytes;           /* that this rank gives to others in one call, as its transport counts them */
+    int64_t calls;           /* in a step of so many microbatches */
+} m2_collective_row;
+/* Fills at most `room` rows; returns how many there are. Pure: a program that was never bound will do. */
+M2_API int m2_collectives(const m2_program *p, int micros, m2_collective_row *rows, int room);
+
 typedef struct m2_planned {
     m2_config cfg;    /* model.vocab and train.precision resolved */
     int vocab_chosen; /* 1: neither model.vocab nor a store said it */

@@ -20,7 +20,7 @@ static m2_tid insert(m2_program *p, const char *path, const m2_op *op, const m2_
     m2_tid in[M2_MAX_IN] = {a, b, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE}, out[M2_MAX_OUT];
     m2_tid y = m2i_append(p, path, op, attrs, in, out);
     if (y == M2_NONE) return y;
-    int local = op->id >= 0 || op == &m2_op_rows;
+    int local = op->id >= 0 || op == &m2_op_rows || op == &m2_op_spread;
     p->calls[p->n_calls - 1].context = local ? NULL : p->spec.sequence.context;
     p->inserted++;
     return y;
@@ -90,32 +90,36 @@ static m2_tid short_convolution(m2_program *p, const char *path, const m2_attrs 
     return m2i_append(p, path, &m2_op_shortconv, attrs, with, out);
 }
 
-static m2_status find_part(m2_program *p, const m2_attrs *attrs, const m2_tid *in, m2_channel_part *part)
+/* Filters that do not line up with the ranks' channels become one per channel. */
+static m2_tid spread(m2_program *p, const char *path, const m2_channel_part *part, int64_t channels,
+                     int64_t filters, m2_tid k)
 {
-    const m2_sequence_cut *cut = &p->spec.sequence;
-    int64_t channels = m2_program_desc(p, in[0]).shape[0], filters = m2_program_desc(p, in[1]).shape[0];
-    int share = attrs ? (int)attrs->i[M2_LONGCONV_SHARE] : M2_SHARE_HEAD;
-    M2_TRY(m2_exchange_part(channels, filters, share, cut->ranks, cut->rank, part));
-    if (part->uniform) return M2_OK;
-    return m2_fail(M2_USAGE,
-                   "%lld channels on each of %d ranks of a sequence and %lld channels with one filter "
-                   "(model.share) do not line "
-                   "up: choose model.share so that one of the two divides the other",
-                   (long long)part->channels.count, cut->ranks, (long long)(channels / filters));
+    m2_attrs a = {.i = {[M2_SPREAD_FIRST] = part->channels.at,
+                        [M2_SPREAD_COUNT] = part->channels.count,
+                        [M2_SPREAD_EACH] = part->share == M2_SHARE_INDEX ? 0 : channels / filters,
+                        [M2_SPREAD_FILTERS] = filters,
+                        [M2_SPREAD_AT] = part->filters.at}};
+    return k == M2_NONE || part->uniform ? k : insert(p, path, &m2_op_spread, &a, k, M2_NONE);
 }
 
 static m2_tid long_convolution(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in,
                                m2_tid *out)
 {
     enum { U, K, KR, D, PRE, POST };
+    const m2_sequence_cut *cut = &p->spec.sequence;
+    int64_t channels = m2_program_desc(p, in[U]).shape[0], filters = m2_program_desc(p, in[K]).shape[0];
     m2_channel_part part;
-    m2_status st = find_part(p, attrs, in, &part);
+    m2_status st =
+        m2_exchange_part(channels, filters, attrs ? (int)attrs->i[M2_LONGCONV_SHARE] : M2_SHARE_HEAD,
+                         cut->ranks, cut->rank, &part);
     if (st != M2_OK) return m2_program_reject(p, m2_context(st, "%s", path));
     m2_attrs exchange = {.i[M2_EXCHANGE_RANKS] = p->spec.sequence.ranks},
-             share = {.i[M2_LONGCONV_SHARE] = part.share};
+             share = {.i[M2_LONGCONV_SHARE] = part.uniform ? part.share : M2_SHARE_HEAD};
     m2_tid u = in[U], local[M2_MAX_IN];
     for (int i = 0; i < M2_MAX_IN; i++) local[i] = M2_NONE;
-    for (int i = K; i <= D; i++) local[i] = narrow(p, path, in[i], part.filters, p->n_calls);
+    for (int i = K; i <= D; i++)
+        local[i] =
+            spread(p, path, &part, channels, filters, narrow(p, path, in[i], part.filters, p->n_calls));
     if (in[PRE] != M2_NONE) u = insert(p, path, &m2_op_mul, NULL, u, in[PRE]);
     local[U] = insert(p, path, &m2_op_to_channels, &exchange, u, M2_NONE);
     m2_tid y = m2i_append(p, path, &m2_op_longconv, &share, local, out);
