@@ -16,7 +16,7 @@ train() { # train MESH RUN OPTION...
     local mesh=$1 run=$2 n
     shift 2
     n=$((${mesh%x*} * ${mesh#*x}))
-    ranks "$n" "$M2" train config.yaml run.dir="$run" run.mesh="$mesh" model.width=84 model.length=84 model.share=1 train.steps=20 \
+    ranks "$n" "$M2" train config.yaml run.dir="$run" run.mesh="$mesh" model.width=84 model.length=84 train.steps=20 \
         train.val_every=10 train.val_batches=1 checkpoint.every=8 "$@" >log 2>&1 || { cat log; fail "$run on mesh $mesh"; }
 }
 

@@ -1,0 +1,34 @@
+#!/bin/bash
+# A sequence of 1,048,576 tokens: one step of a small model on 4 ranks, each in an address space that the planned memory and a
+# fixed allowance for the process itself fit into, and one rank alone does not.
+. "$M2_SOURCE/tests/e2e/common.bash"
+
+allowance=$((900 << 10)) # KiB: the program, its libraries, MPI's shared memory, reading data
+
+planned() { # planned RANKS MESH: KiB per rank
+    "$M2" inspect plan config.yaml --ranks "$1" run.mesh="$2" 2>/dev/null |
+        awk '/^memory/ { on = 1; next } /^[a-z]/ { on = 0 } on { sum += $(NF - 1) } END { printf "%d\n", sum / 1024 }'
+}
+
+text 1 220000 >train.txt
+"$M2" prepare --tokenizer bytes --out train.h5 train.txt >/dev/null || fail "m2 prepare"
+cat >config.yaml <<END
+model: {width: 8, layers: 2, length: 1048576, share: 4, dropout: 0}
+model.filter: {width: 4, emb: 3, layers: 1}
+train: {batch: 1, steps: 1}
+data: {train: train.h5}
+run: {device: cpu, threads: 1}
+checkpoint.every: 0
+END
+alone=$(planned 1 1x1) each=$(planned 4 1x4)
+limit=$((each + allowance))
+echo "planned: $((alone >> 10)) MiB on one rank, $((each >> 10)) MiB on each of 4; limit $((limit >> 10)) MiB"
+[ "$alone" -gt "$limit" ] || fail "one rank fits the limit too"
+cat >limited.sh <<END
+ulimit -v $limit
+exec "$M2" train config.yaml "\$@"
+END
+ranks 4 bash limited.sh run.dir=four run.mesh=1x4 >log 2>&1 || { cat log; fail "four ranks in $((limit >> 10)) MiB each"; }
+[ "$(losses four | awk '{ print $1, ($2 > 5 && $2 < 6) }')" = "1 1" ] || { losses four; fail "no step, or a strange loss"; }
+bash limited.sh run.dir=one run.mesh= train.micro=1 >log 2>&1 && fail "one rank alone went on beyond the limit"
+grep -qi 'memory\|alloc' log || { cat log; fail "the failure of one rank is not about memory"; }
