@@ -22,12 +22,12 @@ typedef struct inputs {
 static m2_status invent(const m2_bench *b, inputs *in)
 {
     const m2_batch *batch = &b->training.batch;
-    m2_feed_spec spec = {.training = 1, .rows = batch->micro};
+    m2_feed_spec spec = {.training = 1, .rows = batch->micro, .slice = m2_feed_slice_of(&b->cfg, &b->ranks)};
     M2_TRY(m2_feed_open(&b->cfg, &spec, &in->feed));
     in->batch = malloc((size_t)m2_feed_size(in->feed) * sizeof *in->batch);
     if (!in->batch) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
     M2_TRY(m2_feed_next(in->feed, batch->micro, in->batch, &in->predicted));
-    in->predicted *= (int64_t)batch->micros * batch->ranks;
+    in->predicted *= (int64_t)batch->micros * b->ranks.comm->size;
     return M2_OK;
 }
 
@@ -88,7 +88,7 @@ static m2_status sum_ops(m2_bench *b, const double *times)
     const m2_program *p = b->training.program;
     for (int i = 0; i < m2_program_calls(p); i++) {
         m2_call_info c = m2_program_call_info(p, i);
-        int times_run = c.region == M2_UPDATE || c.op->id < 0 ? 1 : b->training.batch.micros;
+        int times_run = c.region == M2_UPDATE || c.once ? 1 : b->training.batch.micros;
         m2_bench_op *row = op_row(b, c.op->name);
         M2_CHECK(row);
         row->calls += times_run;
@@ -172,7 +172,7 @@ m2_status m2_bench_step(const m2_config *cfg, int64_t steps, m2_bench *out)
     if (st == M2_OK) st = m2_training_make(&b->cfg, &b->ranks, &b->training);
     if (st == M2_OK) {
         const m2_batch *batch = &b->training.batch;
-        b->flops = m2_program_model_flops(b->training.program) * batch->micros * batch->ranks;
+        b->flops = m2_program_model_flops(b->training.program) * batch->micros * b->ranks.comm->size;
         st = m2_ranks_alone(b->ranks.comm, measure(b));
     }
     if (st != M2_OK) m2_bench_close(b);

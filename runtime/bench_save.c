@@ -32,7 +32,7 @@ typedef struct bench {
 static m2_status invent(bench *b)
 {
     const m2_batch *batch = &b->out->training.batch;
-    m2_feed_spec spec = {.training = 1, .rows = batch->micro};
+    m2_feed_spec spec = {.training = 1, .rows = batch->micro, .slice = m2_feed_slice_of(&b->out->cfg, &b->out->ranks)};
     m2_schedule schedule;
     M2_TRY(m2_schedule_make(&b->out->cfg, &schedule));
     b->step = m2_optim_step(&b->out->cfg, &schedule, 1);

@@ -57,9 +57,12 @@ static void print_step(const m2_planned *p)
 {
     const m2_batch *b = &p->batch;
     double tokens = tokens_per_step(p);
-    printf("%-12s %" PRId64 " x %" PRId64 " tokens = %d rank%s x %d microbatch%s x %" PRId64 ", %s%s\n",
+    char over[64] = "";
+    int parts = m2_ranks_sequence(&p->ranks);
+    if (parts > 1) snprintf(over, sizeof over, ", each sequence over %d ranks", parts);
+    printf("%-12s %" PRId64 " x %" PRId64 " tokens = %d rank%s x %d microbatch%s x %" PRId64 "%s, %s%s\n",
            "step", b->global, p->cfg.model_length, b->ranks, b->ranks == 1 ? "" : "s", b->micros,
-           b->micros == 1 ? "" : "es", b->micro, p->cfg.train_precision,
+           b->micros == 1 ? "" : "es", b->micro, over, p->cfg.train_precision,
            p->recompute ? ", blocks recomputed" : "");
     printf("%-12s %.4g MFLOP per token (forward %.4g), %.4g TFLOP per step", "work",
            p->flops_model / tokens * 1e-6, p->flops_forward / tokens * 1e-6, p->flops_model * 1e-12);

@@ -42,6 +42,11 @@ for family in gpt bert; do
     train 1x4 moved train.precision=f64
     grep -q 'resuming after step 8' log || { cat log; fail "did not resume after step 8"; }
     agree 1e-9 whole moved
+    for n in 1 2; do
+        ranks $n "$M2" eval moved --json run.mesh=1x$n train.precision=f64 train.micro=12 2>/dev/null | sed -E 's/.*"loss": ([^,]+).*/\1/'
+    done >evaluated
+    awk '{ x[NR] = $1 } END { d = (x[1] - x[2]) / x[1]; exit !(NR == 2 && x[1] > 1 && d < 1e-10 && d > -1e-10) }' evaluated ||
+        { cat evaluated; fail "m2 eval differs on 1x2"; }
     train 1x1 narrow
     train 1x4 narrow-4 train.micro=6
     agree 1e-3 narrow narrow-4
