@@ -9,7 +9,10 @@
  * Addresses are in place: stage s sees the array as groups of M_s = N/(R_0..R_{s-1}) points, column c of
  * group g holds the elements g M_s + r C_s + c, C_s = M_s/R_s. The spectrum comes out digit-permuted and is
  * never un-permuted: element e of thread t is spectrum slot e T + t, and filters' spectra are stored in that
- * order. */
+ * order.
+ *
+ * Real rows enter by the quarter twist of kernels/fft.h: sample j = r C_0 + c is multiplied by
+ * exp(2 pi i j / 4N) = rho_r tau_c. rho is a constant per register, tau joins the first stage's twiddle. */
 #pragma once
 #include <cuda_bf16.h>
 #include <stdint.h>
@@ -69,25 +72,16 @@ template <int R> __device__ __forceinline__ c32 root(int k)
     return make_float2(cos32(k * (32 / R)), -cos32((k * (32 / R) + 24) & 31));
 }
 
-/* y[k] = sum_r x[r] exp(SIGN 2 pi i r k / R), natural order both ways. HALF: x[r] is zero for r >= R/2. */
-template <int R, int SIGN, bool HALF> __device__ __forceinline__ void dft(c32 (&x)[R])
+/* y[k] = sum_r x[r] exp(SIGN 2 pi i r k / R), natural order both ways. */
+template <int R, int SIGN> __device__ __forceinline__ void dft(c32 (&x)[R])
 {
     if constexpr (R == 2) {
         c32 a = x[0];
-        if constexpr (HALF) {
-            x[1] = a;
-        } else {
-            x[0] = a + x[1];
-            x[1] = a - x[1];
-        }
+        x[0] = a + x[1];
+        x[1] = a - x[1];
     } else if constexpr (R == 4) {
-        if constexpr (HALF) {
-            c32 a = x[0], b = x[1], q = quarter<SIGN>(b);
-            x[0] = a + b, x[1] = a + q, x[2] = a - b, x[3] = a - q;
-        } else {
-            c32 a = x[0] + x[2], b = x[0] - x[2], c = x[1] + x[3], d = quarter<SIGN>(x[1] - x[3]);
-            x[0] = a + c, x[1] = b + d, x[2] = a - c, x[3] = b - d;
-        }
+        c32 a = x[0] + x[2], b = x[0] - x[2], c = x[1] + x[3], d = quarter<SIGN>(x[1] - x[3]);
+        x[0] = a + c, x[1] = b + d, x[2] = a - c, x[3] = b - d;
     } else if constexpr (R > 4) {
         constexpr int A = 4, B = R / 4;
         c32 y[A][B];
@@ -96,29 +90,77 @@ template <int R, int SIGN, bool HALF> __device__ __forceinline__ void dft(c32 (&
             c32 col[A];
 #pragma unroll
             for (int a = 0; a < A; a++) col[a] = x[a * B + b];
-            dft<A, SIGN, HALF>(col);
+            dft<A, SIGN>(col);
 #pragma unroll
             for (int a = 0; a < A; a++) y[a][b] = a * b ? twist<SIGN>(col[a], root<R>(a * b)) : col[a];
         }
 #pragma unroll
         for (int a = 0; a < A; a++) {
-            dft<B, SIGN, false>(y[a]);
+            dft<B, SIGN>(y[a]);
 #pragma unroll
             for (int b = 0; b < B; b++) x[b * A + a] = y[a][b];
         }
     }
 }
 
-/* x[k] *= w^k for SIGN < 0, its conjugate else; powers by a product tree (depth log R keeps the error near 1
- * ulp). */
-template <int R, int SIGN> __device__ __forceinline__ void twiddle(c32 *x, c32 w)
+__device__ __forceinline__ constexpr int high_bit(int k)
 {
-    c32 p[R];
-    p[1] = w;
+    return k >= 16 ? 16 : k >= 8 ? 8 : k >= 4 ? 4 : k >= 2 ? 2 : 1;
+}
+/* x[k] *= w^k for SIGN < 0, its conjugate else; with TAU, tau w^k. Powers by doubling: depth log R keeps the
+ * error near 1 ulp. */
+template <int R, int SIGN, bool TAU = false>
+__device__ __forceinline__ void twiddle(c32 *x, c32 w, c32 tau = make_float2(1, 0))
+{
+    static_assert(R <= 32, "high_bit");
+    c32 p[R], power = w;
+    p[0] = tau;
+    if (TAU) x[0] = twist<SIGN>(x[0], tau);
 #pragma unroll
-    for (int k = 2; k < R; k++) p[k] = k & 1 ? mul(p[k - 1], w) : mul(p[k / 2], p[k / 2]);
-#pragma unroll
-    for (int k = 1; k < R; k++) x[k] = twist<SIGN>(x[k], p[k]);
+    for (int k = 1; k < R; k++) {
+        int h = high_bit(k);
+        if (h == k && k > 1) power = mul(power, power); /* w^h */
+        p[k] = h != k || TAU ? mul(p[k - h], power) : power;
+        x[k] = twist<SIGN>(x[k], p[k]);
+    }
+}
+
+/* rho_r = exp(+2 pi i r / 4R), r < R */
+__device__ __forceinline__ constexpr float cos128(int k) /* 0 <= k <= 32 */
+{
+    constexpr float c[33] = {
+        1.0f, 0.99879545620517241f, 0.99518472667219693f, 0.98917650996478101f,
+        0.98078528040323043f, 0.97003125319454397f, 0.95694033573220882f, 0.94154406518302081f,
+        0.92387953251128674f, 0.90398929312344334f, 0.88192126434835505f, 0.85772861000027212f,
+        0.83146961230254524f, 0.80320753148064494f, 0.77301045336273699f, 0.74095112535495911f,
+        0.70710678118654757f, 0.67155895484701833f, 0.63439328416364549f, 0.59569930449243347f,
+        0.55557023301960229f, 0.51410274419322166f, 0.47139673682599781f, 0.4275550934302822f,
+        0.38268343236508984f, 0.33688985339222005f, 0.29028467725446233f, 0.24298017990326398f,
+        0.19509032201612833f, 0.14673047445536175f, 0.09801714032956077f, 0.049067674327418126f,
+        0.0f};
+    return c[k];
+}
+template <int R> __device__ __forceinline__ c32 rho(int r)
+{
+    return make_float2(cos128(r * (32 / R)), cos128(32 - r * (32 / R)));
+}
+template <int R> __device__ __forceinline__ c32 enter(float v, int r)
+{
+    c32 q = rho<R>(r);
+    return make_float2(v * q.x, v * q.y);
+}
+/* Re(z conj(rho_r)) */
+template <int R> __device__ __forceinline__ float leave(c32 z, int r)
+{
+    c32 q = rho<R>(r);
+    return z.x * q.x + z.y * q.y;
+}
+/* tau_c = exp(+2 pi i c / 4N) */
+__device__ __forceinline__ c32 tau_of(int64_t c, int64_t N)
+{
+    float re, im;
+    sincospif(0.5f * (float)c / (float)N, &im, &re);
+    return make_float2(re, im);
 }
 
 template <int N_, int P_> struct Fft {
@@ -142,6 +184,7 @@ template <int N_, int P_> struct Fft {
         N + N / 16; /* float2 of shared memory: one pad per 16 keeps all stages conflict-free */
 
     c32 w[S > 1 ? S - 1 : 1]; /* exp(-2 pi i c_s / M_s) of this thread's column in each twiddled stage */
+    c32 tau;
 
     __device__ __forceinline__ void init(int t)
     {
@@ -151,6 +194,15 @@ template <int N_, int P_> struct Fft {
             sincospif(-2.0f * (float)(t % columns(s)) / (float)size(s), &im, &re);
             w[s] = make_float2(re, im);
         }
+        tau = tau_of(t, N); /* only code that enters or leaves rows keeps it */
+    }
+    /* To call in each turn of a loop over transforms: else the compiler keeps all powers of w in registers, which
+     * costs more in blocks per SM than computing them anew. */
+    __device__ __forceinline__ void forget_powers()
+    {
+#pragma unroll
+        for (int s = 0; s < S - 1; s++) asm volatile("" : "+f"(w[s].x), "+f"(w[s].y));
+        asm volatile("" : "+f"(tau.x), "+f"(tau.y));
     }
     static __device__ __forceinline__ int pad(int a)
     {
@@ -174,52 +226,52 @@ template <int N_, int P_> struct Fft {
 #pragma unroll
         for (int e = 0; e < P; e++) x[e] = smem[address<s>(t, e / R, e % R)];
     }
-    template <int s, int SIGN, bool HALF> static __device__ __forceinline__ void block_dft(c32 (&x)[P])
+    template <int s, int SIGN> static __device__ __forceinline__ void block_dft(c32 (&x)[P])
     {
         constexpr int R = radix(s);
 #pragma unroll
-        for (int q = 0; q < P / R; q++) dft<R, SIGN, HALF>(*reinterpret_cast<c32(*)[R]>(&x[q * R]));
+        for (int q = 0; q < P / R; q++) dft<R, SIGN>(*reinterpret_cast<c32(*)[R]>(&x[q * R]));
     }
-    template <int s, int SIGN> __device__ __forceinline__ void block_twiddle(c32 (&x)[P]) const
+    template <int s, int SIGN, bool TAU> __device__ __forceinline__ void block_twiddle(c32 (&x)[P]) const
     {
         constexpr int R = radix(s);
 #pragma unroll
-        for (int q = 0; q < P / R; q++) twiddle<R, SIGN>(&x[q * R], w[s]);
+        for (int q = 0; q < P / R; q++) twiddle<R, SIGN, TAU && s == 0>(&x[q * R], w[s], tau);
     }
 
-    /* x in natural order: element e is sample e T + t. Out: permuted spectrum. The buffer must be free of
-     * readers. */
-    template <bool HALF> __device__ __forceinline__ void forward(c32 (&x)[P], c32 *smem, int t) const
+    /* x in natural order: element e is sample e T + t (TAU: entered by rho_e). Out: permuted spectrum. The
+     * buffer must be free of readers. */
+    template <bool TAU> __device__ __forceinline__ void forward(c32 (&x)[P], c32 *smem, int t) const
     {
-        fwd<0, HALF>(x, smem, t);
+        fwd<0, TAU>(x, smem, t);
     }
     /* Back; unscaled. */
-    __device__ __forceinline__ void inverse(c32 (&x)[P], c32 *smem, int t) const
+    template <bool TAU> __device__ __forceinline__ void inverse(c32 (&x)[P], c32 *smem, int t) const
     {
-        inv<S - 1>(x, smem, t);
+        inv<S - 1, TAU>(x, smem, t);
     }
 
   private:
-    template <int s, bool HALF> __device__ __forceinline__ void fwd(c32 (&x)[P], c32 *smem, int t) const
+    template <int s, bool TAU> __device__ __forceinline__ void fwd(c32 (&x)[P], c32 *smem, int t) const
     {
-        block_dft<s, -1, HALF>(x);
+        block_dft<s, -1>(x);
         if constexpr (s < S - 1) {
-            block_twiddle<s, -1>(x);
+            block_twiddle<s, -1, TAU>(x);
             put<s>(x, smem, t);
             __syncthreads();
             get<s + 1>(x, smem, t);
-            fwd<s + 1, false>(x, smem, t);
+            fwd<s + 1, TAU>(x, smem, t);
         }
     }
-    template <int s> __device__ __forceinline__ void inv(c32 (&x)[P], c32 *smem, int t) const
+    template <int s, bool TAU> __device__ __forceinline__ void inv(c32 (&x)[P], c32 *smem, int t) const
     {
-        if constexpr (s < S - 1) block_twiddle<s, 1>(x);
-        block_dft<s, 1, false>(x);
+        if constexpr (s < S - 1) block_twiddle<s, 1, TAU>(x);
+        block_dft<s, 1>(x);
         if constexpr (s > 0) {
             put<s>(x, smem, t);
             __syncthreads();
             get<s - 1>(x, smem, t);
-            inv<s - 1>(x, smem, t);
+            inv<s - 1, TAU>(x, smem, t);
         }
     }
 };

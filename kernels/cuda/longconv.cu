@@ -1,23 +1,25 @@
 /* longconv.cu - gated long convolution, forward and backward, fused (kernels/ops.h longconv;
  * SPEC 1.2-1.3, 7.3-7.4).
  *
- *   a = u pre;  s = irfft( K rfft(a, N) )[0:L];  y = s post;   K = rfft of [k + D delta_0 ; 0 ; reversed kr],
- * N >= 2L da = irfft( conj(K) rfft(g) ), g = dy post;   dK = sum over rows of conj(rfft a) rfft(g);   dpost =
- * dy s Two real rows of one filter ride in one complex transform, z = a1 + i a2: the filter is real, so the
- * parts stay apart, and in dK the mixed terms are i times a real sequence, dropped by taking the real part at
- * the end.
+ *   a = u pre;  A = DFT(t a), K = DFT(t c) / N, t the quarter twist of kernels/fft.h, N >= L complex points,
+ *   c[j] = k[j] - i kr[N - 1 - j], c[0] += D;   s = Re(conj(t) IDFT(A K));   y = s post
+ *   G = DFT(t dy post):   da = Re(conj(t) IDFT(G conj(K))),  dpost = s dy,  dc = conj(t) IDFT(sum G conj(A)) / N
  *
  * Two paths, one set of kernels:
- *   N <= 16384 (backward 8192): one block holds the transform of a row pair (fft.cuh) and loops over pairs of
- * one filter, so twiddles stay in registers and the spectrum in L1/L2. Memory moved: u, [pre], post in, y
- * out, once each. longer: outer stages of radix <= 32 through memory, one thread per column, a chunk of row
- * pairs at a time; the inner transforms run as above on complex rows. Bound at 65,536 tokens x 1024 channels,
- * bf16: 0.124 / 0.346 ms of memory traffic, 0.27 / 0.6 ms of f32 issue slots (about 1900 and 4700
- * instructions per 16 points of a row pair); measured 0.41 / 1.42 ms at L = 2048 (H200): latency of the row
- * loads, with 2 and 1 blocks per SM for registers, is what is left. L = 16K..64K: 1.1 / 3.4 ms, bound by f32
- * intermediates. All arithmetic is f32; only loads and stores round (bf16). Sums over pairs are taken in a
- * fixed order: deterministic. Rows in segments, u (S, C, B, L/S), go through the outer stages only, whatever their
- * length: those kernels come in two instances, the rest in one. */
+ *   N <= 8192 (backward, which holds two transforms, 4096): one block holds the transform of a row (fft.cuh) and
+ * loops over rows of one filter, so twiddles stay in registers and the spectrum in L1/L2. Memory moved: u, [pre],
+ * post in, y out, once each. Larger ones spill registers: 16384 took 1.10 ms here, 0.95 through memory.
+ *   longer: outer stages of radix <= 32 through memory, one thread per column, a chunk of rows at a time; the
+ * inner transforms run as above on complex rows.
+ *
+ * Bound at 65,536 tokens x 1024 channels, gated, bf16: 0.124 / 0.346 ms of memory traffic, 0.25 / 0.6 ms of f32
+ * issue slots (about 119 instructions per point forward). Measured (H200, ms, forward / with backward):
+ *   L = 1024 0.37 / 1.45   2048 0.39 / 1.50   4096 0.46 / 1.53   8192 0.60 / 2.7   32768 0.94 / 3.0   65536 0.98 / 3.1
+ * In one block, latency of row loads is what is left, at 4 and 2 blocks of 128 threads per SM (registers: 128 and 255;
+ * fewer spill, and measured slower). Longer rows: f32 intermediates through memory.
+ * All arithmetic is f32; only loads and stores round (bf16). Sums over rows are taken in a fixed order:
+ * deterministic. Rows in segments, u (S, C, B, L/S), go through the outer stages only, whatever their length: those
+ * kernels come in two instances, the rest in one. */
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 #include "rows.cuh"
@@ -39,22 +41,24 @@ struct Taps { /* a filter in time, read: k, kr, D; or written: their gradients *
     float *k, *kr, *D;
     int64_t Lk;
     bool acc_k, acc_kr, acc_D;
-    __device__ __forceinline__ float load(int f, int64_t n, int64_t N) const
+    /* c[n] */
+    __device__ __forceinline__ c32 load(int f, int64_t n, int64_t N) const
     {
-        float v = n < Lk ? k[f * Lk + n] : kr && n >= N - Lk ? kr[f * Lk + N - 1 - n] : 0.0f;
-        return n == 0 && D ? v + D[f] : v;
-    }
-    __device__ __forceinline__ void store(int f, int64_t n, int64_t N, float v) const
-    {
-        if (k && n < Lk) k[f * Lk + n] = acc_k ? k[f * Lk + n] + v : v;
-        if (D && n == 0) D[f] = acc_D ? D[f] + v : v;
         int64_t m = N - 1 - n;
-        if (kr && m < Lk) kr[f * Lk + m] = acc_kr ? kr[f * Lk + m] + v : v;
+        float v = n < Lk ? k[f * Lk + n] : 0.0f;
+        return make_float2(n == 0 && D ? v + D[f] : v, kr && m < Lk ? -kr[f * Lk + m] : 0.0f);
+    }
+    __device__ __forceinline__ void store(int f, int64_t n, int64_t N, c32 v) const
+    {
+        if (k && n < Lk) k[f * Lk + n] = acc_k ? k[f * Lk + n] + v.x : v.x;
+        if (D && n == 0) D[f] = acc_D ? D[f] + v.x : v.x;
+        int64_t m = N - 1 - n;
+        if (kr && m < Lk) kr[f * Lk + m] = acc_kr ? kr[f * Lk + m] - v.y : -v.y;
     }
 };
 
 /* ---- in one block --------------------------------------------------------------------------------------- */
-/* Source and destination of an inner transform of group `g` in filter f, pair p; N is the whole transform's
+/* Source and destination of an inner transform of group `g` in filter f, row p; N is the whole transform's
  * length. ROWS and TAPS only when there is no outer stage. */
 enum Where { ROWS, TAPS, TEMP };
 
@@ -88,14 +92,14 @@ __global__ void __launch_bounds__(block_threads(X::T))
     FOR_POINTS(e)
     {
         int n = e * X::T + lane;
-        z[e] = src == TAPS ? make_float2(taps.load(f0 + (int)item, n, N), 0) : temp[item * X::N + n];
+        z[e] = src == TAPS ? mul(taps.load(f0 + (int)item, n, N), rho<X::P>(e)) : temp[item * X::N + n];
     }
-    fft.template forward<false>(z, smem + slot * X::words, lane);
+    fft.template forward<src == TAPS>(z, smem + slot * X::words, lane);
     float scale = 1.0f / (float)N;
     if (live) FOR_POINTS(e) out[item * X::N + e * X::T + lane] = make_float2(z[e].x * scale, z[e].y * scale);
 }
 
-/* Forward over row pairs [p0, p1) of filters [f0, ...): the block takes pairs p0 + slot, + stride, ... of one
+/* Forward over rows [p0, p1) of filters [f0, ...): the block takes rows p0 + slot, + stride, ... of one
  * filter group. grid (splits, groups, filters). temp rows: ((f - f0) (p1 - p0) + p - p0) N. */
 template <class X, class T, Where at>
 __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(false))
@@ -111,29 +115,30 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(false))
     fft.init(lane);
     int first = p0 + blockIdx.x * per, stride = gridDim.x * per;
     for (int base = first; base < p1; base += stride) { /* the whole block stays in step */
+        fft.forget_powers();
         int p = base + slot;
         bool live = p < p1;
         if (!live) p = p1 - 1;
         c32 z[X::P];
-        Pair<T> pair(rows, f, p);
-        c32 *row = temp + ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
+        Row<T> row(rows, f, p);
+        c32 *inner = temp + ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
         if (at == TEMP)
-            FOR_POINTS(e) z[e] = row[e * X::T + lane];
+            FOR_POINTS(e) z[e] = inner[e * X::T + lane];
         else
-            pair.template load<X::P / 2>(z, io.u, io.pre, lane, X::T);
+            row.template load<X::P>(z, io.u, io.pre, lane, X::T);
         fft.template forward<at == ROWS>(z, mine, lane);
         FOR_POINTS(e) z[e] = mul(z[e], Kf[e * X::T + lane]);
-        fft.inverse(z, mine, lane);
+        fft.template inverse<at == ROWS>(z, mine, lane);
         if (!live) continue;
         if (at == TEMP)
-            FOR_POINTS(e) row[e * X::T + lane] = z[e];
+            FOR_POINTS(e) inner[e * X::T + lane] = z[e];
         else
-            pair.template store<X::P / 2>(io.y, io.post, z, lane, X::T, false);
+            row.template store<X::P>(io.y, io.post, z, lane, X::T, false);
     }
 }
 
 /* Backward. temp holds the transforms' inputs of a, temp2 those of g (TEMP); on exit of TEMP, temp = s, temp2
- * = da. dK[split][f][g][slot] gets this block's sum over its pairs. */
+ * = da. dK[split][f][g][slot] gets this block's sum over its rows. */
 template <class X, class T, Where at, bool GATE>
 __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
     convolve_grad(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, c32 *temp2, c32 *dK,
@@ -149,45 +154,47 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
     FOR_POINTS(e) sum[e * X::T + lane] = make_float2(0, 0);
     int first = p0 + blockIdx.x * per, stride = gridDim.x * per;
     for (int base = first; base < p1; base += stride) {
+        fft.forget_powers();
         int p = base + slot;
         bool live = p < p1;
         if (!live) p = p1 - 1;
         c32 a[X::P], d[X::P];
-        Pair<T> pair(rows, f, p);
+        Row<T> row(rows, f, p);
         int64_t at_row = ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
         if (at == TEMP)
             FOR_POINTS(e) d[e] = temp2[at_row + e * X::T + lane];
         else
-            pair.template load<X::P / 2>(d, io.dy, io.post, lane, X::T);
+            row.template load<X::P>(d, io.dy, io.post, lane, X::T);
         fft.template forward<at == ROWS>(d, mine, lane);
         __syncthreads(); /* two transforms in the same direction share the buffer */
         if (at == TEMP)
             FOR_POINTS(e) a[e] = temp[at_row + e * X::T + lane];
         else
-            pair.template load<X::P / 2>(a, io.u, io.pre, lane, X::T);
+            row.template load<X::P>(a, io.u, io.pre, lane, X::T);
         fft.template forward<at == ROWS>(a, mine, lane);
         FOR_POINTS(e)
         {
-            c32 q = mulc(d[e], a[e]), k = Kf[e * X::T + lane];
-            if (live) sum[e * X::T + lane] = sum[e * X::T + lane] + q;
+            int n = e * X::T + lane;
+            c32 k = Kf[n];
+            if (live) sum[n] = sum[n] + mulc(d[e], a[e]);
             d[e] = mulc(d[e], k);
             if (GATE) a[e] = mul(a[e], k);
         }
         if (GATE) { /* dpost before du: du may be the memory of dy */
-            fft.inverse(a, mine, lane);
+            fft.template inverse<at == ROWS>(a, mine, lane);
             if (live && at == TEMP) {
                 FOR_POINTS(e) temp[at_row + e * X::T + lane] = a[e];
             } else if (live) {
-                pair.template store<X::P / 2>(io.dpost, io.dy, a, lane, X::T, io.acc_dpost);
+                row.template store<X::P>(io.dpost, io.dy, a, lane, X::T, io.acc_dpost);
             }
             __syncthreads();
         }
-        fft.inverse(d, mine, lane);
+        fft.template inverse<at == ROWS>(d, mine, lane);
         if (live && at == TEMP) {
             FOR_POINTS(e) temp2[at_row + e * X::T + lane] = d[e];
         } else if (live) {
-            if (io.du) pair.template store<X::P / 2>(io.du, io.pre, d, lane, X::T, io.acc_du);
-            if (io.dpre) pair.template store<X::P / 2>(io.dpre, io.u, d, lane, X::T, io.acc_dpre);
+            if (io.du) row.template store<X::P>(io.du, io.pre, d, lane, X::T, io.acc_du);
+            if (io.dpre) row.template store<X::P>(io.dpre, io.u, d, lane, X::T, io.acc_dpre);
         }
     }
     int64_t split = split0 + (int64_t)blockIdx.x * per + slot;
@@ -215,13 +222,14 @@ __global__ void __launch_bounds__(block_threads(X::T))
         for (int s = 0; s < splits; s++)
             z[e] = z[e] + dK[((int64_t)s * items + item) * X::N + e * X::T + lane];
     }
-    fft.inverse(z, smem + slot * X::words, lane);
+    fft.template inverse<dst == TAPS>(z, smem + slot * X::words, lane);
     float scale = 1.0f / (float)N;
     if (live) FOR_POINTS(e)
         {
             int n = e * X::T + lane;
+            c32 v = mulc(z[e], rho<X::P>(e));
             if (dst == TAPS)
-                taps.store(f0 + (int)item, n, N, z[e].x * scale);
+                taps.store(f0 + (int)item, n, N, make_float2(v.x * scale, v.y * scale));
             else
                 temp[item * X::N + n] = z[e];
         }
@@ -229,7 +237,7 @@ __global__ void __launch_bounds__(block_threads(X::T))
 
 /* ---- outer stages, through memory ----------------------------------------------------------------------- */
 /* One thread per column: groups of M points, radix R, column c of group g. First stage reads rows or taps,
- * the rest temp. grid covers (pairs or filters) x groups x columns. */
+ * the rest temp. grid covers (rows or filters) x groups x columns. */
 template <int R, class T, Where src, bool DY, bool CUT>
 __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N,
                                              int64_t M, int f0, int p0, int np, int64_t items)
@@ -240,17 +248,17 @@ __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps
     c32 *at = temp + item * N + g * M + c;
     c32 x[R];
     if constexpr (src == ROWS) {
-        Pair<T, CUT> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
-        pair.template load<R / 2>(x, DY ? io.dy : io.u, DY ? io.post : io.pre, (int)c, (int)C);
+        Row<T, CUT> row(rows, f0 + (int)(item / np), p0 + (int)(item % np));
+        row.template load<R>(x, DY ? io.dy : io.u, DY ? io.post : io.pre, (int)c, (int)C);
     } else {
 #pragma unroll
         for (int r = 0; r < R; r++)
-            x[r] = src == TAPS ? make_float2(taps.load(f0 + (int)item, r * C + c, N), 0) : at[r * C];
+            x[r] = src == TAPS ? mul(taps.load(f0 + (int)item, r * C + c, N), rho<R>(r)) : at[r * C];
     }
-    dft<R, -1, src == ROWS>(x);
+    dft<R, -1>(x);
     float re, im;
     sincospif(-2.0f * (float)c / (float)M, &im, &re);
-    twiddle<R, -1>(x, make_float2(re, im));
+    twiddle<R, -1, src != TEMP>(x, make_float2(re, im), tau_of(c, N));
 #pragma unroll
     for (int k = 0; k < R; k++) at[k * C] = x[k];
 }
@@ -271,22 +279,24 @@ __global__ void __launch_bounds__(256)
     for (int k = 0; k < R; k++) x[k] = at[k * C];
     float re, im;
     sincospif(-2.0f * (float)c / (float)M, &im, &re);
-    twiddle<R, 1>(x, make_float2(re, im));
-    dft<R, 1, false>(x);
+    twiddle<R, 1, dst != KEEP>(x, make_float2(re, im), tau_of(c, N));
+    dft<R, 1>(x);
     if constexpr (dst == KEEP) {
 #pragma unroll
         for (int r = 0; r < R; r++) at[r * C] = x[r];
     } else if constexpr (dst == OUT_TAPS) {
 #pragma unroll
-        for (int r = 0; r < R; r++) taps.store(f0 + (int)item, r * C + c, N, x[r].x / (float)N);
+        for (int r = 0; r < R; r++) {
+            c32 v = mulc(x[r], rho<R>(r));
+            taps.store(f0 + (int)item, r * C + c, N, make_float2(v.x / (float)N, v.y / (float)N));
+        }
     } else {
-        Pair<T, CUT> pair(rows, f0 + (int)(item / np), p0 + (int)(item % np));
-        constexpr int H = R / 2;
+        Row<T, CUT> row(rows, f0 + (int)(item / np), p0 + (int)(item % np));
         int n = (int)c, step = (int)C;
-        if (dst == OUT_Y) pair.template store<H>(io.y, io.post, x, n, step, false);
-        if (dst == OUT_DPOST) pair.template store<H>(io.dpost, io.dy, x, n, step, io.acc_dpost);
-        if (dst == OUT_DA && io.du) pair.template store<H>(io.du, io.pre, x, n, step, io.acc_du);
-        if (dst == OUT_DA && io.dpre) pair.template store<H>(io.dpre, io.u, x, n, step, io.acc_dpre);
+        if (dst == OUT_Y) row.template store<R>(io.y, io.post, x, n, step, false);
+        if (dst == OUT_DPOST) row.template store<R>(io.dpost, io.dy, x, n, step, io.acc_dpost);
+        if (dst == OUT_DA && io.du) row.template store<R>(io.du, io.pre, x, n, step, io.acc_du);
+        if (dst == OUT_DA && io.dpre) row.template store<R>(io.dpre, io.u, x, n, step, io.acc_dpre);
     }
 }
 /* ---- plan ---------------------------------------------------------------------------------------------- */
@@ -294,11 +304,11 @@ struct Plan {
     Rows rows;
     int64_t N, inner;
     int levels, radix[2]; /* outer stages; levels 0 = the whole transform in one block */
-    int nf, np, splits;   /* filters and pairs per chunk; blocks (slots) that share a filter's pairs */
+    int nf, np, splits;   /* filters and rows per chunk; blocks (slots) that share a filter's rows */
     int64_t K, temp, dK;  /* elements (c32) of each buffer; temp twice in the backward */
 };
 
-/* Elements (c32) of spectra and of row pairs in flight. Chunks that would fit L2 starve the chip of blocks:
+/* Elements (c32) of spectra and of rows in flight. Chunks that would fit L2 starve the chip of blocks:
  * 128 MiB measured faster than 6, 12, 24 and 80 MiB at every L from 8K on (H200). */
 constexpr int64_t spectra_budget = 32 << 20, chunk_budget = 16 << 20;
 
@@ -313,16 +323,14 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
               k->shape[0],
               (int)(cbl[0] / k->shape[0]),
               attrs->i[M2_LONGCONV_SHARE] == M2_SHARE_INDEX,
-              0,
+              (int)(cbl[0] / k->shape[0] * cbl[1]),
               cbl[2],
               FastDiv(cbl[2]),
               segments > 1 ? (cbl[0] * cbl[1] - 1) * cbl[2] : 0};
-    int64_t rows_per_filter = p.rows.share * p.rows.B;
-    p.rows.pairs = (int)((rows_per_filter + 1) / 2);
-    for (p.N = p.rows.jump ? 16384 : 256; p.N < 2 * p.rows.L;) p.N *= 2;
+    for (p.N = p.rows.jump ? 16384 : 256; p.N < p.rows.L;) p.N *= 2;
     p.inner = p.N;
-    if (p.N > (grad ? 8192 : 16384) || p.rows.jump) {
-        p.inner = p.N <= 131072 ? 4096 : 8192;
+    if (p.N > (grad ? 4096 : 8192) || p.rows.jump) {
+        p.inner = p.N < 16384 ? 2048 : p.N <= 131072 ? 4096 : 8192;
         int64_t rest = p.N / p.inner;
         p.levels = rest > 32 ? 2 : 1;
         p.radix[0] = (int)rest;
@@ -331,7 +339,7 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
         p.radix[1] = (int)(rest / p.radix[0]);
     }
     int64_t nf = spectra_budget / p.N;
-    p.np = p.rows.pairs > 0 ? p.rows.pairs : 1; /* a slab may have no rows */
+    p.np = p.rows.count > 0 ? p.rows.count : 1; /* a slab may have no rows */
     if (p.levels) {
         if (p.np * p.N > 2 * chunk_budget)
             p.np = (int)(2 * chunk_budget / p.N > 0 ? 2 * chunk_budget / p.N : 1);
@@ -343,7 +351,7 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
     int64_t blocks = (int64_t)p.nf * (p.N / p.inner), want = (132 * 6 + blocks - 1) / blocks * per;
     p.splits = (int)(want < p.np ? want : p.np);
     p.splits = (p.splits + per - 1) / per * per;
-    int64_t pieces = (p.rows.pairs + p.np - 1) / p.np;
+    int64_t pieces = (p.rows.count + p.np - 1) / p.np;
     p.K = p.nf * p.N;
     p.temp = p.levels ? (int64_t)p.nf * p.np * p.N : 0;
     if (p.temp < p.K && p.levels) p.temp = p.K; /* taps ride through temp as well */
@@ -354,6 +362,11 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
 int64_t bytes(int64_t elements)
 {
     return (elements * (int64_t)sizeof(c32) + 255) / 256 * 256;
+}
+
+int64_t total_bytes(const Plan &p, bool grad)
+{
+    return bytes(p.K) + (grad ? 2 : 1) * bytes(p.temp) + bytes(p.dK);
 }
 
 /* ---- launches ------------------------------------------------------------------------------------------- */
@@ -446,10 +459,9 @@ template <class T> const Inner<T> *find_inner(int64_t N, bool grad, bool levels)
         forward_row<Fft<1024, 16>, T, false>(),  backward_row<Fft<1024, 16>, T, false>(),
         forward_row<Fft<2048, 16>, T, false>(),  backward_row<Fft<2048, 16>, T, false>(),
         forward_row<Fft<4096, 16>, T, false>(),  backward_row<Fft<4096, 16>, T, false>(),
-        forward_row<Fft<8192, 32>, T, false>(),  backward_row<Fft<8192, 32>, T, false>(),
-        forward_row<Fft<16384, 32>, T, false>(), forward_row<Fft<4096, 16>, T, true>(),
-        backward_row<Fft<4096, 16>, T, true>(),  forward_row<Fft<8192, 32>, T, true>(),
-        backward_row<Fft<8192, 32>, T, true>(),
+        forward_row<Fft<8192, 32>, T, false>(),  backward_row<Fft<2048, 16>, T, true>(),
+        forward_row<Fft<4096, 16>, T, true>(),   backward_row<Fft<4096, 16>, T, true>(),
+        forward_row<Fft<8192, 32>, T, true>(),   backward_row<Fft<8192, 32>, T, true>(),
     };
     for (const Inner<T> &row : table)
         if (row.N == N && row.grad == grad && row.levels == levels) return &row;
@@ -511,7 +523,7 @@ template <class T, Into dst> void outer_backward(const Job<T> &j, c32 *temp, int
              (one_outer_inverse<T, dst, 32>(j, temp, M, items)))
 }
 
-/* Chunk by chunk: spectra of nf filters, their rows np pairs at a time, then (backward) their taps'
+/* Chunk by chunk: spectra of nf filters, np rows at a time, then (backward) their taps'
  * gradients. */
 template <class T> m2_status run_all(Job<T> &j, bool grad)
 {
@@ -522,8 +534,8 @@ template <class T> m2_status run_all(Job<T> &j, bool grad)
         if (j.p.levels) outer_forward<T, TAPS, false>(j, j.temp, j.nf);
         inner->spectrum(j);
         j.split0 = 0;
-        for (j.p0 = 0; j.p0 < j.p.rows.pairs; j.p0 += j.p.np) {
-            j.np = j.p.rows.pairs - j.p0 < j.p.np ? j.p.rows.pairs - j.p0 : j.p.np;
+        for (j.p0 = 0; j.p0 < j.p.rows.count; j.p0 += j.p.np) {
+            j.np = j.p.rows.count - j.p0 < j.p.np ? j.p.rows.count - j.p0 : j.p.np;
             int64_t items = (int64_t)j.nf * j.np;
             if (j.p.levels) outer_forward<T, ROWS, false>(j, j.temp, items);
             if (j.p.levels && grad) outer_forward<T, ROWS, true>(j, j.temp2, items);
@@ -551,7 +563,7 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
     Job<T> j = {};
     j.p = make_plan(&call->attrs, &u, &k, grad);
     char *at = (char *)call->workspace;
-    int64_t need = bytes(j.p.K) + (grad ? 2 : 1) * bytes(j.p.temp) + bytes(j.p.dK);
+    int64_t need = total_bytes(j.p, grad);
     if (call->workspace_bytes < need)
         return m2_fail(M2_BUG, "long convolution needs %lld bytes of workspace, got %lld", (long long)need,
                        (long long)call->workspace_bytes);
@@ -602,5 +614,5 @@ extern "C" m2_status m2i_cuda_longconv_grad(const m2_call *call)
 extern "C" int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad)
 {
     m2cu::Plan p = m2cu::make_plan(attrs, &in[0], &in[1], grad);
-    return m2cu::bytes(p.K) + (grad ? 2 : 1) * m2cu::bytes(p.temp) + m2cu::bytes(p.dK);
+    return m2cu::total_bytes(p, grad);
 }
