@@ -81,17 +81,24 @@ static m2_status time_probe(const m2_probe *p, m2_perf_yard *y, double *seconds)
 
 static m2_status open_yard(m2_perf_yard *y)
 {
-    static const m2_case square = {"linear", "T .2048 C2048; W .2048 .2048; -", "", 0, 0, 0};
+    /* Large enough to fill the device, small enough to be quick. */
+    static const struct {
+        m2_case product;
+        double side;
+    } squares[] = {{{"linear", "T .2048 C2048; W .2048 .2048; -", "", 0, 0, 0}, 2048},
+                   {{"linear", "T .8192 C8192; W .8192 .8192; -", "", 0, 0, 0}, 8192}};
     m2_device *dev = y->device;
+    int gpu = strcmp(dev->api->kind, "cpu") != 0;
+    double side = squares[gpu].side;
     m2_probe p;
     double seconds;
     M2_TRY(dev->api->alloc(dev, M2_MEM_DEVICE, COPY_BYTES, (void **)&y->from));
     M2_TRY(dev->api->alloc(dev, M2_MEM_DEVICE, COPY_BYTES, (void **)&y->to));
     M2_TRY(dev->api->fill(dev, y->from, 1, COPY_BYTES, NULL));
-    M2_TRY(m2_probe_make(&square, y->precision, 1, PERIOD, &p));
+    M2_TRY(m2_probe_make(&squares[gpu].product, y->precision, 1, PERIOD, &p));
     m2_status st = time_probe(&p, y, &seconds);
     m2_probe_free(&p);
-    y->flops = 2.0 * 2048 * 2048 * 2048 / seconds;
+    y->flops = 2 * side * side * side / seconds;
     return st;
 }
 

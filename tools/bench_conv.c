@@ -146,8 +146,10 @@ static m2_status fill(m2_device *dev, const m2_desc *d, uint64_t stream, m2_tens
     *out = m2_tensor_make(d, data);
     M2_TRY(dev->api->alloc(dev, M2_MEM_HOST, bytes, &host));
     m2_rng_key key = m2_rng_make_key(1, 0, stream);
-    for (int64_t i = 0; i < count; i++) {
-        double v = m2_rng_normal(key, (uint64_t)i & 0xffff);
+    enum { PERIOD = 1 << 16 }; /* drawn once, then repeated */
+    int64_t size = (int64_t)m2_dtype_size(d->dtype), drawn = count < PERIOD ? count : PERIOD;
+    for (int64_t i = 0; i < drawn; i++) {
+        double v = m2_rng_normal(key, (uint64_t)i);
         if (d->dtype == M2_F64)
             ((double *)host)[i] = v;
         else if (d->dtype == M2_F32)
@@ -155,6 +157,8 @@ static m2_status fill(m2_device *dev, const m2_desc *d, uint64_t stream, m2_tens
         else
             ((uint16_t *)host)[i] = m2_bf16_from_f32((float)v);
     }
+    for (int64_t i = drawn; i < count; i += PERIOD)
+        memcpy((char *)host + i * size, host, (size_t)((count - i < PERIOD ? count - i : PERIOD) * size));
     m2_status st = dev->api->copy(dev, data, host, bytes, NULL);
     if (st == M2_OK) st = dev->api->stream_sync(dev, NULL);
     dev->api->free(dev, M2_MEM_HOST, host);
