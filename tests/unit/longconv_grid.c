@@ -1,0 +1,522 @@
+/* longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N]
+ *
+ * The long convolution over a grid of lengths, batch sizes and channels, in every precision of the device, with its forms
+ * (gates, negative lags, shared filters, short filters) in turn. At each point:
+ *   - outputs and input gradients of some whole rows against float64: sums for short rows, for long ones a Fourier
+ *     transform of this file, itself compared with the sums; and two outputs of every other row against their sums;
+ *   - causality: a change of all inputs from t on changes no output before t;
+ *   - gradients: with y linear in each of u, (k, kr, D), pre, post,  <dy, J x> = <J' dy, x> for x the input itself and for
+ *     x = J' dy. dy is y plus noise, so that both sides are sums of squares: an error cannot hide in cancellation.
+ * By default points are few and small; --full (or M2_CONV_GRID=full) takes all that fit into --memory (8 GiB) and says which
+ * do not. */
+#include "kernels/base/rng.h"
+#include "kernels/ops.h"
+
+#include <CUnit/Basic.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { U, K, KR, D, PRE, POST, DY, SLOTS }; /* inputs, as the gradient op has them */
+enum { FULL_POINTS = 1 << 18, BY_SUMS = 256, SPOTS = 2 };
+
+static const int64_t lengths[] = {1,    2,    3,     100,   127,   1000,   1024,    2048,   3000,
+                                  4096, 8192, 16384, 32768, 65536, 262144, 1048576, 4194304};
+static const int64_t batches[] = {1, 2, 5}, widths[] = {1, 7, 64, 768};
+enum { LENGTHS = sizeof lengths / sizeof *lengths, BATCHES = 3, WIDTHS = 4 };
+
+static const struct form {
+    const char *name;
+    unsigned present;
+    int share, by; /* channels per filter: 1, or one of 7 and 8 that divides them */
+    int part;      /* taps: this many thirds of L */
+} forms[] = {
+    {"causal", 0, 0, M2_SHARE_HEAD, 3},
+    {"gated, shared by head, two thirds of the taps", 1 << D | 1 << PRE | 1 << POST, 1, M2_SHARE_HEAD, 2},
+    {"two-sided, shared by index", 1 << KR | 1 << D, 1, M2_SHARE_INDEX, 3},
+    {"two-sided, gated, a third of the taps", 1 << KR | 1 << D | 1 << PRE | 1 << POST, 0, M2_SHARE_HEAD, 1},
+};
+enum { FORMS = sizeof forms / sizeof *forms };
+
+static const struct precision {
+    m2_dtype t, p;
+    double error;    /* allowed, relative L2 */
+    double rounding; /* of one output of size 1, for causality: relative to itself, and to all outputs */
+    double mixing;
+} precisions[] = {
+    {M2_F64, M2_F64, 1e-13, 0, 1e-13},
+    {M2_F32, M2_F32, 1e-5, 0, 1e-5},
+    {M2_BF16, M2_F32, 5e-3, 1.0 / 128, 1e-5},
+};
+
+static m2_device *device;
+static double memory = 8;
+static int full;
+static struct { /* the largest seen, per precision */
+    double y, du, adjoint, causal;
+    int points;
+} worst[3];
+
+/* ---- values ------------------------------------------------------------------------------------------- */
+static double get(const void *p, m2_dtype t, int64_t i)
+{
+    return t == M2_F64   ? ((const double *)p)[i]
+           : t == M2_F32 ? (double)((const float *)p)[i]
+                         : (double)m2_bf16_to_f32(((const uint16_t *)p)[i]);
+}
+
+static void set(void *p, m2_dtype t, int64_t i, double v)
+{
+    if (t == M2_F64)
+        ((double *)p)[i] = v;
+    else if (t == M2_F32)
+        ((float *)p)[i] = (float)v;
+    else
+        ((uint16_t *)p)[i] = m2_bf16_from_f32((float)v);
+}
+
+static double noise(int stream, int64_t i) /* in (-1, 1), variance 1/3 */
+{
+    return (double)(int64_t)m2_rng_mix((uint64_t)stream << 48 ^ (uint64_t)i) / 9223372036854775808.0;
+}
+
+/* ---- one convolution, its tensors here and on the device ----------------------------------------------- */
+typedef struct conv {
+    const struct form *form;
+    const struct precision *prec;
+    int64_t c, b, l, filters, taps;
+    m2_desc desc[SLOTS];                    /* of inputs; gradients and y are like them */
+    void *in[SLOTS], *y, *before, *out[DY]; /* here; out[s]: gradient of input s */
+    void *there_in[SLOTS], *there_y, *there_out[DY];
+} conv;
+
+static int has(const conv *v, int slot)
+{
+    return slot == U || slot == K || slot == DY || (v->form->present >> slot & 1);
+}
+
+static int64_t count(const conv *v, int slot)
+{
+    return m2_desc_count(&v->desc[slot]);
+}
+
+static void must(m2_status st)
+{
+    if (st != M2_OK) printf("%s\n", m2_message());
+    CU_ASSERT_FATAL(st == M2_OK);
+}
+
+static void move(void *to, const void *from, const m2_desc *d)
+{
+    must(device->api->copy(device, to, from, m2_desc_bytes(d), NULL));
+    must(device->api->stream_sync(device, NULL));
+}
+
+static void make_tensor(const m2_desc *d, void **here, void **there)
+{
+    *here = malloc((size_t)m2_desc_bytes(d) + 1);
+    CU_ASSERT_FATAL(*here != NULL);
+    must(device->api->alloc(device, M2_MEM_DEVICE, m2_desc_bytes(d), there));
+}
+
+static void fill(conv *v, int slot)
+{
+    double size = slot == K || slot == KR ? sqrt(3.0 / (double)v->taps) : 1; /* outputs are of size 1 */
+    for (int64_t i = 0; i < count(v, slot); i++)
+        set(v->in[slot], v->desc[slot].dtype, i, size * noise(slot + 1, i));
+    move(v->there_in[slot], v->in[slot], &v->desc[slot]);
+}
+
+static void make(conv *v)
+{
+    int64_t share = !v->form->share ? 1 : v->c % 8 == 0 ? 8 : v->c % 7 == 0 ? 7 : 1;
+    v->filters = v->c / share;
+    v->taps = (v->l * v->form->part + 2) / 3;
+    for (int s = 0; s < SLOTS; s++) {
+        v->desc[s] = s == K || s == KR ? m2_desc_make(v->prec->p, "CL", v->filters, v->taps)
+                     : s == D          ? m2_desc_make(v->prec->p, "C", v->filters)
+                                       : m2_desc_make(v->prec->t, "CBL", v->c, v->b, v->l);
+        if (!has(v, s)) continue;
+        make_tensor(&v->desc[s], &v->in[s], &v->there_in[s]);
+        if (s < DY) make_tensor(&v->desc[s], &v->out[s], &v->there_out[s]);
+        if (s < DY) fill(v, s);
+    }
+    make_tensor(&v->desc[U], &v->y, &v->there_y);
+    v->before = malloc((size_t)m2_desc_bytes(&v->desc[U]));
+    CU_ASSERT_FATAL(v->before != NULL);
+}
+
+static void destroy(conv *v)
+{
+    for (int s = 0; s < SLOTS; s++) {
+        device->api->free(device, M2_MEM_DEVICE, v->there_in[s]);
+        free(v->in[s]);
+        if (s == DY) continue;
+        device->api->free(device, M2_MEM_DEVICE, v->there_out[s]);
+        free(v->out[s]);
+    }
+    device->api->free(device, M2_MEM_DEVICE, v->there_y);
+    free(v->y);
+    free(v->before);
+}
+
+/* Runs the op, or its gradient; inputs in mask `swapped` are their gradients. Results come back here. */
+static void run(conv *v, int gradient, unsigned swapped)
+{
+    const m2_op *op = gradient ? &m2_op_longconv_grad : &m2_op_longconv;
+    m2_call call = {.op = op, .n_in = op->n_in, .n_out = op->n_out, .device = device};
+    m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
+    call.attrs.i[M2_LONGCONV_SHARE] = v->form->by;
+    for (int i = 0; i < M2_MAX_IN; i++) {
+        in[i] = i < op->n_in && has(v, i) ? v->desc[i] : m2_desc_none();
+        if (in[i].rank >= 0)
+            call.in[i] = m2_tensor_make(&in[i], swapped >> i & 1 ? v->there_out[i] : v->there_in[i]);
+    }
+    for (int j = 0; j < M2_MAX_OUT; j++) {
+        int there = j < op->n_out && has(v, j);
+        out[j] = there ? v->desc[j] : m2_desc_none();
+        if (there) call.out[j] = m2_tensor_make(&out[j], gradient ? v->there_out[j] : v->there_y);
+    }
+    call.workspace_bytes = device->api->workspace(device, op, &call.attrs, in, out);
+    must(device->api->alloc(device, M2_MEM_DEVICE, call.workspace_bytes, &call.workspace));
+    m2_run_fn fn = device->api->lookup(device, op);
+    CU_ASSERT_FATAL(fn != NULL);
+    must(fn(&call));
+    for (int j = 0; j < op->n_out; j++)
+        if (out[j].rank >= 0) move(gradient ? v->out[j] : v->y, call.out[j].data, &out[j]);
+    device->api->free(device, M2_MEM_DEVICE, call.workspace);
+}
+
+/* ---- float64 ------------------------------------------------------------------------------------------- */
+static int64_t filter_of(const conv *v, int64_t channel)
+{
+    return v->form->by == M2_SHARE_INDEX ? channel % v->filters : channel / (v->c / v->filters);
+}
+
+static double weight(const conv *v, int64_t f, int64_t lag)
+{
+    double skip = lag == 0 && has(v, D) ? get(v->in[D], v->prec->p, f) : 0;
+    int64_t m = lag < 0 ? -lag - 1 : lag;
+    if (m >= v->taps || (lag < 0 && !has(v, KR))) return skip;
+    return skip + get(v->in[lag < 0 ? KR : K], v->prec->p, f * v->taps + m);
+}
+
+static double input(const conv *v, int slot, int64_t at) /* 1 for a gate that is not there */
+{
+    return has(v, slot) ? get(v->in[slot], v->prec->t, at) : 1;
+}
+
+static double sum_at(const conv *v, int64_t row, int64_t t) /* y of row at t */
+{
+    double s = 0;
+    int64_t first = t - v->taps + 1, last = has(v, KR) ? t + v->taps : t;
+    if (first > t) first = t; /* D, if there are no taps to speak of */
+    for (int64_t j = first < 0 ? 0 : first; j <= last && j < v->l; j++)
+        s += weight(v, filter_of(v, row / v->b), t - j) * input(v, U, row * v->l + j) *
+             input(v, PRE, row * v->l + j);
+    return s * input(v, POST, row * v->l + t);
+}
+
+/* In place, n a power of two; `root` has w_n^i for i < n / 2. The spectrum is in no order that has a name, which the
+ * inverse undoes. */
+static void fourier(int64_t n, int64_t step, double (*z)[2], double (*root)[2], int inverse)
+{
+    int64_t h = n / 2;
+    if (n == 1) return;
+    for (int part = 0; inverse && part < 2; part++) fourier(h, 2 * step, z + part * h, root, 1);
+    for (int64_t i = 0; i < h; i++) {
+        double c = root[i * step][0], s = inverse ? -root[i * step][1] : root[i * step][1];
+        double ax = z[i][0], ay = z[i][1], bx = z[i + h][0], by = z[i + h][1];
+        if (inverse) {
+            double x = bx * c - by * s, y = bx * s + by * c;
+            z[i][0] = ax + x, z[i][1] = ay + y, z[i + h][0] = ax - x, z[i + h][1] = ay - y;
+        } else {
+            double x = ax - bx, y = ay - by;
+            z[i][0] = ax + bx, z[i][1] = ay + by, z[i + h][0] = x * c - y * s, z[i + h][1] = x * s + y * c;
+        }
+    }
+    for (int part = 0; !inverse && part < 2; part++) fourier(h, 2 * step, z + part * h, root, 0);
+}
+
+/* y of a row, and da: the same filter applied to the reversed dy post, reversed. One goes as the real part, the other as
+ * the imaginary part: the filter is real. */
+static void by_fourier(const conv *v, int64_t row, double *y, double *da)
+{
+    int64_t n = 2, l = v->l, f = filter_of(v, row / v->b);
+    while (n < 2 * l) n *= 2;
+    double(*z)[2] = calloc((size_t)n, sizeof *z), (*k)[2] = calloc((size_t)n, sizeof *k);
+    double(*root)[2] = malloc((size_t)n / 2 * sizeof *root);
+    CU_ASSERT_FATAL(z && k && root);
+    for (int64_t i = 0; i < n / 2; i++) {
+        double angle = 6.283185307179586476925 * (double)i / (double)n;
+        root[i][0] = cos(angle), root[i][1] = -sin(angle);
+    }
+    for (int64_t i = 0; i < l; i++) {
+        int64_t at = row * l + i, back = row * l + l - 1 - i;
+        z[i][0] = input(v, U, at) * input(v, PRE, at);
+        z[i][1] = input(v, DY, back) * input(v, POST, back);
+        k[i][0] = weight(v, f, i);
+        if (i > 0) k[n - i][0] = weight(v, f, -i);
+    }
+    fourier(n, 1, z, root, 0);
+    fourier(n, 1, k, root, 0);
+    for (int64_t i = 0; i < n; i++) {
+        double re = z[i][0] * k[i][0] - z[i][1] * k[i][1];
+        z[i][1] = z[i][0] * k[i][1] + z[i][1] * k[i][0];
+        z[i][0] = re;
+    }
+    fourier(n, 1, z, root, 1);
+    for (int64_t i = 0; i < l; i++) {
+        y[i] = z[i][0] / (double)n * input(v, POST, row * l + i);
+        da[l - 1 - i] = z[i][1] / (double)n;
+    }
+    free(z);
+    free(k);
+    free(root);
+}
+
+static void by_sums(const conv *v, int64_t row, double *y, double *da)
+{
+    int64_t l = v->l, f = filter_of(v, row / v->b), at = row * l;
+    for (int64_t t = 0; t < l; t++) y[t] = da[t] = 0;
+    for (int64_t t = 0; t < l; t++)
+        for (int64_t j = 0; j < l; j++) {
+            double w = weight(v, f, t - j);
+            y[t] += w * input(v, U, at + j) * input(v, PRE, at + j) * input(v, POST, at + t);
+            da[j] += w * input(v, DY, at + t) * input(v, POST, at + t);
+        }
+}
+
+/* ---- what must hold ------------------------------------------------------------------------------------ */
+static void expect(const conv *v, const char *what, double error, double allowed, double *largest)
+{
+    if (error > *largest) *largest = error;
+    int good = error <= allowed; /* NaN is not */
+    if (!good)
+        printf("  L %lld, B %lld, %lld channels, %s, %s: %s is off by %.3g, allowed are %.1e\n",
+               (long long)v->l, (long long)v->b, (long long)v->c, m2_dtype_name(v->prec->t), v->form->name,
+               what, error, allowed);
+    CU_ASSERT(good);
+}
+
+typedef struct distance {
+    double wrong, size;
+} distance;
+
+static void add(distance *d, double got, double want)
+{
+    d->wrong += (got - want) * (got - want);
+    d->size += want * want;
+}
+
+static double relative(distance d)
+{
+    return d.size > 0 ? sqrt(d.wrong / d.size) : sqrt(d.wrong);
+}
+
+static void compare_row(const conv *v, int64_t row, distance *y, distance *du, distance *dpre)
+{
+    double *want = malloc(sizeof *want * (size_t)v->l), *da = malloc(sizeof *da * (size_t)v->l);
+    CU_ASSERT_FATAL(want && da);
+    (v->l <= BY_SUMS ? by_sums : by_fourier)(v, row, want, da);
+    for (int64_t i = 0; i < v->l; i++) {
+        int64_t at = row * v->l + i;
+        add(y, get(v->y, v->prec->t, at), want[i]);
+        add(du, get(v->out[U], v->prec->t, at), da[i] * input(v, PRE, at));
+        if (has(v, PRE)) add(dpre, get(v->out[PRE], v->prec->t, at), da[i] * input(v, U, at));
+    }
+    free(want);
+    free(da);
+}
+
+/* Some whole rows, the first and the last among them, and spots of all others. */
+static void compare(const conv *v, int which)
+{
+    int64_t rows = v->c * v->b, whole = FULL_POINTS / v->l > 0 ? FULL_POINTS / v->l : 1, next = 0;
+    distance y = {0}, spots = {0}, du = {0}, dpre = {0};
+    if (v->l <= BY_SUMS) whole = FULL_POINTS / 16 / v->l;
+    if (whole > rows) whole = rows;
+    for (int64_t row = 0; row < rows; row++) {
+        if (next < whole && row == (whole > 1 ? next * (rows - 1) / (whole - 1) : 0)) {
+            compare_row(v, row, &y, &du, &dpre);
+            next++;
+            continue;
+        }
+        for (int s = 0; s < SPOTS; s++) {
+            int64_t t = (int64_t)(m2_rng_mix((uint64_t)(row * SPOTS + s)) % (uint64_t)v->l);
+            add(&spots, get(v->y, v->prec->t, row * v->l + t), sum_at(v, row, t));
+        }
+    }
+    expect(v, "y", relative(y), v->prec->error, &worst[which].y);
+    expect(v, "y of some positions", relative(spots), v->prec->error, &worst[which].y);
+    expect(v, "du", relative(du), v->prec->error, &worst[which].du);
+    expect(v, "dpre", relative(dpre), v->prec->error, &worst[which].du);
+}
+
+/* v->y is of the inputs as they are; leaves it so. */
+static void causality(conv *v, int which)
+{
+    m2_dtype t = v->prec->t;
+    int64_t rows = v->c * v->b, n = count(v, U),
+            from = 1 + (int64_t)(m2_rng_mix((uint64_t)v->l) % (uint64_t)v->l);
+    double size = 0, change = 0;
+    if (has(v, KR) || from >= v->l) return;
+    for (int64_t i = 0; i < n; i++)
+        if (i % v->l >= from) set(v->in[U], t, i, noise(99, i));
+    move(v->there_in[U], v->in[U], &v->desc[U]);
+    memcpy(v->before, v->y, (size_t)m2_desc_bytes(&v->desc[U]));
+    run(v, 0, 0);
+    for (int64_t i = 0; i < n; i++) size += pow(get(v->before, t, i), 2);
+    size = sqrt(size / (double)n);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = row * v->l; i < row * v->l + from; i++) {
+            double old = get(v->before, t, i), d = fabs(get(v->y, t, i) - old);
+            change = fmax(change, (d - v->prec->rounding * fabs(old)) / size);
+        }
+    memcpy(v->y, v->before, (size_t)m2_desc_bytes(&v->desc[U]));
+    fill(v, U);
+    expect(v, "an output before a change", change, 8 * v->prec->mixing, &worst[which].causal);
+}
+
+static double inner(const conv *v, int slot, const void *a, const void *b)
+{
+    double s = 0;
+    for (int64_t i = 0; i < count(v, slot); i++)
+        s += get(a, v->desc[slot].dtype, i) * get(b, v->desc[slot].dtype, i);
+    return s;
+}
+
+static void adjoints(conv *v, int which)
+{
+    static const struct {
+        const char *name;
+        unsigned slots;
+    } linear[] = {{"adjoint in u", 1 << U},
+                  {"adjoint in k, kr, D", 1 << K | 1 << KR | 1 << D},
+                  {"adjoint in pre", 1 << PRE},
+                  {"adjoint in post", 1 << POST}};
+    double left = inner(v, U, v->y, v->in[DY]);
+    for (int e = 0; e < 4; e++) {
+        double right = 0, squares = 0;
+        int there = 0;
+        for (int s = 0; s < DY; s++)
+            if (linear[e].slots >> s & 1 && has(v, s)) {
+                right += inner(v, s, v->in[s], v->out[s]);
+                squares += inner(v, s, v->out[s], v->out[s]);
+                there = 1;
+            }
+        if (!there) continue;
+        expect(v, linear[e].name, fabs(left - right) / fabs(left), v->prec->error, &worst[which].adjoint);
+        run(v, 0, linear[e].slots);
+        expect(v, linear[e].name, fabs(inner(v, U, v->y, v->in[DY]) - squares) / squares, v->prec->error,
+               &worst[which].adjoint);
+    }
+}
+
+static void point(int64_t c, int64_t b, int64_t l, const struct form *form, int which)
+{
+    conv v = {.form = form, .prec = &precisions[which], .c = c, .b = b, .l = l};
+    make(&v);
+    run(&v, 0, 0);
+    causality(&v, which);
+    double size = sqrt(inner(&v, U, v.y, v.y) / (double)count(&v, U));
+    for (int64_t i = 0; i < count(&v, DY); i++)
+        set(v.in[DY], v.prec->t, i, get(v.y, v.prec->t, i) + size * noise(50, i));
+    move(v.there_in[DY], v.in[DY], &v.desc[DY]);
+    run(&v, 1, 0);
+    compare(&v, which);
+    adjoints(&v, which);
+    destroy(&v);
+    worst[which].points++;
+}
+
+/* ---- the grid ------------------------------------------------------------------------------------------- */
+/* Bytes of the tensors here and there, taken as all in the largest precision. */
+static double bytes_of(int64_t c, int64_t b, int64_t l, m2_dtype t)
+{
+    double activations = (double)(c * b * l) * (double)m2_dtype_size(t), taps = (double)(c * l) * 8;
+    return 2 * (9 * activations + 4 * taps);
+}
+
+static int selected(int64_t c, int64_t b, int64_t l, int li, int bi, m2_dtype t)
+{
+    if (!full)
+        return c * b * l <= 1 << 20 || (c == 1 && bi == li % BATCHES && (l <= 1 << 20 || t == M2_F32)) ||
+               (c == widths[WIDTHS - 1] && b == 1 && l == 2048);
+    if (bytes_of(c, b, l, t) <= memory * (1 << 30)) return 1;
+    printf("  left out: L %lld, B %lld, %lld channels in %s, %.1f GiB\n", (long long)l, (long long)b,
+           (long long)c, m2_dtype_name(t), bytes_of(c, b, l, t) / (1 << 30));
+    return 0;
+}
+
+static void grid(void)
+{
+    int cpu = !strcmp(device->api->kind, "cpu"), first = cpu ? 0 : 1;
+    for (int which = first; which < first + 2; which++) {
+        for (int li = 0; li < LENGTHS; li++)
+            for (int bi = 0; bi < BATCHES; bi++)
+                for (int wi = 0; wi < WIDTHS; wi++)
+                    if (selected(widths[wi], batches[bi], lengths[li], li, bi, precisions[which].t))
+                        point(widths[wi], batches[bi], lengths[li], &forms[(li + bi + wi) % FORMS], which);
+        printf("  %s, %s: %d points; largest errors: y %.2g, gradients of rows %.2g, adjoints %.2g, before a "
+               "change %.2g\n",
+               device->name, m2_dtype_name(precisions[which].t), worst[which].points, worst[which].y,
+               worst[which].du, worst[which].adjoint, worst[which].causal);
+    }
+}
+
+/* The two ways to float64 agree, in every form. */
+static void witness(void)
+{
+    for (int f = 0; f < FORMS; f++) {
+        conv v = {.form = &forms[f], .prec = &precisions[1], .c = 8, .b = 2, .l = 100};
+        double y[2][100], da[2][100];
+        make(&v);
+        fill(&v, DY);
+        for (int64_t row = 0; row < 16; row += 5) {
+            distance d = {0}, spot = {0};
+            by_sums(&v, row, y[0], da[0]);
+            by_fourier(&v, row, y[1], da[1]);
+            for (int i = 0; i < 100; i++) {
+                add(&d, y[1][i], y[0][i]);
+                add(&d, da[1][i], da[0][i]);
+                add(&spot, sum_at(&v, row, i), y[0][i]);
+            }
+            CU_ASSERT(relative(d) < 1e-14 && relative(spot) < 1e-15);
+        }
+        destroy(&v);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *spec = "cpu", *grid_size = getenv("M2_CONV_GRID");
+    int threads = 0;
+    full = grid_size && !strcmp(grid_size, "full");
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--full"))
+            full = 1;
+        else if (!strcmp(argv[i], "--device") && i + 1 < argc)
+            spec = argv[++i];
+        else if (!strcmp(argv[i], "--memory") && i + 1 < argc)
+            memory = atof(argv[++i]);
+        else if (!strcmp(argv[i], "--threads") && i + 1 < argc)
+            threads = atoi(argv[++i]);
+        else
+            return fprintf(
+                       stderr,
+                       "usage: longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N]\n"),
+                   64;
+    }
+    if (m2_device_open(spec, threads, &device) != M2_OK) return printf("skipped: %s\n", m2_message()), 77;
+    CU_initialize_registry();
+    CU_pSuite s = CU_add_suite("longconv grid", NULL, NULL);
+    CU_add_test(s, "the two witnesses agree", witness);
+    CU_add_test(s, full ? "every point of the grid that fits" : "a small grid", grid);
+    CU_basic_set_mode(CU_BRM_VERBOSE);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    m2_device_close(&device);
+    return failures != 0;
+}
