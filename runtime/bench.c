@@ -91,6 +91,7 @@ static m2_status sum_ops(m2_bench *b, const double *times)
         int times_run = c.region == M2_UPDATE || c.once ? 1 : b->training.batch.micros;
         m2_bench_op *row = op_row(b, c.op->name);
         M2_CHECK(row);
+        row->collective = c.context != NULL;
         row->calls += times_run;
         row->seconds += times[i];
         row->cost.flops += c.cost.flops * times_run;

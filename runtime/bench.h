@@ -6,6 +6,7 @@
 
 typedef struct m2_bench_op {
     const char *name;
+    int collective;
     int64_t calls;  /* of a step */
     double seconds; /* of a step, on this rank */
     m2_cost cost;   /* of a step */

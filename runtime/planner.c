@@ -26,13 +26,41 @@ m2_status m2_planned_vocab(m2_config *cfg, int *chosen)
     return st;
 }
 
+/* A device that can be asked what it is, and nothing else. */
+static void imagine_device(const m2_machine *m, m2_planned *p)
+{
+    m2_config *cfg = &p->cfg;
+    p->imagined_api = (m2_device_api){.kind = m->device};
+    p->imagined = (m2_device){.api = &p->imagined_api,
+                              .threads = m->threads,
+                              .memory = m->memory > 0 ? (int64_t)m->memory : INT64_MAX / 2,
+                              .peak_flops = m->peak};
+    snprintf(p->imagined.name, sizeof p->imagined.name, "%.95s", m->name);
+    snprintf(cfg->run_device, sizeof cfg->run_device, "%s", m->device);
+    p->ranks.device = &p->imagined;
+}
+
+static m2_status open_device(const m2_planner_spec *spec, int local, m2_planned *p)
+{
+    const m2_config *cfg = &p->cfg;
+    m2_device **dev = &p->ranks.device;
+    if (spec->machine) {
+        imagine_device(spec->machine, p);
+        return M2_OK;
+    }
+    M2_TRY(m2_context(m2_device_open(cfg->run_device, 0, dev), "run.device"));
+    (*dev)->threads = cfg->run_threads          ? (int)cfg->run_threads
+                      : (*dev)->threads > local ? (*dev)->threads / local
+                                                : 1;
+    return M2_OK;
+}
+
 static m2_status imagine_ranks(const m2_planner_spec *spec, m2_planned *p)
 {
     int local = spec->local_size < spec->ranks ? spec->local_size : spec->ranks;
     m2_config *cfg = &p->cfg;
-    M2_TRY(m2_context(m2_device_open(cfg->run_device, 0, &p->ranks.device), "run.device"));
+    M2_TRY(open_device(spec, local, p));
     m2_device *dev = p->ranks.device;
-    dev->threads = cfg->run_threads ? (int)cfg->run_threads : dev->threads > local ? dev->threads / local : 1;
     M2_TRY(m2_precision_choose(cfg, dev, &p->ranks.precision));
     snprintf(cfg->train_precision, sizeof cfg->train_precision, "%s", m2_precision_name(p->ranks.precision));
     p->place = (m2_comm){.size = spec->ranks, .local_size = local, .device = dev, .host = &p->place};
@@ -130,6 +158,6 @@ m2_status m2_planned_make(const m2_config *cfg, const m2_planner_spec *spec, m2_
 void m2_planned_free(m2_planned *p)
 {
     m2_program_free(&p->program);
-    m2_device_close(&p->ranks.device);
+    if (p->ranks.device != &p->imagined) m2_device_close(&p->ranks.device);
     *p = (m2_planned){0};
 }

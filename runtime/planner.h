@@ -4,11 +4,13 @@
 #define M2_PLANNER_H
 
 #include "runtime/batch.h"
+#include "runtime/machine.h"
 #include "runtime/ranks.h"
 
 typedef struct m2_planner_spec {
     int ranks;      /* of the job */
     int local_size; /* of them on one machine like this one: they share its memory and cores */
+    const m2_machine *machine; /* plan for its device and memory, as long as the plan lives; NULL: this machine's */
 } m2_planner_spec;
 
 /* What a rank gives to others in a step, by kind of collective. */
@@ -44,6 +46,8 @@ typedef struct m2_planned {
     int n_traffic;
     m2_traffic traffic[M2_TRAFFIC_KINDS];
     m2_comm place, sequence;
+    m2_device imagined; /* the machine's: kind, threads, memory */
+    m2_device_api imagined_api;
 } m2_planned;
 
 /* M2_USAGE where `m2 train` on so many ranks would say so. The result points into itself: free it where it is. */

@@ -7,6 +7,9 @@
 m2_status bench_ops(int argc, char **argv) M2_MUST_USE;
 extern const char bench_ops_usage[];
 
+m2_status bench_comm(int argc, char **argv) M2_MUST_USE;
+extern const char bench_comm_usage[];
+
 m2_status bench_save(int argc, char **argv) M2_MUST_USE;
 extern const char bench_save_usage[];
 m2_status bench_step(int argc, char **argv) M2_MUST_USE;

@@ -2,21 +2,27 @@
 #include "kernels/base/log.h"
 #include "parallel/comm.h"
 #include "runtime/bench.h"
+#include "runtime/machine.h"
 #include "tools/bench.h"
 #include "tools/tool.h"
 
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
 const char bench_step_usage[] =
-    "usage: m2 bench step CONFIG.yaml [KEY=VALUE ...] [--steps N] [--json]\n"
+    "usage: m2 bench step CONFIG.yaml [KEY=VALUE ...] [--steps N] [--machine-out FILE] [--json]\n"
     "\n"
     "Runs the training step of a configuration on random tokens, alone or under mpirun; no token store is\n"
     "needed. Times are of whole steps (the median); more steps, with a clock around every call, say where\n"
-    "they go (the fastest of three). MFU: the model's FLOPs per second, recomputation left out, as a share of the peak.\n"
+    "they go (the fastest of three). MFU: the model's FLOPs per second, recomputation left out, as a share "
+    "of the peak.\n"
     "\n"
     "  --steps N    steps to time, after three that do not count (10)\n"
+    "  --machine-out FILE  put what each op reaches here into a machine description (m2 bench ops makes "
+    "one):\n"
+    "               m2 inspect plan then predicts with the shapes of this model\n"
     "  --json       for programs\n"
     "\n"
     "Columns: calls of a step, milliseconds, share of the step, FLOP and bytes per second, and the time "
@@ -112,12 +118,34 @@ static m2_status print_json(const m2_bench *b)
     return bad ? m2_fail(M2_IO, "cannot write JSON to standard output") : M2_OK;
 }
 
+/* ---- machine description ----------------------------------------------------------------------------------------- */
+static m2_status add_to_machine(const m2_bench *b, const char *path)
+{
+    m2_machine m;
+    M2_TRY(m2_machine_read(path, &m));
+    M2_TRY(m2_machine_check(&m, 0));
+    for (int i = 0; i < b->n_ops; i++) {
+        const m2_bench_op *op = &b->op[i];
+        double took = op->seconds - (double)op->calls * m.call, allowed = m2_machine_bound(&m, &op->cost);
+        char row[32];
+        if (op->collective || took < 1e-3 * b->profiled_seconds || allowed <= 0)
+            continue; /* too short to tell */
+        snprintf(row, sizeof row, strncmp(op->name, "longconv", 8) ? "%s" : "%s@%" PRId64, op->name,
+                 b->cfg.model_length);
+        M2_TRY(m2_machine_set_op(&m, row, allowed / took));
+    }
+    return m2_machine_write(&m, path);
+}
+
 m2_status bench_step(int argc, char **argv)
 {
     int json = 0, rank, size, local_rank, local_size;
     int64_t steps = 10;
-    const m2_flag flags[] = {
-        {"--steps", M2_FLAG_INT, &steps}, {"--json", M2_FLAG_ON, &json}, {NULL, M2_FLAG_ON, NULL}};
+    const char *machine = NULL;
+    const m2_flag flags[] = {{"--steps", M2_FLAG_INT, &steps},
+                             {"--machine-out", M2_FLAG_TEXT, &machine},
+                             {"--json", M2_FLAG_ON, &json},
+                             {NULL, M2_FLAG_ON, NULL}};
     m2_config cfg;
     m2_bench b;
     m2_comm_launcher(&rank, &size, &local_rank, &local_size);
@@ -133,6 +161,7 @@ m2_status bench_step(int argc, char **argv)
         print_head(&b);
         print_ops(&b);
     }
+    if (b.ranks.comm->rank == 0 && machine && st == M2_OK) st = add_to_machine(&b, machine);
     m2_bench_close(&b);
     return st;
 }

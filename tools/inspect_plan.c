@@ -1,6 +1,6 @@
 /* inspect_plan.c - m2 inspect plan CONFIG: what a training step needs, before anything is allocated. */
 #include "kernels/base/log.h"
-#include "runtime/planner.h"
+#include "runtime/predict.h"
 #include "tools/inspect.h"
 #include "tools/tool.h"
 
@@ -10,12 +10,15 @@
 
 const char inspect_plan_usage[] =
     "usage: m2 inspect plan CONFIG.yaml [KEY=VALUE ...] [--ranks N] [--local N] [--calls] [--json]\n"
+    "                       [--machine FILE]\n"
     "\n"
     "What a training step of a configuration needs: parameters, FLOPs, memory per rank, bytes that ranks\n"
     "exchange. Nothing is allocated: a laptop can plan for 512 ranks.\n"
     "\n"
     "  --ranks N    as if on N ranks, each on a machine like this one (1)\n"
     "  --local N    as if N of them shared such a machine, its memory and its cores (1)\n"
+    "  --machine FILE  plan for the machine that FILE describes (m2 bench ops|comm --machine-out FILE), and\n"
+    "               predict how long a step takes and where the time goes\n"
     "  --calls      every call of forward, backward and update: shapes, bytes, FLOPs, place in memory\n"
     "  --json       for programs\n";
 
@@ -99,6 +102,44 @@ static void print_traffic(const m2_planned *p)
                p->traffic[i].calls == 1 ? "" : "s");
 }
 
+static double tokens_per_second(const m2_planned *p, const m2_prediction *t)
+{
+    return tokens_per_step(p) / t->step;
+}
+
+static double mfu(const m2_planned *p, const m2_machine *m, const m2_prediction *t)
+{
+    return m->peak > 0 ? p->flops_model / t->step / (m->peak * p->ranks.comm->size) : 0;
+}
+
+static void print_part(const m2_prediction *t, const char *name, double seconds, const char *more)
+{
+    if (seconds > 0)
+        printf("  %-15s %12.3f ms %5.1f%%  %s\n", name, seconds * 1e3, 100 * seconds / t->step, more);
+}
+
+static void print_prediction(const m2_planned *p, const m2_machine *m, const m2_prediction *t)
+{
+    char rate[32], sent[32], beside[64] = "";
+    printf("%-12s %.3f ms per step on %s: %s tokens/s", "predicted", t->step * 1e3, m->name,
+           m2_human_count(rate, tokens_per_second(p, t)));
+    if (m->peak > 0) printf(", MFU %.1f%%", 100 * mfu(p, m, t));
+    putchar('\n');
+    if (t->reduce > t->exposed)
+        snprintf(beside, sizeof beside, "of %.3f ms, the rest beside computing", t->reduce * 1e3);
+    print_part(t, "compute", t->compute, "");
+    print_part(t, "exchange", t->exchange, "collectives that are waited for");
+    print_part(t, "reduce", t->exposed, beside);
+    print_part(t, "agreement", t->agreement, "whether to stop");
+    printf("  %-15s %12s    %6s %8s %12s\n", "op", "time", "share", "calls", "sent");
+    for (int i = 0; i < t->n_ops; i++) {
+        const m2_predicted_op *op = &t->op[i];
+        printf("  %-15s %12.3f ms %5.1f%% %8" PRId64 " %12s\n", op->name, op->seconds * 1e3,
+               100 * op->seconds / t->step, op->calls,
+               op->collective ? m2_human_bytes(sent, (int64_t)op->bytes) : "");
+    }
+}
+
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
 static json_t *json_traffic(const m2_planned *p)
 {
@@ -110,7 +151,22 @@ static json_t *json_traffic(const m2_planned *p)
     return list;
 }
 
-static m2_status print_json(const m2_planned *p)
+static json_t *json_prediction(const m2_planned *p, const m2_machine *m, const m2_prediction *t)
+{
+    json_t *ops = json_array();
+    if (!m) return json_null();
+    for (int i = 0; i < t->n_ops; i++)
+        json_array_append_new(ops, json_pack("{s:s, s:I, s:f, s:f}", "op", t->op[i].name, "calls",
+                                             (json_int_t)t->op[i].calls, "seconds", t->op[i].seconds,
+                                             "bytes_sent", t->op[i].bytes));
+    return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "machine", m->name, "step_seconds",
+                     t->step, "compute_seconds", t->compute, "exchange_seconds", t->exchange,
+                     "reduce_seconds", t->reduce, "reduce_exposed_seconds", t->exposed, "agreement_seconds",
+                     t->agreement, "tokens_per_s", tokens_per_second(p, t), "mfu", mfu(p, m, t), "ops", ops);
+}
+
+/* m: NULL without a machine description. */
+static m2_status print_json(const m2_planned *p, const m2_machine *m, const m2_prediction *t)
 {
     memory_row rows[MEMORY_ROWS];
     double tokens = tokens_per_step(p);
@@ -119,14 +175,14 @@ static m2_status print_json(const m2_planned *p)
     for (int i = 0; i < MEMORY_ROWS; i++)
         json_object_set_new(memory, rows[i].name, json_integer((json_int_t)rows[i].bytes));
     json_object_set_new(memory, "total", json_integer((json_int_t)m2_memory_total(&p->memory)));
-    json_t *root = json_pack("{s:s, s:I, s:I, s:I, s:s, s:i, s:I, s:i, s:b, s:b, s:f, s:f, s:f, s:o, s:o}",
-                             "family", p->cfg.model_family, "parameters", (json_int_t)p->parameters, "vocab",
-                             (json_int_t)p->cfg.model_vocab, "length", (json_int_t)p->cfg.model_length,
-                             "precision", p->cfg.train_precision, "ranks", p->batch.ranks, "micro",
-                             (json_int_t)p->batch.micro, "micros", p->batch.micros, "recompute", p->recompute,
-                             "fits", !*p->too_big, "flops_per_token", p->flops_model / tokens,
-                             "flops_per_step", p->flops_model, "flops_recomputed_per_step", p->flops_again,
-                             "memory_per_rank", memory, "traffic_per_rank", json_traffic(p));
+    json_t *root = json_pack(
+        "{s:s, s:I, s:I, s:I, s:s, s:i, s:I, s:i, s:b, s:b, s:f, s:f, s:f, s:o, s:o, s:o}", "family",
+        p->cfg.model_family, "parameters", (json_int_t)p->parameters, "vocab", (json_int_t)p->cfg.model_vocab,
+        "length", (json_int_t)p->cfg.model_length, "precision", p->cfg.train_precision, "ranks",
+        p->batch.ranks, "micro", (json_int_t)p->batch.micro, "micros", p->batch.micros, "recompute",
+        p->recompute, "fits", !*p->too_big, "flops_per_token", p->flops_model / tokens, "flops_per_step",
+        p->flops_model, "flops_recomputed_per_step", p->flops_again, "memory_per_rank", memory,
+        "traffic_per_rank", json_traffic(p), "predicted", json_prediction(p, m, t));
     int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     json_decref(root);
     putchar('\n');
@@ -134,37 +190,56 @@ static m2_status print_json(const m2_planned *p)
 }
 
 /* ---- the subject ------------------------------------------------------------------------------------------------- */
+typedef struct wish {
+    int calls, json;
+    int64_t ranks, local; /* local 0: not said */
+    const char *machine;
+} wish;
+
+static m2_status check_wish(wish *w)
+{
+    if (w->ranks < 1 || w->ranks > 1 << 20)
+        return m2_fail(M2_USAGE, "--ranks %" PRId64 ": expected 1 to %d", w->ranks, 1 << 20);
+    if (w->local < 0 || w->local > w->ranks)
+        return m2_fail(M2_USAGE, "--local %" PRId64 ": expected 1 to --ranks, %" PRId64, w->local, w->ranks);
+    return M2_OK;
+}
+
+static m2_status show(const wish *w, const m2_planned *p, const m2_machine *m)
+{
+    m2_prediction t;
+    if (m) M2_TRY(m2_predict(p, m, &t));
+    if (w->json) return print_json(p, m, &t);
+    print_model(p);
+    print_step(p);
+    print_memory(p);
+    print_fit(p);
+    print_traffic(p);
+    if (m) print_prediction(p, m, &t);
+    if (w->calls) m2_program_print(p->program, stdout);
+    return M2_OK;
+}
+
 m2_status inspect_plan(int argc, char **argv)
 {
-    int calls = 0, json = 0;
-    int64_t ranks = 1, local = 1;
-    const m2_flag flags[] = {{"--ranks", M2_FLAG_INT, &ranks},
-                             {"--local", M2_FLAG_INT, &local},
-                             {"--calls", M2_FLAG_ON, &calls},
-                             {"--json", M2_FLAG_ON, &json},
-                             {NULL, M2_FLAG_ON, NULL}};
-    M2_TRY(m2_flags_take(&argc, argv, flags));
-    if (ranks < 1 || ranks > 1 << 20)
-        return m2_fail(M2_USAGE, "--ranks %" PRId64 ": expected 1 to %d", ranks, 1 << 20);
-    if (local < 1 || local > ranks)
-        return m2_fail(M2_USAGE, "--local %" PRId64 ": expected 1 to --ranks, %" PRId64, local, ranks);
-    m2_log_setup(M2_LOG_WARN, 0);
+    wish w = {.ranks = 1};
+    const m2_flag flags[] = {{"--ranks", M2_FLAG_INT, &w.ranks},      {"--local", M2_FLAG_INT, &w.local},
+                             {"--machine", M2_FLAG_TEXT, &w.machine}, {"--calls", M2_FLAG_ON, &w.calls},
+                             {"--json", M2_FLAG_ON, &w.json},         {NULL, M2_FLAG_ON, NULL}};
     m2_config cfg;
     m2_planned p;
-    m2_planner_spec spec = {.ranks = (int)ranks, .local_size = (int)local};
+    m2_machine m;
+    M2_TRY(m2_flags_take(&argc, argv, flags));
+    M2_TRY(check_wish(&w));
+    m2_log_setup(M2_LOG_WARN, 0);
     M2_TRY(m2_config_take(argc, argv, &cfg));
+    if (w.machine) M2_TRY(m2_machine_read(w.machine, &m));
+    if (!w.local)
+        w.local = w.machine && m.ranks_per_node < w.ranks ? m.ranks_per_node : w.machine ? w.ranks : 1;
+    m2_planner_spec spec = {
+        .ranks = (int)w.ranks, .local_size = (int)w.local, .machine = w.machine ? &m : NULL};
     M2_TRY(m2_planned_make(&cfg, &spec, &p));
-    m2_status st = M2_OK;
-    if (json) {
-        st = print_json(&p);
-    } else {
-        print_model(&p);
-        print_step(&p);
-        print_memory(&p);
-        print_fit(&p);
-        print_traffic(&p);
-    }
-    if (calls && !json) m2_program_print(p.program, stdout);
+    m2_status st = show(&w, &p, spec.machine);
     m2_planned_free(&p);
     return st;
 }

@@ -37,6 +37,20 @@ ranks 2 "$M2" train config.yaml train.steps=2 run.dir=run >log 2>&1 || { cat log
 planned=$(sed -nE 's/^memory +(.*) per rank$/\1/p' out)
 grep -q "; $planned per rank" log || { cat out log; fail "training does not have the planned $planned per rank"; }
 
+# a machine that m2 bench measured, and a step predicted on it: its parts add up
+"$M2" bench ops --device cpu --op norm --machine-out machine.yaml >/dev/null || fail "bench ops"
+ranks 2 "$M2" bench comm run.device=cpu --most 65536 --machine-out machine.yaml >comm || fail "bench comm"
+grep -q '^all_to_all among 2 on a node: latency .* us, bandwidth .* GB/s$' comm || { cat comm; fail "bench comm prints no all_to_all"; }
+grep -q '^  norm_grad: ' machine.yaml || { cat machine.yaml; fail "no row for norm_grad"; }
+"$M2" bench step config.yaml --steps 2 --machine-out machine.yaml >/dev/null || fail "bench step"
+"$M2" inspect plan config.yaml --ranks 2 --machine machine.yaml run.mesh=seq=2 --json >plan.json || fail "plan for a machine"
+awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
+    END { sum = v["compute_seconds"] + v["exchange_seconds"] + v["reduce_exposed_seconds"] + v["agreement_seconds"]
+          exit !(v["exchange_seconds"] > 0 && sum > 0.9999 * v["step_seconds"] && sum < 1.0001 * v["step_seconds"]) }' plan.json ||
+    { cat plan.json; fail "the parts of the predicted step"; }
+"$M2" inspect plan config.yaml --machine config.yaml 2>err && fail "a configuration as machine"
+grep -q "config.yaml:2: a machine has no 'model.width'" err || { cat err; fail "message about a machine"; }
+
 # what cannot be is said in one sentence
 "$M2" inspect plan "$configs/tiny.yaml" --ranks 3 2>err && fail "3 ranks for 16 sequences"
 grep -q 'cannot be shared evenly by 3 ranks' err || { cat err; fail "message about 3 ranks"; }
