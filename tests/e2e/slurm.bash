@@ -4,10 +4,12 @@
 . "$M2_SOURCE/tests/e2e/common.bash"
 cluster=$M2_SOURCE/tests/e2e/cluster.sh
 ln -s "$M2_SOURCE/launch" launch
-export M2
+# A save every ten steps, on a disk that makes it take about half a second: runs last long enough for something to happen to them.
+paced="config.yaml checkpoint.every=10 checkpoint.background=false train.log_every=100"
+slow_disk="env LD_PRELOAD=$M2_BUILD/bin/slow_disk.so SLOW_DISK_MS=100 $M2"
 export TMPDIR=$M2_CLUSTER/local/self # jobs take it with them: every node's own disk
 
-# submit [SBATCH OPTION...] -- CONFIG KEY=VALUE...: number of the new job, whose log is m2-NUMBER.log
+# [program=M2] submit [SBATCH OPTION...] -- CONFIG KEY=VALUE...: number of the new job, whose log is m2-NUMBER.log
 submit() {
     local options=()
     while [ "$1" != -- ]; do
@@ -15,7 +17,7 @@ submit() {
         shift
     done
     shift
-    sbatch --parsable "${options[@]}" launch/train.sbatch "$@"
+    M2=${program:-$slow_disk} sbatch --parsable "${options[@]}" launch/train.sbatch "$@"
 }
 
 # in_time SECONDS COMMAND...: until the command succeeds; a job that hangs is a failure, not an endless test
@@ -36,7 +38,6 @@ state() { squeue -h -t all -o %T -j "$1"; }
 is() { [ "$(state "$1")" = "$2" ]; }                                                     # is JOB STATE
 logged() { grep -q -- "$2" "m2-$1.log" 2>/dev/null; }                                    # logged JOB TEXT
 trained() { [ -e "$1/metrics.jsonl" ] && [ "$(wc -l <"$1/metrics.jsonl")" -ge "$2" ]; }  # trained RUN STEPS
-committed() { [ -e "$1/checkpoints/step-$(printf %08d "$2")/manifest.h5" ]; }            # committed RUN STEP
 nodes_of() { scontrol show hostnames "$(squeue -h -o %N -j "$1")"; }                     # nodes_of JOB, one a line
 
 # done_in SECONDS JOB: it ends, and well

@@ -1,15 +1,14 @@
 #!/bin/bash
 # sbatch over 4 nodes x 2 ranks trains gpt/tiny: the same losses, and the same bits, as 8 ranks of mpirun on one node. A job that
 # gets USR1, as it does before its time limit, saves, ends with 75, is requeued and resumes: the same bits as an uninterrupted one.
-. "$M2_SOURCE/tests/e2e/slurm.bash"
+. "$M2_SOURCE/tests/e2e/slurm.bash" || exit 1
 small_run
 mkdir configs
 cp -r "$M2_SOURCE"/configs/* configs
 tiny="configs/gpt/tiny.yaml data.train=train.h5 data.val=val.h5 train.batch=8 train.steps=4 train.val_every=2 train.val_batches=1
       train.log_every=1 run.device=cpu run.threads=1"
-small="config.yaml train.steps=400 checkpoint.every=50 train.log_every=100"
 
-four=$(submit -N 4 --ntasks-per-node=2 -t 5 -- $tiny run.dir=four)
+four=$(program=$M2 submit -N 4 --ntasks-per-node=2 -t 5 -- $tiny run.dir=four)
 in_time 90 ended "$four"
 done_in 1 "$four"
 ranks 8 "$M2" train $tiny run.dir=one >log 2>&1 || { cat log; fail "8 ranks on one node"; }
@@ -18,8 +17,8 @@ logged "$four" 'on node\[1-4\]' || fail "job $four did not run on 4 nodes"
 same_bits four one
 echo "gpt/tiny on 4 nodes x 2 ranks: as 8 ranks of mpirun, losses $(losses four | cut -d' ' -f2 | paste -sd' ')"
 
-whole=$(submit -N 2 -t 5 -- $small run.dir=whole)
-told=$(submit -N 2 -t 5 -- $small run.dir=told)
+whole=$(submit -N 2 -t 5 -- $paced train.steps=100 run.dir=whole)
+told=$(submit -N 2 -t 5 -- $paced train.steps=100 run.dir=told)
 in_time 30 trained told 30
 scancel --batch --signal=USR1 "$told" # what --signal=B:USR1@120 does
 done_in 90 "$whole"

@@ -1,0 +1,48 @@
+#!/bin/bash
+# What a cluster does to jobs, all at once: slurmctld restarts under one, another is preempted, saves and is requeued, the third is
+# cancelled and leaves a checkpoint that loads, the fourth fails at every start until it gives up and says why. What was to be
+# done in the end has the same bits as an undisturbed run.
+. "$M2_SOURCE/tests/e2e/slurm.bash" || exit 1
+small_run
+options="$paced train.steps=100"
+printf '#!/bin/sh\nsleep 0.5\nexit 71\n' >broken
+chmod +x broken
+
+two="-N 1 --ntasks-per-node=2 -t 5"
+calm=$(submit $two -- $options run.dir=calm)
+spot=$(submit $two -p spot --exclusive -- $options run.dir=spot)
+gone=$(submit $two -- $options run.dir=gone)
+broken=$(program=./broken M2_FAILURES=3 submit $two -- $options run.dir=broken)
+for run in calm spot gone; do in_time 60 trained $run 5; done
+sbatch -Q -w "$(nodes_of "$spot")" -N 1 --exclusive -t 1 --wrap 'sleep 1'
+scancel "$gone"
+"$cluster" controller restart
+logged "$calm" 'done' && fail "the job was done before slurmctld restarted"
+ranks 2 "$M2" train $options run.dir=whole >log 2>&1 || { cat log; fail "the undisturbed run"; }
+
+done_in 60 "$calm"
+! logged "$calm" 'start 2' || fail "the restart of slurmctld started the job anew"
+same_bits calm whole
+echo "slurmctld restarted: job unharmed"
+
+done_in 90 "$spot"
+logged "$spot" 'stopped by SIGTERM at step' || fail "preempted without a checkpoint"
+logged "$spot" 'start 1: exit code 75.*: requeued' || { cat m2-"$spot".log; fail "preempted, not requeued"; }
+logged "$spot" 'resuming after step' || fail "did not resume"
+same_bits spot whole
+echo "preempted: saved, requeued, $(grep -o 'resuming after step [0-9]*' m2-"$spot".log), same bits"
+
+in_time 30 ended "$gone"
+is "$gone" CANCELLED || fail "scancel: job is $(state "$gone")"
+logged "$gone" 'exit code 75 after SIGTERM: the job ends, as it was told to before its time' || { cat m2-"$gone".log; fail "no reason"; }
+"$M2" inspect checkpoint gone --verify >log 2>&1 || { cat log; fail "scancel left a bad checkpoint"; }
+ranks 2 "$M2" train $options run.dir=gone >log 2>&1 || { cat log; fail "going on after scancel"; }
+grep -q 'resuming after step' log || { cat log; fail "did not resume after scancel"; }
+same_bits gone whole
+echo "cancelled: not requeued, its checkpoint loads: $(grep -o 'resuming after step [0-9]*' log), same bits"
+
+in_time 90 ended "$broken"
+is "$broken" FAILED || fail "failing job is $(state "$broken")"
+logged "$broken" 'start 3: exit code 71: the job ends, after 3 failures in a row (M2_FAILURES=3)' || { cat m2-"$broken".log; fail "no reason"; }
+! logged "$broken" 'start 4' || fail "started once more"
+echo "failing at every start: $(grep 'start 3: exit' m2-"$broken".log)"
