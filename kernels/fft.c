@@ -30,9 +30,9 @@ m2_status m2_fft_make(int order, const int *factor, m2_fft *out)
 typedef struct search {
     const m2_fft_menu *menu;
     int64_t points;
-    int exact, found;
-    double best;
-    m2_fft plan; /* best so far */
+    int exact, most, found;
+    m2_fft *plan; /* the best so far, the best first */
+    double *cost;
 } search;
 
 static int is_power_of_two(int64_t n)
@@ -40,17 +40,24 @@ static int is_power_of_two(int64_t n)
     return (n & (n - 1)) == 0;
 }
 
+static int is_better(const m2_fft *a, double cost_a, const m2_fft *b, double cost_b)
+{
+    if (cost_a != cost_b) return cost_a < cost_b;
+    return a->n < b->n || (a->n == b->n && a->order < b->order);
+}
+
 static void consider(search *s, const m2_fft *f, double cost)
 {
     if (s->exact ? f->n != s->points : f->n < s->points) return;
     if (s->menu->multiple && !is_power_of_two(f->n) && f->n % s->menu->multiple) return;
     cost *= (double)f->n;
-    int better = !s->found || cost < s->best ||
-                 (cost == s->best && (f->n < s->plan.n || (f->n == s->plan.n && f->order < s->plan.order)));
-    if (!better) return;
-    s->found = 1;
-    s->best = cost;
-    s->plan = *f;
+    int at = s->found;
+    while (at > 0 && is_better(f, cost, &s->plan[at - 1], s->cost[at - 1])) at--;
+    if (at == s->most) return;
+    if (s->found < s->most) s->found++;
+    for (int i = s->found - 1; i > at; i--) s->plan[i] = s->plan[i - 1], s->cost[i] = s->cost[i - 1];
+    s->plan[at] = *f;
+    s->cost[at] = cost;
 }
 
 static void extend(search *s, int item, m2_fft *f, double cost)
@@ -84,36 +91,46 @@ static void sort_factors(m2_fft *f, int keep_last)
     if (keep_last) f->factor[count] = last;
 }
 
-static m2_status choose(int64_t points, const m2_fft_menu *menu, int exact, m2_fft *out)
+static m2_status choose(search *s)
 {
-    if (points < 1 || points > longest)
+    const m2_fft_menu *menu = s->menu;
+    if (s->points < 1 || s->points > longest)
         return m2_fail(M2_USAGE, "a Monarch DFT of %" PRId64 " points was asked for; 1 to 2^40 are possible",
-                       points);
-    search s = {.menu = menu, .points = points, .exact = exact};
+                       s->points);
     m2_fft start = {.n = 1};
     if (menu->last) {
         start.n = start.factor[0] = menu->last;
         start.order = 1;
     }
-    extend(&s, 0, &start, menu->fixed);
-    if (!s.found)
+    extend(s, 0, &start, menu->fixed);
+    if (!s->found)
         return m2_fail(M2_USAGE,
                        "no Monarch DFT of %s%" PRId64
                        " points can be built from at most %d of the %d block sizes",
-                       exact ? "" : "at least ", points, M2_FFT_MAX_ORDER, menu->count);
-    *out = s.plan;
-    sort_factors(out, menu->last != 0);
+                       s->exact ? "" : "at least ", s->points, M2_FFT_MAX_ORDER, menu->count);
+    for (int i = 0; i < s->found; i++) sort_factors(&s->plan[i], menu->last != 0);
     return M2_OK;
 }
 
 m2_status m2_fft_choose(int64_t points, const m2_fft_menu *menu, m2_fft *out)
 {
-    return choose(points, menu, 0, out);
+    double cost;
+    return choose(&(search){.menu = menu, .points = points, .most = 1, .plan = out, .cost = &cost});
 }
 
 m2_status m2_fft_exact(int64_t n, const m2_fft_menu *menu, m2_fft *out)
 {
-    return choose(n, menu, 1, out);
+    double cost;
+    return choose(&(search){.menu = menu, .points = n, .exact = 1, .most = 1, .plan = out, .cost = &cost});
+}
+
+m2_status m2_fft_list(int64_t points, const m2_fft_menu *menu, int most, m2_fft *out, double *cost,
+                      int *count)
+{
+    search s = {.menu = menu, .points = points, .most = most, .plan = out, .cost = cost};
+    m2_status st = choose(&s);
+    *count = s.found;
+    return st;
 }
 
 /* ---- digits -------------------------------------------------------------------------------------------- */

@@ -58,6 +58,9 @@ M2_API m2_status m2_fft_make(int order, const int *factor, m2_fft *out) M2_MUST_
  * Pure functions: a few microseconds to a millisecond. */
 M2_API m2_status m2_fft_choose(int64_t points, const m2_fft_menu *menu, m2_fft *out) M2_MUST_USE;
 M2_API m2_status m2_fft_exact(int64_t n, const m2_fft_menu *menu, m2_fft *out) M2_MUST_USE;
+/* The `most` cheapest plans, the cheapest first, and what each costs; *count of them. m2_fft_choose's is out[0]. */
+M2_API m2_status m2_fft_list(int64_t points, const m2_fft_menu *menu, int most, m2_fft *out, double *cost,
+                             int *count) M2_MUST_USE;
 
 M2_API int64_t m2_fft_columns(const m2_fft *f, int stage);          /* m of that stage */
 M2_API int64_t m2_fft_position(const m2_fft *f, int64_t frequency); /* where the spectrum keeps it */

@@ -123,19 +123,36 @@ m2_status m2i_fft_get_plan(const m2_fft *plan, m2_dtype dtype, const m2i_fft **o
                                (long long)plan->n);
 }
 
-static m2_status choose(int64_t points, m2_dtype dtype, m2_fft *plan)
+static m2_fft_menu menu_of(m2_dtype dtype)
 {
-    m2_fft_menu choice = menu;
-    choice.last = (int)(M2I_VECTOR / m2_dtype_size(dtype));
-    choice.multiple = 4 * choice.last;
-    return m2_fft_choose(points, &choice, plan);
+    m2_fft_menu own = menu;
+    own.last = (int)(M2I_VECTOR / m2_dtype_size(dtype));
+    own.multiple = 4 * own.last;
+    return own;
 }
 
-m2_status m2i_fft_get(int64_t points, m2_dtype dtype, const m2i_fft **out)
+int m2i_fft_choices(int64_t points, m2_dtype dtype, m2_fft plan[M2I_FFT_CHOICES], double seconds[M2I_FFT_CHOICES])
 {
-    m2_fft plan;
-    M2_TRY(choose(points, dtype, &plan));
-    return m2i_fft_get_plan(&plan, dtype, out);
+    m2_fft_menu own = menu_of(dtype);
+    int count;
+    if (m2_fft_list(points, &own, M2I_FFT_CHOICES, plan, seconds, &count) != M2_OK) return 0;
+    for (int i = 0; i < count; i++) seconds[i] *= 1e-12 * (double)m2_dtype_size(dtype) / 4;
+    return count;
+}
+
+m2_status m2i_fft_get(int64_t points, m2_dtype dtype, int which, const m2i_fft **out)
+{
+    m2_fft plan[M2I_FFT_CHOICES];
+    double cost[M2I_FFT_CHOICES];
+    m2_fft_menu own = menu_of(dtype);
+    int count;
+    if (which < 0 || which >= M2I_FFT_CHOICES)
+        return m2_fail(M2_USAGE, "plan %d of a Monarch DFT was asked for; they are 0 to %d", which, M2I_FFT_CHOICES - 1);
+    M2_TRY(m2_fft_list(points, &own, which + 1, plan, cost, &count));
+    if (which >= count)
+        return m2_fail(M2_USAGE, "plan %d of a Monarch DFT of %lld points was asked for; there are %d", which,
+                       (long long)points, count);
+    return m2i_fft_get_plan(&plan[which], dtype, out);
 }
 
 double m2i_fft_flops(int64_t points, m2_dtype dtype)
@@ -143,7 +160,8 @@ double m2i_fft_flops(int64_t points, m2_dtype dtype)
     static const double block[17] = {[2] = 2, [3] = 5.3,  [4] = 4,  [5] = 9.6,
                                      [7] = 14, [8] = 8.25, [16] = 12.5};
     m2_fft plan;
-    if (choose(points, dtype, &plan) != M2_OK) return 0;
+    m2_fft_menu own = menu_of(dtype);
+    if (m2_fft_choose(points, &own, &plan) != M2_OK) return 0;
     double per_point = block[plan.factor[plan.order - 1]];
     for (int s = 0; s + 1 < plan.order; s++)
         per_point += block[plan.factor[s]] + 6.0 * (plan.factor[s] - 1) / plan.factor[s];

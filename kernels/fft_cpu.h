@@ -40,14 +40,19 @@ typedef struct m2i_fft {
 /* What is done with a piece of the spectrum between the transforms: z points to `count` points from `first` on. */
 typedef void (*m2i_fft_point)(void *ctx, void *z, int64_t first, int64_t count);
 
-/* The cheapest plan for rows of at least `points` points in f32 or f64, or the plan given. Tables are built once per
- * process and kept; thread-safe, so that a workspace query can build what a run will use. */
-m2_status m2i_fft_get(int64_t points, m2_dtype dtype, const m2i_fft **out) M2_MUST_USE;
+/* The plan for rows of at least `points` points in f32 or f64 that is the cheapest but `which`, or the plan given. Tables
+ * are built once per process and kept; thread-safe, so that a workspace query can build what a run will use. */
+m2_status m2i_fft_get(int64_t points, m2_dtype dtype, int which, const m2i_fft **out) M2_MUST_USE;
 m2_status m2i_fft_get_plan(const m2_fft *plan, m2_dtype dtype, const m2i_fft **out) M2_MUST_USE;
 
 /* A bundle in place: forward if `forward`, then `point` on every piece (NULL: nothing), then the inverse times n if
  * `inverse`. Pieces that fit the first-level cache go through all of it before the next one is touched. */
 void m2i_fft_run(const m2i_fft *f, void *z, int forward, m2i_fft_point point, void *ctx, int inverse);
+
+/* The cheapest plans, and the seconds that a forward and an inverse transform of a row are expected to take on one
+ * core; at most M2I_FFT_CHOICES. Returns how many, 0 if none will do. */
+enum { M2I_FFT_CHOICES = 8 };
+int m2i_fft_choices(int64_t points, m2_dtype dtype, m2_fft plan[M2I_FFT_CHOICES], double seconds[M2I_FFT_CHOICES]);
 
 /* FLOPs of one transform of a row of at least `points` points; builds no tables. */
 double m2i_fft_flops(int64_t points, m2_dtype dtype);

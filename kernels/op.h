@@ -66,6 +66,12 @@ typedef struct m2_call {
     m2_stream *stream;
 } m2_call;
 
+/* One of the ways an op can run a call: what it does, in words, and the time that the op's cost model expects of it. */
+typedef struct m2_variant {
+    char name[48];
+    double seconds;
+} m2_variant;
+
 typedef struct m2_op {
     const char *name;
     int id;                                        /* M2_OP_x for ops of ops.def, -1 for collectives */
@@ -81,6 +87,10 @@ typedef struct m2_op {
     void (*cost)(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost);
     /* Bytes of scratch a call needs with `threads` CPU threads; NULL = none. A GPU backend has its own query. */
     int64_t (*workspace)(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads);
+    /* The ways in which a call can run with `threads` CPU threads, at most `most`, returned how many; NULL: one. Attribute
+     * "variant" = 1 + i takes list[i], 0 the one that the cost model expects to be the fastest. For measuring: results
+     * differ by rounding only. A GPU backend has its own query. */
+    int (*variants)(const m2_attrs *attrs, const m2_desc *in, int threads, m2_variant *list, int most);
     m2_run_fn run; /* CPU kernel, float or double by the tensors' dtype; for collectives: any device */
 
     const struct m2_op *grad;

@@ -31,6 +31,7 @@
  *   u may come in segments, (S, C, B, L/S): pre, post, y and their gradients then too (parallel/exchange.h). Taps
  *   stay (F, Lk).
  *   a = u*pre;  s[t] = sum_{j<=t} k[t-j] a[j] + sum_{j>t} kr[j-t-1] a[j] + D a[t];  y = s*post.   k, kr, D are P.
+ *   VARIANT: kernels/op.h, m2_variant.
  *   longconv_grad(u, k, kr, D, pre, post, dy) -> du, dk, dkr, dD, dpre, dpost.
  * ---- sine(x, a) -> y            implicit filter's activation: x (R, w), a (w): y = sin(a x), all P.
  *   sine_grad(x, a, dy) -> dx, da
@@ -95,7 +96,7 @@ enum { M2_LINEAR_X_CM = 0, M2_LINEAR_Y_CM };
 enum { M2_BLOCKDIAG_N_OUT = 0 };
 enum { M2_SHORTCONV_GATE = 0 };
 enum { M2_GATE_NONE, M2_GATE_FIRST, M2_GATE_SECOND };
-enum { M2_LONGCONV_SHARE = 0 };
+enum { M2_LONGCONV_SHARE = 0, M2_LONGCONV_VARIANT };
 enum { M2_SHARE_HEAD, M2_SHARE_INDEX };
 enum { M2_DECAY_LMAX = 0 };
 enum { M2_DECAY_DELTA0 = 0, M2_DECAY_DELTA1 };

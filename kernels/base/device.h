@@ -15,6 +15,7 @@ typedef struct m2_graph m2_graph;   /* opaque: a captured sequence of calls */
 struct m2_op;
 struct m2_attrs;
 struct m2_call;
+struct m2_variant;
 typedef m2_status (*m2_run_fn)(const struct m2_call *call);
 
 typedef enum m2_memory {
@@ -48,6 +49,9 @@ typedef struct m2_device_api {
     /* Bytes of scratch a call of the op needs here; in[] and out[] as for m2_op.workspace. */
     int64_t (*workspace)(m2_device *dev, const struct m2_op *op, const struct m2_attrs *attrs, const m2_desc *in,
                          const m2_desc *out);
+    /* Ways in which a call of the op can run here (kernels/op.h): fills list[0 .. most), returns how many; 0: only one. */
+    int (*variants)(m2_device *dev, const struct m2_op *op, const struct m2_attrs *attrs, const m2_desc *in,
+                    struct m2_variant *list, int most);
     /* Graph capture of everything enqueued on `stream` between begin and end. NULL pointers on the CPU. */
     m2_status (*capture_begin)(m2_device *dev, m2_stream *stream);
     m2_status (*capture_end)(m2_device *dev, m2_stream *stream, m2_graph **out);

@@ -128,6 +128,12 @@ static int64_t cpu_workspace(m2_device *dev, const m2_op *op, const m2_attrs *at
     return op->workspace ? op->workspace(attrs, in, out, dev->threads) : 0;
 }
 
+static int cpu_variants(m2_device *dev, const m2_op *op, const m2_attrs *attrs, const m2_desc *in, m2_variant *list,
+                        int most)
+{
+    return op->variants ? op->variants(attrs, in, dev->threads, list, most) : 0;
+}
+
 static const m2_device_api cpu_api = {
     .kind = "cpu",
     .close = cpu_close,
@@ -147,6 +153,7 @@ static const m2_device_api cpu_api = {
     .event_seconds = cpu_event_seconds,
     .lookup = cpu_lookup,
     .workspace = cpu_workspace,
+    .variants = cpu_variants,
 };
 
 m2_status m2_device_open_cpu(int threads, m2_device **out)

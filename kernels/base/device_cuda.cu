@@ -197,6 +197,7 @@ workspace_fn m2i_cuda_linear_workspace, m2i_cuda_linear_grad_workspace, m2i_cuda
     m2i_cuda_xent_workspace, m2i_cuda_xent_grad_workspace, m2i_cuda_softxent_workspace, m2i_cuda_sumsq_workspace,
     m2i_cuda_embed_grad_workspace, m2i_cuda_shortconv_grad_workspace, m2i_cuda_sine_grad_workspace;
 int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad);
+int m2i_cuda_longconv_variants(const m2_attrs *attrs, const m2_desc *in, bool grad, m2_variant *list, int most);
 }
 
 static int64_t longconv_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *)
@@ -249,6 +250,13 @@ static int64_t cuda_workspace(m2_device *, const m2_op *op, const m2_attrs *attr
     return 0;
 }
 
+static int cuda_variants(m2_device *, const m2_op *op, const m2_attrs *attrs, const m2_desc *in, m2_variant *list,
+                         int most)
+{
+    bool grad = op->id == M2_OP_longconv_grad;
+    return grad || op->id == M2_OP_longconv ? m2i_cuda_longconv_variants(attrs, in, grad, list, most) : 0;
+}
+
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 static void cuda_close(m2_device *dev)
 {
@@ -269,7 +277,7 @@ static m2_device_api make_api()
     a.event_create = cuda_event_create, a.event_destroy = cuda_event_destroy,
     a.event_record = cuda_event_record;
     a.event_wait = cuda_event_wait, a.event_sync = cuda_event_sync, a.event_seconds = cuda_event_seconds;
-    a.lookup = cuda_lookup, a.workspace = cuda_workspace;
+    a.lookup = cuda_lookup, a.workspace = cuda_workspace, a.variants = cuda_variants;
     a.capture_begin = cuda_capture_begin, a.capture_end = cuda_capture_end;
     a.graph_launch = cuda_graph_launch, a.graph_destroy = cuda_graph_destroy;
     a.range = cuda_range;

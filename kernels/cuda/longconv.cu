@@ -23,7 +23,9 @@
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 #include "rows.cuh"
+#include "ways.cuh"
 #include <cuda_runtime.h>
+#include <stdio.h>
 
 namespace m2cu
 {
@@ -328,11 +330,13 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
               FastDiv(cbl[2]),
               segments > 1 ? (cbl[0] * cbl[1] - 1) * cbl[2] : 0};
     for (p.N = p.rows.jump ? 16384 : 256; p.N < p.rows.L;) p.N *= 2;
-    p.inner = p.N;
-    if (p.N > (grad ? 4096 : 8192) || p.rows.jump) {
-        p.inner = p.N < 16384 ? 2048 : p.N <= 131072 ? 4096 : 8192;
+    int list[WAYS], n = list_ways(p.N, p.rows.jump != 0, grad, list),
+        variant = (int)attrs->i[M2_LONGCONV_VARIANT];
+    if (variant > n || n == 0) return p; /* inner 0: run_any says so */
+    p.inner = ways[list[variant > 0 ? variant - 1 : 0]].inner;
+    p.levels = levels_over(p.N, p.inner);
+    if (p.levels) {
         int64_t rest = p.N / p.inner;
-        p.levels = rest > 32 ? 2 : 1;
         p.radix[0] = (int)rest;
         if (p.levels == 2)
             for (p.radix[0] = 4; (int64_t)p.radix[0] * p.radix[0] < rest;) p.radix[0] *= 2;
@@ -562,6 +566,9 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
     m2_desc u = m2_tensor_desc(&in[0]), k = m2_tensor_desc(&in[1]);
     Job<T> j = {};
     j.p = make_plan(&call->attrs, &u, &k, grad);
+    if (!j.p.inner)
+        return m2_fail(M2_USAGE, "variant %lld of a long convolution of %lld positions does not exist on CUDA",
+                       (long long)call->attrs.i[M2_LONGCONV_VARIANT], (long long)j.p.rows.L);
     char *at = (char *)call->workspace;
     int64_t need = total_bytes(j.p, grad);
     if (call->workspace_bytes < need)
@@ -615,4 +622,23 @@ extern "C" int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_d
 {
     m2cu::Plan p = m2cu::make_plan(attrs, &in[0], &in[1], grad);
     return m2cu::total_bytes(p, grad);
+}
+
+/* The ways that make_plan chooses from, the cheapest first. */
+extern "C" int m2i_cuda_longconv_variants(const m2_attrs *attrs, const m2_desc *in, bool grad, m2_variant *list,
+                                          int most)
+{
+    using namespace m2cu;
+    m2_attrs chosen = *attrs;
+    chosen.i[M2_LONGCONV_VARIANT] = 0;
+    Plan p = make_plan(&chosen, &in[0], &in[1], grad);
+    int order[WAYS], n = list_ways(p.N, p.rows.jump != 0, grad, order);
+    double points = (double)p.N * (double)p.rows.count * (double)p.rows.F;
+    for (int i = 0; i < n && i < most; i++) {
+        const Way &way = ways[order[i]];
+        snprintf(list[i].name, sizeof list[i].name, "%lld x %lld in one block", (long long)(p.N / way.inner),
+                 (long long)way.inner);
+        list[i].seconds = points * 1e-12 * cost_of(way, p.N, p.rows.jump != 0, grad);
+    }
+    return n < most ? n : most;
 }

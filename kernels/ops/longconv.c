@@ -20,6 +20,8 @@
 #include "kernels/fft_cpu.h"
 #include "kernels/ops/common.h"
 
+#include <stdio.h>
+
 enum { U, K, KR, D, PRE, POST, DY, N_IN }; /* inputs; DY of the gradient */
 enum { DU, DK, DKR, DD, DPRE, DPOST };     /* outputs of the gradient */
 enum { UNITS = 64, BUNDLES = 4 };          /* filters are cut until there are UNITS, of >= BUNDLES each */
@@ -95,10 +97,11 @@ typedef struct job {
     char *partial[3];                      /* dk, dkr, dD of each part; NULL: straight to the output */
 } job;
 
-static m2_status plan(job *j, const m2_desc *u, const m2_desc *k)
+static m2_status plan(job *j, const m2_attrs *attrs, const m2_desc *u, const m2_desc *k)
 {
     int64_t channels = u->shape[u->rank - 3], segment = u->shape[u->rank - 1];
-    M2_TRY(m2i_fft_get(length_of(u), u->dtype, &j->fft));
+    int variant = (int)attrs->i[M2_LONGCONV_VARIANT];
+    M2_TRY(m2i_fft_get(length_of(u), u->dtype, variant > 0 ? variant - 1 : 0, &j->fft));
     j->batch = u->shape[u->rank - 2];
     j->row = (span){length_of(u), segment, u->rank == 4 ? (channels * j->batch - 1) * segment : 0};
     j->filters = k->shape[0], j->taps = k->shape[1];
@@ -122,19 +125,50 @@ static int64_t scratch_bytes(const job *j)
 
 static int64_t longconv_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
 {
-    (void)attrs, (void)out;
+    (void)out;
     job j;
-    return plan(&j, &in[U], &in[K]) == M2_OK ? threads * 2 * scratch_bytes(&j) : 0;
+    return plan(&j, attrs, &in[U], &in[K]) == M2_OK ? threads * 2 * scratch_bytes(&j) : 0;
 }
 
 static int64_t longconv_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
                                        int threads)
 {
-    (void)attrs, (void)out;
+    (void)out;
     job j;
-    if (plan(&j, &in[U], &in[K]) != M2_OK) return 0;
+    if (plan(&j, attrs, &in[U], &in[K]) != M2_OK) return 0;
     int64_t partials = j.parts > 1 ? j.parts * (2 * j.taps + 1) * j.filters : 0;
     return threads * SPECTRA * scratch_bytes(&j) + partials * m2_dtype_size(j.fft->dtype);
+}
+
+/* One variant per transform plan. Transform pairs of a call: one per row and half a one per filter; of the gradient, the
+ * input's spectrum is half a pair, the way back for dpost another, and a filter has one. */
+static int variants(const m2_attrs *attrs, const m2_desc *in, int threads, m2_variant *list, int most,
+                    int gradient)
+{
+    (void)attrs;
+    m2_fft plans[M2I_FFT_CHOICES];
+    double seconds[M2I_FFT_CHOICES], length = (double)length_of(&in[U]), filters = (double)in[K].shape[0];
+    int count = m2i_fft_choices(length_of(&in[U]), in[U].dtype, plans, seconds);
+    double rows = (double)m2_desc_count(&in[U]) / length * (!gradient ? 1 : in[POST].rank >= 0 ? 2 : 1.5);
+    for (int i = 0; i < count && i < most; i++) {
+        int at = snprintf(list[i].name, sizeof list[i].name, "%lld =", (long long)plans[i].n);
+        for (int s = 0; s < plans[i].order; s++)
+            at += snprintf(list[i].name + at, sizeof list[i].name - (size_t)at, " %d", plans[i].factor[s]);
+        list[i].seconds = seconds[i] * (rows + filters * (gradient ? 1 : 0.5)) / threads;
+    }
+    return count < most ? count : most;
+}
+
+static int longconv_variants(const m2_attrs *attrs, const m2_desc *in, int threads, m2_variant *list,
+                             int most)
+{
+    return variants(attrs, in, threads, list, most, 0);
+}
+
+static int longconv_grad_variants(const m2_attrs *attrs, const m2_desc *in, int threads, m2_variant *list,
+                                  int most)
+{
+    return variants(attrs, in, threads, list, most, 1);
 }
 
 /* Where row q of a filter begins in u, y and the gates: rows of one channel are neighbours. */
@@ -154,7 +188,7 @@ static m2_status start(job *j, const m2_call *c, m2_dtype *real)
     M2_TRY(m2i_check(c, 0, real));
     m2_desc u = m2_tensor_desc(&c->in[U]), k = m2_tensor_desc(&c->in[K]);
     j->call = c;
-    return plan(j, &u, &k);
+    return plan(j, &c->attrs, &u, &k);
 }
 
 static m2_status longconv_run(const m2_call *c)
@@ -477,10 +511,11 @@ const m2_op m2_op_longconv = {
     .optional = 1 << KR | 1 << D | 1 << PRE | 1 << POST,
     .in_name = {"u", "k", "kr", "D", "pre", "post"},
     .out_name = {"y"},
-    .attr_i = {"share"},
+    .attr_i = {"share", "variant"},
     .shape = longconv_shape,
     .cost = longconv_cost,
     .workspace = longconv_workspace,
+    .variants = longconv_variants,
     .run = longconv_run,
     .grad = &m2_op_longconv_grad,
     .grad_in = 63,
@@ -498,9 +533,10 @@ const m2_op m2_op_longconv_grad = {
     .optional = 1 << KR | 1 << D | 1 << PRE | 1 << POST,
     .in_name = {"u", "k", "kr", "D", "pre", "post", "dy"},
     .out_name = {"du", "dk", "dkr", "dD", "dpre", "dpost"},
-    .attr_i = {"share"},
+    .attr_i = {"share", "variant"},
     .cost = longconv_grad_cost,
     .workspace = longconv_grad_workspace,
+    .variants = longconv_grad_variants,
     .run = longconv_grad_run,
     .acc = 63,
     .inplace = {[DU] = 1 + DY, [DPRE] = 1 + PRE, [DPOST] = 1 + POST},

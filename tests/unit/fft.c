@@ -224,11 +224,11 @@ static void cpu_stages(void)
     CU_ASSERT(m2i_fft_get_plan(&f, M2_F32, &unused) == M2_USAGE);
     CU_ASSERT(m2_fft_make(1, (const int[1]){6}, &f) == M2_OK);
     CU_ASSERT(m2i_fft_get_plan(&f, M2_F32, &unused) == M2_USAGE);
-    CU_ASSERT(m2i_fft_get(100, M2_BF16, &unused) == M2_USAGE);
+    CU_ASSERT(m2i_fft_get(100, M2_BF16, 0, &unused) == M2_USAGE);
     for (int64_t points = 1; points < 300000; points = points * 5 / 4 + 1)
         for (m2_dtype t = M2_F32; t <= M2_F64; t++) {
             const m2i_fft *g;
-            CU_ASSERT_FATAL(m2i_fft_get(points, t, &g) == M2_OK);
+            CU_ASSERT_FATAL(m2i_fft_get(points, t, 0, &g) == M2_OK);
             CU_ASSERT(g->plan.n >= points && (points < 16 || g->plan.n <= 2 * points));
         }
 }

@@ -1,7 +1,7 @@
 /* longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N]
  *
  * The long convolution over a grid of lengths, batch sizes and channels, in every precision of the device, with its forms
- * (gates, negative lags, shared filters, short filters) in turn. At each point:
+ * (gates, negative lags, shared filters, short filters) and variants (kernels/op.h) in turn. At each point:
  *   - outputs and input gradients of some whole rows against float64: sums for short rows, for long ones a Fourier
  *     transform of this file, itself compared with the sums; and two outputs of every other row against their sums;
  *   - causality: a change of all inputs from t on changes no output before t;
@@ -85,6 +85,7 @@ typedef struct conv {
     const struct form *form;
     const struct precision *prec;
     int64_t c, b, l, filters, taps;
+    int turn;                               /* the number of this point: all variants get their turn */
     m2_desc desc[SLOTS];                    /* of inputs; gradients and y are like them */
     void *in[SLOTS], *y, *before, *out[DY]; /* here; out[s]: gradient of input s */
     void *there_in[SLOTS], *there_y, *there_out[DY];
@@ -177,6 +178,9 @@ static void run(conv *v, int gradient, unsigned swapped)
         out[j] = there ? v->desc[j] : m2_desc_none();
         if (there) call.out[j] = m2_tensor_make(&out[j], gradient ? v->there_out[j] : v->there_y);
     }
+    m2_variant list[16];
+    int variants = device->api->variants(device, op, &call.attrs, in, list, 16);
+    call.attrs.i[M2_LONGCONV_VARIANT] = v->turn % (variants + 1);
     call.workspace_bytes = device->api->workspace(device, op, &call.attrs, in, out);
     must(device->api->alloc(device, M2_MEM_DEVICE, call.workspace_bytes, &call.workspace));
     m2_run_fn fn = device->api->lookup(device, op);
@@ -380,9 +384,14 @@ static void causality(conv *v, int which)
 
 static double inner(const conv *v, int slot, const void *a, const void *b)
 {
+    m2_dtype t = v->desc[slot].dtype;
+    int64_t n = count(v, slot);
     double s = 0;
-    for (int64_t i = 0; i < count(v, slot); i++)
-        s += get(a, v->desc[slot].dtype, i) * get(b, v->desc[slot].dtype, i);
+    for (int64_t i = 0; i < n;) { /* in pieces: a single sum of millions rounds more than what is tested */
+        double piece = 0;
+        for (int64_t end = i + 4096 < n ? i + 4096 : n; i < end; i++) piece += get(a, t, i) * get(b, t, i);
+        s += piece;
+    }
     return s;
 }
 
@@ -415,7 +424,7 @@ static void adjoints(conv *v, int which)
 
 static void point(int64_t c, int64_t b, int64_t l, const struct form *form, int which)
 {
-    conv v = {.form = form, .prec = &precisions[which], .c = c, .b = b, .l = l};
+    conv v = {.form = form, .prec = &precisions[which], .c = c, .b = b, .l = l, .turn = worst[which].points};
     make(&v);
     run(&v, 0, 0);
     causality(&v, which);
