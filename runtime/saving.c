@@ -45,8 +45,10 @@ static m2_status settle(m2_saving *s, m2_status st, int64_t committed, int last)
 {
     if (st == M2_OK && committed >= 0) {
         s->saved = committed;
+        m2_saver_stats stats = m2_saver_statistics(s->saver);
         s->n++;
-        s->waited += m2_saver_statistics(s->saver).stalled;
+        s->took = stats.copied + stats.wrote + stats.published;
+        s->waited += stats.stalled;
     }
     if (st != M2_IO || last || !s->go_on) return st;
     m2_progress_note(s->progress, "%s; training goes on (checkpoint.on_failure)", m2_message());

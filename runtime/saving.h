@@ -17,6 +17,7 @@ typedef struct m2_saving {
     int64_t saved; /* step of the newest whole checkpoint, -1 = none */
     int64_t n;     /* whole ones written by this process */
     double waited; /* seconds that training waited for them */
+    double took;   /* seconds of the newest, from copy to commit */
     double looked; /* for a newer job: when */
 } m2_saving;
 

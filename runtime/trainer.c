@@ -2,6 +2,7 @@
 #include "kernels/base/log.h"
 #include "kernels/perf.h"
 #include "runtime/batch.h"
+#include "runtime/deadline.h"
 #include "runtime/eval.h"
 #include "runtime/feed.h"
 #include "runtime/fit.h"
@@ -35,6 +36,7 @@ typedef struct trainer {
     m2_saving saving;
     m2_metrics *metrics; /* rank 0 */
     m2_progress progress;
+    m2_deadline deadline;
     m2_tid loss, norm2;
     int32_t *inputs;   /* the microbatches of this rank's share of a step */
     int64_t predicted; /* targets of a step, all ranks */
@@ -74,6 +76,21 @@ static void watch_signals(void)
     }
 }
 
+/* What ends the run after the current step: a signal's number, TIME_IS_UP, or 0. */
+enum { TIME_IS_UP = 1000 };
+
+static int64_t stop_word(trainer *t)
+{
+    if (caught) return caught;
+    return m2_deadline_near(&t->deadline, m2_deadline_clock(), t->saving.took) ? TIME_IS_UP : 0;
+}
+
+static const char *stop_name(const trainer *t, int64_t stop)
+{
+    if (stop == TIME_IS_UP) return t->deadline.why;
+    return stop == SIGTERM ? "SIGTERM" : stop == SIGINT ? "SIGINT" : "SIGUSR1";
+}
+
 /* ---- one step ---------------------------------------------------------------------------------------------------- */
 /* Reads this rank's rows, then all ranks learn whether one of them failed, was told to stop or still writes a checkpoint. */
 static m2_status fetch(trainer *t, int64_t *stop, int *saving)
@@ -85,7 +102,7 @@ static m2_status fetch(trainer *t, int64_t *stop, int *saving)
     t->predicted = 0;
     for (int a = 0; a < b->micros && mine == M2_OK; a++, t->predicted += n)
         mine = m2_feed_next(t->feed, b->micro, t->inputs + a * size, &n);
-    int64_t word[3] = {mine != M2_OK, caught, m2_saving_busy(&t->saving)};
+    int64_t word[3] = {mine != M2_OK, stop_word(t), m2_saving_busy(&t->saving)};
     m2_status st = host->api->all_reduce(host, word, word, 3, M2_I64, M2_MAX, NULL);
     if (st != M2_OK) return mine == M2_OK ? m2_ranks_alone(host, st) : mine;
     *stop = word[1];
@@ -236,7 +253,7 @@ static m2_status run_steps(trainer *t)
     if (!stop) return M2_OK;
     M2_TRY(m2_saving_wait(&t->saving));
     if (t->saving.saved != t->step) M2_TRY(save(t, 1));
-    const char *name = stop == SIGTERM ? "SIGTERM" : stop == SIGINT ? "SIGINT" : "SIGUSR1";
+    const char *name = stop_name(t, stop);
     m2_progress_note(&t->progress,
                      "stopped by %s at step %" PRId64 ", checkpoint written: the same command goes on", name,
                      t->step);
@@ -282,6 +299,7 @@ static m2_status check(trainer *t)
     }
     M2_TRY(check_model(t));
     M2_TRY(m2_schedule_make(cfg, &t->schedule));
+    M2_TRY(m2_deadline_start(cfg, &t->deadline));
     return m2_config_text(cfg, &t->config_text);
 }
 

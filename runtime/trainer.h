@@ -2,7 +2,7 @@
  *
  * Collective over the processes that the launcher started. Resumes by itself: a run.dir that holds a checkpoint goes on from
  * its newest one, a finished run says so. SIGTERM, SIGUSR1 and SIGINT end the run after the current step with a checkpoint
- * (M2_REQUEUE, exit 75); a second SIGINT ends it at once. */
+ * (M2_REQUEUE, exit 75); a second SIGINT ends it at once. So does time: run.minutes, and run.margin before a Slurm job's end. */
 #ifndef M2_TRAINER_H
 #define M2_TRAINER_H
 

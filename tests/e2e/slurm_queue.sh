@@ -1,7 +1,7 @@
 #!/bin/bash
 # What a cluster does to jobs, all at once: slurmctld restarts under one, another is preempted, saves and is requeued, the third is
-# cancelled and leaves a checkpoint that loads, the fourth fails at every start until it gives up and says why. What was to be
-# done in the end has the same bits as an undisturbed run.
+# cancelled and leaves a checkpoint that loads, the fourth fails at every start until it gives up and says why, the fifth has a
+# time limit that no signal warns of. What was to be done in the end has the same bits as an undisturbed run.
 . "$M2_SOURCE/tests/e2e/slurm.bash" || exit 1
 small_run
 options="$paced train.steps=100"
@@ -13,7 +13,8 @@ calm=$(submit $two -- $options run.dir=calm)
 spot=$(submit $two -p spot --exclusive -- $options run.dir=spot)
 gone=$(submit $two -- $options run.dir=gone)
 broken=$(program=./broken M2_FAILURES=3 submit $two -- $options run.dir=broken)
-for run in calm spot gone; do in_time 60 trained $run 5; done
+limit=$(submit -N 1 --ntasks-per-node=2 -t 1 --signal=B:CONT@1 -- $options run.margin=52 run.dir=limit)
+for run in calm spot gone limit; do in_time 60 trained $run 5; done
 sbatch -Q -w "$(nodes_of "$spot")" -N 1 --exclusive -t 1 --wrap 'sleep 1'
 scancel "$gone"
 "$cluster" controller restart
@@ -46,3 +47,9 @@ is "$broken" FAILED || fail "failing job is $(state "$broken")"
 logged "$broken" 'start 3: exit code 71: the job ends, after 3 failures in a row (M2_FAILURES=3)' || { cat m2-"$broken".log; fail "no reason"; }
 ! logged "$broken" 'start 4' || fail "started once more"
 echo "failing at every start: $(grep 'start 3: exit' m2-"$broken".log)"
+
+done_in 90 "$limit"
+logged "$limit" "stopped by the job's time limit at step" || { cat m2-"$limit".log; fail "the time limit was not seen"; }
+logged "$limit" 'start 1: exit code 75: requeued' || fail "not requeued at its time limit"
+same_bits limit whole
+echo "time limit without a signal: saved, requeued, same bits"
