@@ -4,7 +4,7 @@
 
 const char tool_bench_usage[] =
     "usage: m2 bench ops [--op NAME]            every op, against a large matrix product and a plain copy\n"
-    "       m2 bench conv                       the long convolution per length, against its floor and FFTW\n"
+    "       m2 bench conv                       the long convolution per length, against its floor, FFTW or cuFFT\n"
     "       m2 bench step CONFIG [KEY=VALUE]    a training step: tokens/s, MFU, and the share of each op\n"
     "       m2 bench comm                       under mpirun: collectives by size, latency and bandwidth\n"
     "       m2 bench save CONFIG [KEY=VALUE]    checkpoints: how long a step waits, GB/s against the disk's own\n"

@@ -19,7 +19,7 @@ m2_status bench_loader(int argc, char **argv) M2_MUST_USE;
 extern const char bench_loader_usage[];
 
 /* Long convolution per length: forward, forward + backward, FLOP/s, bytes/s, the floor (bytes that must move at the
- * memory's speed), and on the CPU the ratio to FFTW if libfftw3f can be loaded. `--help` lists the options. Here argc
- * and argv are only what follows the subject. */
+ * memory's speed as measured), the ratio to FFTW or cuFFT if they can be loaded, and how good the cost model's choice is.
+ * `--help` lists the options. Here argc and argv are only what follows the subject. */
 m2_status m2_bench_conv(int argc, char **argv) M2_MUST_USE;
 #endif

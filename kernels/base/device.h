@@ -16,6 +16,7 @@ struct m2_op;
 struct m2_attrs;
 struct m2_call;
 struct m2_variant;
+struct m2_rival;
 typedef m2_status (*m2_run_fn)(const struct m2_call *call);
 
 typedef enum m2_memory {
@@ -52,6 +53,8 @@ typedef struct m2_device_api {
     /* Ways in which a call of the op can run here (kernels/op.h): fills list[0 .. most), returns how many; 0: only one. */
     int (*variants)(m2_device *dev, const struct m2_op *op, const struct m2_attrs *attrs, const m2_desc *in,
                     struct m2_variant *list, int most);
+    /* The long convolution through the device's own Fourier transforms, for benchmarks: kernels/rival.h. */
+    m2_status (*rival)(m2_device *dev, const m2_desc *in, struct m2_rival **out);
     /* Graph capture of everything enqueued on `stream` between begin and end. NULL pointers on the CPU. */
     m2_status (*capture_begin)(m2_device *dev, m2_stream *stream);
     m2_status (*capture_end)(m2_device *dev, m2_stream *stream, m2_graph **out);

@@ -2,7 +2,7 @@
 #include "kernels/base/device.h"
 #include "kernels/base/log.h"
 #include "kernels/base/threads.h"
-#include "kernels/op.h"
+#include "kernels/rival.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -154,6 +154,7 @@ static const m2_device_api cpu_api = {
     .lookup = cpu_lookup,
     .workspace = cpu_workspace,
     .variants = cpu_variants,
+    .rival = m2i_rival_fftw,
 };
 
 m2_status m2_device_open_cpu(int threads, m2_device **out)

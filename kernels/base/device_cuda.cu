@@ -4,6 +4,7 @@
  * called one of them before (it made its stream, memory or events here). */
 #include "kernels/base/log.h"
 #include "kernels/cuda/gemm.cuh"
+#include "kernels/rival.h"
 
 #include <nvtx3/nvToolsExt.h>
 #include <stdio.h>
@@ -277,7 +278,7 @@ static m2_device_api make_api()
     a.event_create = cuda_event_create, a.event_destroy = cuda_event_destroy,
     a.event_record = cuda_event_record;
     a.event_wait = cuda_event_wait, a.event_sync = cuda_event_sync, a.event_seconds = cuda_event_seconds;
-    a.lookup = cuda_lookup, a.workspace = cuda_workspace, a.variants = cuda_variants;
+    a.lookup = cuda_lookup, a.workspace = cuda_workspace, a.variants = cuda_variants, a.rival = m2i_rival_cufft;
     a.capture_begin = cuda_capture_begin, a.capture_end = cuda_capture_end;
     a.graph_launch = cuda_graph_launch, a.graph_destroy = cuda_graph_destroy;
     a.range = cuda_range;
