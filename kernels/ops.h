@@ -22,6 +22,7 @@
  *   x (C, B, L), w (C, K), b (C); q[c,b,t] = sum_{i<K} w[c,i] x[c,b,t-K+1+i] + b[c]. Before t = 0 of each row:
  *   left (C, B, K-1),
  *   the last tokens of the left neighbour where the sequence is cut (parallel/exchange.h halo), absent: zeros.
+ *   CHUNKS > 1: a row is so many chunks of L / CHUNKS positions, each with its own left: (C, B, CHUNKS (K-1)).
  *   GATE = M2_GATE_NONE: g = q (C, B, L), z absent. Else C = 3d, q split in thirds, outputs (d, B, L):
  *   M2_GATE_FIRST (GPT: x0, x1, v): g = q0, z = q2*q1.  M2_GATE_SECOND (BERT: x1, x2, v): g = q1, z = q2*q0.
  *   shortconv_grad(x, w, b, left, dg, dz) -> dx, dw, db, dleft (q is recomputed).
@@ -33,11 +34,20 @@
  *   a = u*pre;  s[t] = sum_{j<=t} k[t-j] a[j] + sum_{j>t} kr[j-t-1] a[j] + D a[t];  y = s*post.   k, kr, D are P.
  *   VARIANT: kernels/op.h, m2_variant.
  *   longconv_grad(u, k, kr, D, pre, post, dy) -> du, dk, dkr, dD, dpre, dpost.
+ * ---- columns(x, [xr], [x0]) -> z      first block stage of the longconv of a sequence cut into columns (kernels/ops/monarch.c)
+ *   N = ROWS WIDTH points as a matrix of WIDTH columns, of which OWN from AT on are here: x (C, B, l) or (F, l), its first
+ *   l / OWN <= ROWS rows, one behind the other; x, xr T (or P). z (ROWS, C, B or 1, 2 OWN) P, re of the columns, then im.
+ *   xr: taps of lags -1, -2, ..., (F, l) like x but of the mirrored columns [WIDTH - AT - OWN, WIDTH - AT). x0 (F): lag 0.
+ *   uncolumns(z) -> y, [yr], [y0]: the adjoint, and columns its adjoint. y (C, B, LENGTH) OUT_DTYPE; yr, y0 as gradients only.
+ * ---- cyclic(u, k) -> y          second block stage: rows of WIDTH points, cyclically convolved, over ROWS
+ *   u, y (R, C, B, 2c), k (R, F, 1, 2c), all P: SEGMENTS times R/SEGMENTS rows, of each c of WIDTH = SEGMENTS c columns.
+ *   Filter of channel c by SHARE, as in longconv. R = ROWS. cyclic_grad(u, k, dy) -> du, dk.
  * ---- sine(x, a) -> y            implicit filter's activation: x (R, w), a (w): y = sin(a x), all P.
  *   sine_grad(x, a, dy) -> dx, da
  * ---- decay(h) -> k              h (F, L): k[c,n] = h[c,n] exp(-t_n |delta_c|), t_n = n/(LMAX-1) (0 if LMAX = 1),
  *   delta_c =
  *   linspace(DELTA0, DELTA1, whole F)[c], by h's whole/origin. Self-adjoint: decay(dk) is its own gradient.
+ *   Column i is n = AT + i, or with RUN > 0 n = AT + i + i / RUN * JUMP: runs of columns.
  * ---- norm(x, gamma, beta) -> y, stats            layer norm over the last dimension C, biased variance, EPS
  *   x (..., C), gamma, beta (C) P; stats (R, 2) P = mean, 1/sqrt(var + EPS). OUT_DTYPE: dtype of y.
  *   norm_grad(x, gamma, stats, dy) -> dx, dgamma, dbeta
@@ -56,6 +66,7 @@
  * ---- embed(ids, table, [pos], [type]) -> y
  *   ids (B, L) i32, table (V, C), pos (Lmax, C), type (n, C) row 0 used: y[b,t] = table[id] + pos[origin_L + t] +
  *   type[0].
+ *   With RUN > 0 pos[origin_L + t + t / RUN * JUMP]: runs of positions.
  *   OUT_DTYPE; PAD (id whose table row gets no gradient, -1 none). embed_grad(ids, dy) -> dtable, dpos, dtype.
  *   An id outside [0, V) is M2_DATA naming position and value (CPU); tokens are range-checked by the loader for
  *   the GPU.
@@ -94,11 +105,13 @@
 /* indices into m2_attrs.i and .f, and their values */
 enum { M2_LINEAR_X_CM = 0, M2_LINEAR_Y_CM };
 enum { M2_BLOCKDIAG_N_OUT = 0 };
-enum { M2_SHORTCONV_GATE = 0 };
+enum { M2_SHORTCONV_GATE = 0, M2_SHORTCONV_CHUNKS };
 enum { M2_GATE_NONE, M2_GATE_FIRST, M2_GATE_SECOND };
 enum { M2_LONGCONV_SHARE = 0, M2_LONGCONV_VARIANT };
 enum { M2_SHARE_HEAD, M2_SHARE_INDEX };
-enum { M2_DECAY_LMAX = 0 };
+enum { M2_COLUMNS_ROWS = 0, M2_COLUMNS_WIDTH, M2_COLUMNS_AT, M2_COLUMNS_OWN, M2_COLUMNS_LENGTH, M2_COLUMNS_OUT_DTYPE };
+enum { M2_CYCLIC_SHARE = 0, M2_CYCLIC_SEGMENTS };
+enum { M2_DECAY_LMAX = 0, M2_DECAY_AT, M2_DECAY_RUN, M2_DECAY_JUMP };
 enum { M2_DECAY_DELTA0 = 0, M2_DECAY_DELTA1 };
 enum { M2_NORM_OUT_DTYPE = 0 };
 enum { M2_NORM_EPS = 0 };
@@ -109,7 +122,7 @@ enum { M2_CAST_OUT_DTYPE = 0 };
 enum { M2_FILL_VALUE = 0 };
 enum { M2_DROPOUT_P = 0 };
 enum { M2_DROPOUT_WHOLE_B = 0 };
-enum { M2_EMBED_OUT_DTYPE = 0, M2_EMBED_PAD };
+enum { M2_EMBED_OUT_DTYPE = 0, M2_EMBED_PAD, M2_EMBED_RUN, M2_EMBED_JUMP };
 enum { M2_XENT_IGNORE = 0, M2_XENT_DENOM };
 enum { M2_SOFTXENT_DENOM = 0 };
 enum { M2_MSE_DENOM = 0 };

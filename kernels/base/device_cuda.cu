@@ -196,7 +196,8 @@ typedef int64_t workspace_fn(const m2_attrs *attrs, const m2_desc *in, const m2_
 workspace_fn m2i_cuda_linear_workspace, m2i_cuda_linear_grad_workspace, m2i_cuda_blockdiag_workspace,
     m2i_cuda_blockdiag_grad_workspace, m2i_cuda_norm_grad_workspace, m2i_cuda_addnorm_grad_workspace,
     m2i_cuda_xent_workspace, m2i_cuda_xent_grad_workspace, m2i_cuda_softxent_workspace, m2i_cuda_sumsq_workspace,
-    m2i_cuda_embed_grad_workspace, m2i_cuda_shortconv_grad_workspace, m2i_cuda_sine_grad_workspace;
+    m2i_cuda_embed_grad_workspace, m2i_cuda_shortconv_grad_workspace, m2i_cuda_sine_grad_workspace,
+    m2i_cuda_cyclic_workspace, m2i_cuda_cyclic_grad_workspace;
 int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad);
 int m2i_cuda_longconv_variants(const m2_attrs *attrs, const m2_desc *in, bool grad, m2_variant *list, int most);
 }
@@ -234,6 +235,8 @@ static const struct {
     {M2_OP_embed_grad, m2i_cuda_embed_grad_workspace},
     {M2_OP_shortconv_grad, m2i_cuda_shortconv_grad_workspace},
     {M2_OP_sine_grad, m2i_cuda_sine_grad_workspace},
+    {M2_OP_cyclic, m2i_cuda_cyclic_workspace},
+    {M2_OP_cyclic_grad, m2i_cuda_cyclic_grad_workspace},
     {M2_OP_longconv, longconv_workspace},
     {M2_OP_longconv_grad, longconv_grad_workspace},
 };

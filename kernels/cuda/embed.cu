@@ -1,6 +1,6 @@
 /* embed.cu - embeddings and gathered rows, and their gradients without float atomics.
  *
- *   embed: y[b,t] = table[ids[b,t]] + pos[l0 + t] + type[0], l0 the slab's first position; dtable, dpos, dtype its sums.
+ *   embed: y[b,t] = table[ids[b,t]] + pos[l0 + t] + type[0], l0 the slab's first position (or runs from it on); dtable, dpos, dtype its sums.
  *   gather: y[i] = x[idx[i]], zeros where idx[i] < 0; dx[idx[i]] += dy[i].
  * Forward: a thread per 8 columns of a row; bytes: rows read and written once. An id outside the table gives NaN, so that a
  * wrong store cannot go unnoticed. Backward: scatter_rows of sums.cu for tables; positions are summed by their own thread. */
@@ -16,8 +16,8 @@ struct Embed {
     const int32_t *ids;
     int64_t items, vocabulary,
         first; /* groups of 8 in y; rows of the table; position of the slab's first column */
-    int width, length;
-    FastDiv groups, rows; /* per row of y; rows of y per batch row */
+    int width, length, jump;
+    FastDiv groups, rows, run; /* per row of y; rows of y per batch row; positions are first + t + t / run jump */
 };
 
 __global__ void __launch_bounds__(256) embed(Embed j)
@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(256) embed(Embed j)
     uint32_t row = j.groups.div((uint32_t)item), col = ((uint32_t)item - row * j.groups.d) * 8;
     uint32_t t = row - j.rows.div(row) * j.rows.d;
     int n = j.width - (int)col;
+    t += j.run.div(t) * (uint32_t)j.jump;
     int64_t id = j.ids[row];
     bool known = id >= 0 && id < j.vocabulary;
     Eight e = fetch(j.table, known ? id * j.width + col : 0, n);
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(256) embed(Embed j)
 
 /* dpos[first + t] = sum over the B rows of dy[b, t]. */
 __global__ void __launch_bounds__(256)
-    sum_positions(Ref dy, Ref dpos, int64_t B, int64_t L, int64_t width, int64_t first)
+    sum_positions(Ref dy, Ref dpos, int64_t B, int64_t L, int64_t width, int64_t first, int64_t run, int64_t jump)
 {
     int64_t groups = (width + 7) / 8, item = (int64_t)blockIdx.x * 256 + threadIdx.x, t = item / groups;
     if (t >= L) return;
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(256)
             for (int i = 0; i < 8; i++) sum[i] += v[i];
         }
     }
-    put(dpos, (first + t) * width + col, n, sum);
+    put(dpos, (first + t + t / run * jump) * width + col, n, sum);
 }
 
 struct Gather {
@@ -106,9 +107,12 @@ m2_status run_embed(const m2_call *c)
     Embed j = {};
     j.width = (int)table.shape[1], j.length = (int)ids.shape[1];
     j.first = ids.origin[1], j.vocabulary = table.shape[0];
-    if (!m2_absent(&pos) && j.first + ids.shape[1] > pos.shape[0])
+    int64_t run = c->attrs.i[M2_EMBED_RUN] > 0 ? c->attrs.i[M2_EMBED_RUN] : j.length + 1,
+            last = j.first + j.length - 1 + (j.length - 1) / run * c->attrs.i[M2_EMBED_JUMP];
+    j.run = FastDiv(run), j.jump = (int)c->attrs.i[M2_EMBED_JUMP];
+    if (!m2_absent(&pos) && last >= pos.shape[0])
         return m2_fail(M2_USAGE, "embed: positions up to %lld are needed, but there are embeddings for %lld",
-                       (long long)(j.first + ids.shape[1]), (long long)pos.shape[0]);
+                       (long long)last + 1, (long long)pos.shape[0]);
     M2_TRY(count_groups(c, m2_tensor_count(&ids), j.width, &j.items, &j.groups));
     j.rows = FastDiv(ids.shape[1] ? ids.shape[1] : 1);
     j.ids = (const int32_t *)ids.data;
@@ -133,7 +137,9 @@ m2_status run_embed_grad(const m2_call *c)
         int64_t items = ids.shape[1] * ceil_div(width, 8);
         if (items)
             sum_positions<<<(unsigned)ceil_div(items, 256), 256, 0, s>>>(
-                ref(dy, width), ref(dpos, width, 1), ids.shape[0], ids.shape[1], width, ids.origin[1]);
+                ref(dy, width), ref(dpos, width, 1), ids.shape[0], ids.shape[1], width, ids.origin[1],
+                c->attrs.i[M2_EMBED_RUN] > 0 ? c->attrs.i[M2_EMBED_RUN] : ids.shape[1],
+                c->attrs.i[M2_EMBED_JUMP]);
     }
     if (!m2_absent(&dtype)) {
         M2_TRY(check_workspace(c, column_partials(rows, width) * (int64_t)sizeof(float)));

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(256)
 struct Decay {
     const float *h;
     float *k;
-    int64_t n, length, first_row, first_column;
+    int64_t n, length, first_row, first_column, run, jump;
     double t_step, delta0, delta_step; /* t_n = n t_step, delta_c = delta0 + c delta_step */
     bool acc;
 };
@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(256) decay(Decay j)
     int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
     if (i >= j.n) return;
     double delta = j.delta0 + (double)(j.first_row + i / j.length) * j.delta_step;
-    float v = j.h[i] * expf((float)(-(double)(j.first_column + i % j.length) * j.t_step * fabs(delta)));
+    int64_t column = i % j.length, at = j.first_column + column + column / j.run * j.jump;
+    float v = j.h[i] * expf((float)(-(double)at * j.t_step * fabs(delta)));
     j.k[i] = j.acc ? j.k[i] + v : v;
 }
 
@@ -96,7 +97,9 @@ m2_status run_decay(const m2_call *c)
     Decay j = {};
     j.h = (const float *)h.data, j.k = (float *)c->out[0].data;
     j.n = m2_tensor_count(&h), j.length = h.shape[1];
-    j.first_row = h.origin[0], j.first_column = h.origin[1];
+    j.first_row = h.origin[0], j.first_column = h.origin[1] + c->attrs.i[M2_DECAY_AT];
+    bool runs = c->attrs.i[M2_DECAY_RUN] > 0;
+    j.run = runs ? c->attrs.i[M2_DECAY_RUN] : j.length + 1, j.jump = runs ? c->attrs.i[M2_DECAY_JUMP] : 0;
     j.t_step = lmax > 1 ? 1.0 / (double)(lmax - 1) : 0;
     j.delta0 = from, j.delta_step = F > 1 ? (to - from) / (double)(F - 1) : 0;
     j.acc = c->acc & 1;

@@ -460,6 +460,11 @@ int split_count(int64_t channels, int64_t groups)
     return (int)(splits < most ? splits : most > 0 ? most : 1);
 }
 
+int64_t chunks_of(const m2_attrs *attrs)
+{
+    return attrs->i[M2_SHORTCONV_CHUNKS] > 1 ? attrs->i[M2_SHORTCONV_CHUNKS] : 1;
+}
+
 m2_status make_job(const m2_call *c, Conv *j)
 {
     M2_TRY(check(c));
@@ -475,7 +480,8 @@ m2_status make_job(const m2_call *c, Conv *j)
     j->parts = gate == M2_GATE_NONE ? 1 : 3;
     j->lead = gate == M2_GATE_SECOND; /* 0 for a single part */
     j->channels = (int)(x.shape[0] / j->parts);
-    j->B = (int)x.shape[1], j->L = (int)x.shape[2], j->K = (int)w.shape[1];
+    int64_t chunks = chunks_of(&c->attrs); /* a chunk with its own left is a row like any other */
+    j->B = (int)(x.shape[1] * chunks), j->L = (int)(x.shape[2] / chunks), j->K = (int)w.shape[1];
     j->n = (int64_t)j->channels * j->B * j->L;
     j->x = x.data, j->left = c->in[3].data;
     j->wide = j->L % 8 == 0;
@@ -562,5 +568,7 @@ extern "C" int64_t m2i_cuda_shortconv_grad_workspace(const m2_attrs *attrs, cons
                                                      const m2_desc *)
 {
     int64_t parts = attrs->i[M2_SHORTCONV_GATE] == M2_GATE_NONE ? 1 : 3;
-    return m2cu::partial_bytes(in[0].shape[0] / parts, parts, in[0].shape[1], in[0].shape[2], in[1].shape[1]);
+    int64_t chunks = m2cu::chunks_of(attrs);
+    return m2cu::partial_bytes(in[0].shape[0] / parts, parts, in[0].shape[1] * chunks, in[0].shape[2] / chunks,
+                               in[1].shape[1]);
 }

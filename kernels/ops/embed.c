@@ -1,6 +1,6 @@
 /* embed.c - token, position and type embeddings in one sweep, and their gradient without atomics.
  *
- *   y[b,t] = table[ids[b,t]] + pos[l0 + t] + type[0], l0 the slab's first position
+ *   y[b,t] = table[ids[b,t]] + pos[l0 + t] + type[0], l0 the slab's first position, or runs of positions from there on
  *   dtable[id] = sum of dy over its places (none for PAD), dpos[l0 + t] = sum over b, dtype[0] = sum over all
  * Sums over tokens have one order: the table's gradient is cut over columns, the positions' over positions. */
 #ifndef REAL
@@ -48,6 +48,13 @@ static int64_t embed_grad_workspace(const m2_attrs *attrs, const m2_desc *in, co
     return out[2].rank < 0 ? 0 : m2i_partial_bytes(m2i_rows(&in[1]), m2i_last(&in[1]), in[1].dtype);
 }
 
+/* Where column t of the ids is in the whole sequence. */
+static int64_t place_of(const m2_call *c, int64_t t)
+{
+    int64_t run = c->attrs.i[M2_EMBED_RUN];
+    return c->in[0].origin[1] + t + (run > 0 ? t / run * c->attrs.i[M2_EMBED_JUMP] : 0);
+}
+
 #define SELF "kernels/ops/embed.c"
 #include "kernels/ops/twice.h"
 
@@ -68,9 +75,9 @@ static m2_status embed_run(const m2_call *c)
 {
     const m2_tensor *ids = &c->in[0], *pos = &c->in[2];
     M2_TRY(check_ids(ids, c->in[1].shape[0]));
-    if (!m2_absent(pos) && ids->origin[1] + ids->shape[1] > pos->shape[0])
+    if (!m2_absent(pos) && place_of(c, ids->shape[1] - 1) >= pos->shape[0])
         return m2_fail(M2_USAGE, "embed: positions up to %lld are needed, but there are embeddings for %lld",
-                       (long long)(ids->origin[1] + ids->shape[1]), (long long)pos->shape[0]);
+                       (long long)place_of(c, ids->shape[1] - 1) + 1, (long long)pos->shape[0]);
     return m2i_each(c, M2I_PAIR(embed_rows), m2_tensor_count(ids), c->in[1].shape[1]);
 }
 
@@ -111,7 +118,7 @@ static void NAME(embed_rows)(void *ctx, int64_t begin, int64_t end, int thread)
         const REAL *from = (const REAL *)c->in[1].data + ((const int32_t *)ids->data)[row] * width;
         REAL *y = (REAL *)c->out[0].data + row * width;
         const REAL *pos = c->in[2].data, *type = c->in[3].data;
-        if (pos) pos += (ids->origin[1] + row % length) * width;
+        if (pos) pos += place_of(c, row % length) * width;
         if (pos && type)
             STORE_EACH(i, width, y, 0, from[i] + pos[i] + type[i]);
         else if (pos || type) {
@@ -130,7 +137,7 @@ static void NAME(sum_positions)(void *ctx, int64_t begin, int64_t end, int threa
     const m2_tensor *ids = &c->in[0];
     int64_t width = m2i_tensor_last(&c->in[1]);
     for (int64_t t = begin; t < end; t++) {
-        REAL *to = (REAL *)c->out[1].data + (ids->origin[1] + t) * width;
+        REAL *to = (REAL *)c->out[1].data + place_of(c, t) * width;
         for (int64_t b = 0; b < ids->shape[0]; b++) {
             const REAL *dy = (const REAL *)c->in[1].data + (b * ids->shape[1] + t) * width;
             STORE_EACH(i, width, to, 1, dy[i]);
@@ -149,7 +156,7 @@ const m2_op m2_op_embed = {
     .optional = 12,
     .in_name = {"ids", "table", "pos", "type"},
     .out_name = {"y"},
-    .attr_i = {"out_dtype", "pad"},
+    .attr_i = {"out_dtype", "pad", "run", "jump"},
     .shape = embed_shape,
     .cost = embed_cost,
     .run = embed_run,
@@ -167,7 +174,7 @@ const m2_op m2_op_embed_grad = {
     .n_out = 3,
     .in_name = {"ids", "dy"},
     .out_name = {"dtable", "dpos", "dtype"},
-    .attr_i = {"out_dtype", "pad"},
+    .attr_i = {"out_dtype", "pad", "run", "jump"},
     .cost = embed_grad_cost,
     .workspace = embed_grad_workspace,
     .run = embed_grad_run,

@@ -1,7 +1,7 @@
 /* filter.c - what the implicit filter needs besides linear layers: its sine activation and its decay.
  *
  *   sine:  y = sin(a x), a per feature;  dx = dy a cos(a x),  da = sum over rows of dy x cos(a x)
- *   decay: k[c,n] = h[c,n] exp(-t_n |delta_c|), its own gradient */
+ *   decay: k[c,n] = h[c,n] exp(-t_n |delta_c|), its own gradient; column i is n = AT + i + i / RUN * JUMP */
 #ifndef REAL
 #include "kernels/ops/common.h"
 
@@ -21,6 +21,9 @@ static m2_status decay_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *
     if (attrs->i[M2_DECAY_LMAX] < 1)
         return m2_fail(M2_USAGE, "decay: lmax is %lld; it is the longest filter's number of taps, at least 1",
                        (long long)attrs->i[M2_DECAY_LMAX]);
+    if (attrs->i[M2_DECAY_RUN] > 0 && in[0].shape[1] % attrs->i[M2_DECAY_RUN])
+        return m2_fail(M2_USAGE, "decay: %lld columns are not runs of %lld", (long long)in[0].shape[1],
+                       (long long)attrs->i[M2_DECAY_RUN]);
     out[0] = in[0];
     return M2_OK;
 }
@@ -99,14 +102,16 @@ static void NAME(decay)(void *ctx, int64_t begin, int64_t end, int thread)
     (void)thread;
     const m2_call *c = ctx;
     const m2_tensor *h = &c->in[0];
-    int64_t length = h->shape[1], lmax = c->attrs.i[M2_DECAY_LMAX], from = h->origin[1];
+    int64_t length = h->shape[1], lmax = c->attrs.i[M2_DECAY_LMAX], from = h->origin[1] + c->attrs.i[M2_DECAY_AT];
+    int64_t run = c->attrs.i[M2_DECAY_RUN] > 0 ? c->attrs.i[M2_DECAY_RUN] : length > 0 ? length : 1;
     double first = c->attrs.f[M2_DECAY_DELTA0], last = c->attrs.f[M2_DECAY_DELTA1];
     for (int64_t row = begin; row < end; row++) {
         double at = h->whole[0] > 1 ? (double)(h->origin[0] + row) / (double)(h->whole[0] - 1) : 0;
         double rate = lmax > 1 ? -fabs(first + at * (last - first)) / (double)(lmax - 1) : 0;
         const REAL *x = (const REAL *)h->data + row * length;
         REAL *y = (REAL *)c->out[0].data + row * length;
-        STORE_EACH(i, length, y, c->acc & 1, x[i] * FN(exp)((REAL)(rate * (double)(from + i))));
+        for (int64_t begins = 0, n = from; begins < length; begins += run, n += run + c->attrs.i[M2_DECAY_JUMP])
+            STORE_EACH(i, run, y + begins, c->acc & 1, x[begins + i] * FN(exp)((REAL)(rate * (double)(n + i))));
     }
 }
 
@@ -186,7 +191,7 @@ const m2_op m2_op_decay = {
     .n_out = 1,
     .in_name = {"h"},
     .out_name = {"k"},
-    .attr_i = {"lmax"},
+    .attr_i = {"lmax", "at", "run", "jump"},
     .attr_f = {"delta0", "delta1"},
     .shape = decay_shape,
     .cost = decay_cost,

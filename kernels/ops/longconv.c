@@ -222,6 +222,7 @@ static m2_status longconv_grad_run(const m2_call *c)
 #define VEC     NAME(m2i_vec)
 #define VEC_ANY NAME(m2i_vec_any)
 #define LANES   ((int)(M2I_VECTOR / sizeof(REAL)))
+#include "kernels/ops/spectra.h"
 
 /* ---- between rows and transforms ----------------------------------------------------------------------- */
 /* LANES elements of which `left` exist; the others are zero, and are not written. */
@@ -326,35 +327,6 @@ static void NAME(enter_bundle)(const job *j, int64_t filter, int64_t bundle, con
             NAME(enter)(j->fft, a + at, gate ? gate + at : NULL, &j->row, 1, z + 2 * n * g);
         else
             memset(z + 2 * n * g, 0, (size_t)(2 * n) * sizeof *z);
-    }
-}
-
-/* ---- products of spectra, a piece at a time ------------------------------------------------------------ */
-static void NAME(times_k)(void *ctx, void *piece, int64_t first, int64_t count)
-{
-    VEC *z = piece;
-    const VEC *k = (const VEC *)((const REAL *)ctx + 2 * first);
-    for (int64_t i = 0; i < 2 * count / LANES; i += 2) {
-        VEC x = z[i], y = z[i + 1];
-        z[i] = x * k[i] - y * k[i + 1];
-        z[i + 1] = x * k[i + 1] + y * k[i];
-    }
-}
-
-typedef struct NAME(spectra) {
-    REAL *k, *a, *g, *sum; /* sum NULL: no gradient of the filter is wanted */
-} NAME(spectra);
-
-static void NAME(adjoint)(void *ctx, void *piece, int64_t first, int64_t count)
-{
-    const NAME(spectra) *s = ctx;
-    VEC *z = piece, *sum = s->sum ? (VEC *)(s->sum + 2 * first) : NULL;
-    const VEC *k = (const VEC *)(s->k + 2 * first), *a = (const VEC *)(s->a + 2 * first);
-    for (int64_t i = 0; i < 2 * count / LANES; i += 2) {
-        VEC x = z[i], y = z[i + 1];
-        if (sum) sum[i] += x * a[i] + y * a[i + 1], sum[i + 1] += y * a[i] - x * a[i + 1];
-        z[i] = x * k[i] + y * k[i + 1];
-        z[i + 1] = y * k[i] - x * k[i + 1];
     }
 }
 

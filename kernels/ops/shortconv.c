@@ -14,24 +14,30 @@ enum { TAPS = 64, GROUP = 4, BLOCK = 1024 }; /* most taps; taps and positions at
 enum { LEFT = 3, DG, DZ, DLEFT = 3 };        /* slots after x, w, b, and after dx, dw, db */
 
 /* ---- shape rule ---------------------------------------------------------------------------------------- */
-static int shortconv_fits(const m2_desc *in, int64_t parts)
+static int64_t chunks_of(const m2_attrs *attrs)
+{
+    return attrs->i[M2_SHORTCONV_CHUNKS] > 1 ? attrs->i[M2_SHORTCONV_CHUNKS] : 1;
+}
+
+static int shortconv_fits(const m2_desc *in, int64_t parts, int64_t chunks)
 {
     const m2_desc *x = &in[0], *w = &in[1], *left = &in[LEFT];
     if (x->rank != 3 || w->rank != 2 || w->shape[0] != x->shape[0]) return 0;
     if (w->shape[1] < 1 || w->shape[1] > TAPS || !m2i_is_vector(&in[2], x->shape[0]) || x->shape[0] % parts)
         return 0;
+    if (x->shape[2] % chunks) return 0;
     if (left->rank < 0) return 1;
-    m2_desc before = m2i_with_last(*x, w->shape[1] - 1, x->dtype);
+    m2_desc before = m2i_with_last(*x, chunks * (w->shape[1] - 1), x->dtype);
     return m2_desc_same_shape(left, &before) && left->dtype == x->dtype;
 }
 
 static m2_status shortconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     int64_t parts = attrs->i[M2_SHORTCONV_GATE] == M2_GATE_NONE ? 1 : 3;
-    if (!shortconv_fits(in, parts))
+    if (!shortconv_fits(in, parts, chunks_of(attrs)))
         return m2i_bad_shape(&m2_op_shortconv, in,
-                             parts == 1 ? "x (C, B, L), w (C, K), b (C), left (C, B, K-1), 1 <= K <= 64"
-                                        : "x (3d, B, L), w (3d, K), b (3d), left (3d, B, K-1), 1 <= K <= 64");
+                             parts == 1 ? "x (C, B, L), w (C, K), b (C), left (C, B, CHUNKS (K-1)), 1 <= K <= 64"
+                                        : "x (3d, B, L), w (3d, K), b (3d), left (3d, B, CHUNKS (K-1)), 1 <= K <= 64");
     out[0] = in[0];
     out[0].shape[0] /= parts;
     out[1] = parts == 3 ? out[0] : m2_desc_none();
@@ -55,7 +61,7 @@ static void shortconv_grad_cost(const m2_attrs *attrs, const m2_desc *in, const 
 /* ---- what both ops are to the kernels ------------------------------------------------------------------ */
 typedef struct job {
     const m2_call *call;
-    int64_t width, batch, length, taps; /* width: channels of an output */
+    int64_t width, batch, length, taps; /* width: channels of an output; batch, length: of chunks */
     int parts, direct, factor;          /* third that is g, third that multiplies the last in z */
 } job;
 
@@ -65,6 +71,8 @@ static job describe(const m2_call *c)
     const m2_tensor *x = &c->in[0];
     job j = {c, x->shape[0], x->shape[1], x->shape[2], c->in[1].shape[1], gate == M2_GATE_NONE ? 1 : 3, 0, 1};
     j.width /= j.parts;
+    j.batch *= chunks_of(&c->attrs); /* a chunk with its own left is a row like any other */
+    j.length /= chunks_of(&c->attrs);
     if (gate == M2_GATE_SECOND) j.direct = 1, j.factor = 0;
     return j;
 }
@@ -295,7 +303,7 @@ const m2_op m2_op_shortconv = {
     .optional = 1 << LEFT,
     .in_name = {"x", "w", "b", "left"},
     .out_name = {"g", "z"},
-    .attr_i = {"gate"},
+    .attr_i = {"gate", "chunks"},
     .shape = shortconv_shape,
     .cost = shortconv_cost,
     .run = shortconv_run,
@@ -313,7 +321,7 @@ const m2_op m2_op_shortconv_grad = {
     .optional = 1 << LEFT | 1 << DG | 1 << DZ,
     .in_name = {"x", "w", "b", "left", "dg", "dz"},
     .out_name = {"dx", "dw", "db", "dleft"},
-    .attr_i = {"gate"},
+    .attr_i = {"gate", "chunks"},
     .cost = shortconv_grad_cost,
     .run = shortconv_grad_run,
     .acc = 15,
