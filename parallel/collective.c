@@ -43,7 +43,7 @@ int64_t m2_collective_bytes(const m2_op *op, const m2_attrs *attrs, const m2_des
     if (op == &m2_op_all_gather) return m2_comm_bytes_all_gather(m2_desc_count(&in[0]), t, ranks);
     if (op == &m2_op_reshard || op == &m2_op_reshard_grad)
         return m2_reshard_bytes(op, attrs, in, rank, ranks);
-    return m2_exchange_bytes(op, in, out, rank, ranks);
+    return m2_exchange_bytes(op, attrs, in, out, rank, ranks);
 }
 
 /* ---- runs -------------------------------------------------------------------------------------------------------- */

@@ -178,15 +178,27 @@ m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t count, 
     return exchange_counts(c, send, recv, n, few, t, s);
 }
 
-m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
-                        m2_stream *s)
+static m2_status move_on(m2_comm *c, int to, int from, const void *send, void *recv, int64_t count,
+                         m2_dtype t, m2_stream *s)
 {
     int64_t few[4 * FEW], *n = open_counts(c->size, few);
     if (!n) return m2_fail(M2_TRANSIENT, "out of memory for an exchange of %d ranks", c->size);
-    int to = c->rank + by, from = c->rank - by;
     if (to >= 0 && to < c->size) n[to] = count;
     if (from >= 0 && from < c->size) n[2 * c->size + from] = count;
     return exchange_counts(c, send, recv, n, few, t, s);
+}
+
+m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
+                        m2_stream *s)
+{
+    return move_on(c, c->rank + by, c->rank - by, send, recv, count, t, s);
+}
+
+m2_status m2_comm_rotate(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
+                         m2_stream *s)
+{
+    int n = c->size, to = (c->rank + by % n + n) % n, from = (c->rank - by % n + n) % n;
+    return move_on(c, to, from, send, recv, count, t, s);
 }
 
 /* ---- agreement --------------------------------------------------------------------------------------------------- */

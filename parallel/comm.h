@@ -81,6 +81,9 @@ M2_API m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t 
 /* Every rank gives `count` elements to rank + by, where that exists: recv keeps its content on ranks without a giver. */
 M2_API m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
                                m2_stream *s) M2_MUST_USE;
+/* The same around the end: rank + by modulo the ranks. */
+M2_API m2_status m2_comm_rotate(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
+                                m2_stream *s) M2_MUST_USE;
 /* CPU threads this rank may use: its cores divided by the ranks of this node that are bound to the same ones. Collective. */
 M2_API m2_status m2_comm_cores(m2_comm *c, int *cores) M2_MUST_USE;
 

@@ -3,7 +3,9 @@
  *   to_channels: block r of the channels goes to rank r; what comes from rank s is segment s of every row.
  *   to_sequence: segment r of every row goes to rank r; what comes from rank s are its channels. As maps of blocks both are
  *       y_r[s] = x_s[r], which is its own inverse and, being a permutation, its own adjoint.
- *   halo: left_r = the last K - 1 tokens of x_{r-1};  adjoint: dx_r = dleft_{r+1} at its last K - 1 tokens, else 0. */
+ *   swap: the same map of blocks, of any array.
+ *   halo: left_r = the last K - 1 tokens of x_{r-1};  adjoint: dx_r = dleft_{r+1} at its last K - 1 tokens, else 0. In chunks:
+ *       of each chunk, around the end, where rank 0's chunk h gets the last rank's chunk h - 1. */
 #include "parallel/exchange.h"
 
 /* ---- shape rules ------------------------------------------------------------------------------------------------- */
@@ -37,36 +39,64 @@ static m2_status to_sequence_shape(const m2_attrs *attrs, const m2_desc *in, m2_
     return M2_OK;
 }
 
+static m2_status swap_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    int64_t ranks = attrs->i[M2_EXCHANGE_RANKS];
+    char text[96];
+    if (in[0].rank < 1 || ranks < 1 || in[0].shape[0] % ranks)
+        return m2_fail(M2_USAGE, "swap needs a first dimension that is a multiple of the %lld ranks, got %s",
+                       (long long)ranks, m2_desc_print(text, &in[0]));
+    out[0] = in[0];
+    return M2_OK;
+}
+
+static int64_t chunks_of(const m2_attrs *attrs)
+{
+    return attrs->i[M2_HALO_CHUNKS] > 1 ? attrs->i[M2_HALO_CHUNKS] : 1;
+}
+
 static m2_status halo_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
-    int64_t taps = attrs->i[M2_HALO_TAPS];
+    int64_t taps = attrs->i[M2_HALO_TAPS], chunks = chunks_of(attrs);
     char text[96];
-    if (in[0].rank != 3 || taps < 2 || in[0].shape[2] < taps - 1)
-        return m2_fail(
-            M2_USAGE, "halo needs x (C, B, L) with at least %lld tokens on each rank (TAPS - 1 >= 1), got %s",
-            (long long)taps - 1, m2_desc_print(text, &in[0]));
+    if (in[0].rank != 3 || taps < 2 || in[0].shape[2] % chunks || in[0].shape[2] / chunks < taps - 1)
+        return m2_fail(M2_USAGE,
+                       "halo needs x (C, B, L) with at least %lld tokens (TAPS - 1 >= 1) in each of %lld "
+                       "chunks on each rank, got %s",
+                       (long long)taps - 1, (long long)chunks, m2_desc_print(text, &in[0]));
     out[0] = in[0];
-    out[0].shape[2] = taps - 1;
+    out[0].shape[2] = chunks * (taps - 1);
     return M2_OK;
+}
+
+static m2_runs runs_of(const m2_attrs *attrs)
+{
+    const int64_t *a = attrs->i;
+    int64_t run = a[M2_ROWS_RUN] > 0 ? a[M2_ROWS_RUN] : a[M2_ROWS_COUNT] > 0 ? a[M2_ROWS_COUNT] : 1;
+    return (m2_runs){a[M2_ROWS_AT], a[M2_ROWS_COUNT], run, a[M2_ROWS_JUMP]};
 }
 
 static m2_status rows_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
-    int64_t at = attrs->i[M2_ROWS_AT], count = attrs->i[M2_ROWS_COUNT];
+    m2_runs r = runs_of(attrs);
     char text[96];
-    if (in[0].rank < 1 || at < 0 || count < 1 || at + count > in[0].shape[0])
-        return m2_fail(M2_USAGE, "rows %lld to %lld are not rows of %s", (long long)at,
-                       (long long)(at + count), m2_desc_print(text, &in[0]));
+    if (in[0].rank < 1 || r.at < 0 || r.count < 1 || r.count % r.run ||
+        m2_runs_at(&r, r.count - 1) >= in[0].shape[0])
+        return m2_fail(M2_USAGE, "%lld rows from %lld on in runs of %lld are not rows of %s",
+                       (long long)r.count, (long long)r.at, (long long)r.run, m2_desc_print(text, &in[0]));
     out[0] = in[0];
-    out[0].shape[0] = count;
+    out[0].shape[0] = r.count;
     return M2_OK;
 }
 
 /* ---- cost -------------------------------------------------------------------------------------------------------- */
-int64_t m2_exchange_bytes(const m2_op *op, const m2_desc *in, const m2_desc *out, int rank, int ranks)
+int64_t m2_exchange_bytes(const m2_op *op, const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
+                          int rank, int ranks)
 {
-    if (op == &m2_op_to_channels || op == &m2_op_to_sequence)
+    if (op == &m2_op_to_channels || op == &m2_op_to_sequence || op == &m2_op_swap)
         return m2_desc_bytes(&in[0]) / ranks * (ranks - 1);
+    int around = (op == &m2_op_halo || op == &m2_op_halo_grad) && chunks_of(attrs) > 1;
+    if (around) return ranks > 1 ? m2_desc_bytes(op == &m2_op_halo ? &out[0] : &in[0]) : 0;
     if (op == &m2_op_halo) return rank + 1 < ranks ? m2_desc_bytes(&out[0]) : 0;
     if (op == &m2_op_halo_grad) return rank > 0 ? m2_desc_bytes(&in[0]) : 0;
     return 0;
@@ -100,22 +130,35 @@ static m2_status exchange_run(const m2_call *call)
 }
 
 /* ---- halo -------------------------------------------------------------------------------------------------------- */
-/* The last `width` positions of every row of t (..., L), as rows for copy_rows. */
+/* The last positions of every chunk of x (C, B, L), as rows for copy_rows; left has as many in all. */
 typedef struct tail {
     char *at;
     int64_t step, bytes, rows;
 } tail;
 
-static tail tail_of(const m2_tensor *t, int64_t width)
+static tail tail_of(const m2_call *call, const m2_tensor *x, const m2_tensor *left)
 {
-    int64_t e = m2_dtype_size(t->dtype), length = t->shape[t->rank - 1];
-    return (tail){(char *)t->data + (length - width) * e, length * e, width * e, t->shape[0] * t->shape[1]};
+    int64_t e = m2_dtype_size(x->dtype), chunks = chunks_of(&call->attrs), length = x->shape[2] / chunks,
+            width = left->shape[2] / chunks;
+    return (tail){(char *)x->data + (length - width) * e, length * e, width * e,
+                  x->shape[0] * x->shape[1] * chunks};
+}
+
+/* What the last rank sends is a chunk late for rank 0: to[h] = from[h - by], zeros where there is none. by 1 or -1. */
+static m2_status shift_chunks(const m2_call *call, void *to, const void *from, const m2_tensor *left, int by)
+{
+    m2_device *dev = call->device;
+    int64_t row = left->shape[2] * m2_dtype_size(left->dtype), chunk = row / chunks_of(&call->attrs);
+    M2_TRY(dev->api->fill(dev, to, 0, m2_tensor_bytes(left), call->stream));
+    return dev->api->copy_rows(dev, (char *)to + (by > 0 ? chunk : 0), row,
+                               (const char *)from + (by > 0 ? 0 : chunk), row, row - chunk,
+                               left->shape[0] * left->shape[1], call->stream);
 }
 
 static int64_t halo_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
 {
-    (void)attrs, (void)in, (void)threads;
-    return m2_desc_bytes(&out[0]);
+    (void)in, (void)threads;
+    return (chunks_of(attrs) > 1 ? 2 : 1) * m2_desc_bytes(&out[0]);
 }
 
 static m2_status halo_run(const m2_call *call)
@@ -124,13 +167,19 @@ static m2_status halo_run(const m2_call *call)
     m2_device *dev = call->device;
     M2_TRY(check(call));
     const m2_tensor *left = &call->out[0];
-    tail t = tail_of(&call->in[0], left->shape[2]);
-    int first = c->rank == 0, last = c->rank + 1 == c->size;
-    if (!last)
+    tail t = tail_of(call, &call->in[0], left);
+    int around = chunks_of(&call->attrs) > 1, first = c->rank == 0, last = c->rank + 1 == c->size;
+    int64_t n = m2_tensor_count(left);
+    if (!last || around)
         M2_TRY(
             dev->api->copy_rows(dev, call->workspace, t.bytes, t.at, t.step, t.bytes, t.rows, call->stream));
+    if (around) {
+        void *came = first ? (char *)call->workspace + m2_tensor_bytes(left) : left->data;
+        M2_TRY(m2_comm_rotate(c, 1, call->workspace, came, n, left->dtype, call->stream));
+        return first ? shift_chunks(call, left->data, came, left, 1) : M2_OK;
+    }
     if (first) M2_TRY(dev->api->fill(dev, left->data, 0, m2_tensor_bytes(left), call->stream));
-    return m2_comm_shift(c, 1, call->workspace, left->data, m2_tensor_count(left), left->dtype, call->stream);
+    return m2_comm_shift(c, 1, call->workspace, left->data, n, left->dtype, call->stream);
 }
 
 static int64_t halo_grad_workspace(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, int threads)
@@ -159,11 +208,14 @@ static m2_status halo_grad_run(const m2_call *call)
     M2_TRY(check(call));
     const m2_tensor *dleft = &call->in[0], *dx = &call->out[0];
     m2_desc d = m2_tensor_desc(dleft);
-    tail t = tail_of(dx, dleft->shape[2]);
+    tail t = tail_of(call, dx, dleft);
     char *came = call->workspace, *old = came + m2_tensor_bytes(dleft);
-    M2_TRY(m2_comm_shift(c, -1, dleft->data, came, m2_desc_count(&d), d.dtype, call->stream));
+    int around = chunks_of(&call->attrs) > 1, late = around && c->rank == 0;
+    if (late) M2_TRY(shift_chunks(call, old, dleft->data, dleft, -1));
+    M2_TRY((around ? m2_comm_rotate : m2_comm_shift)(c, -1, late ? old : dleft->data, came, m2_desc_count(&d),
+                                                     d.dtype, call->stream));
     if (!(call->acc & 1)) M2_TRY(dev->api->fill(dev, dx->data, 0, m2_tensor_bytes(dx), call->stream));
-    if (c->rank + 1 == c->size) return M2_OK;
+    if (!around && c->rank + 1 == c->size) return M2_OK;
     if (call->acc & 1) {
         M2_TRY(dev->api->copy_rows(dev, old, t.bytes, t.at, t.step, t.bytes, t.rows, call->stream));
         M2_TRY(add_to(call, came, old, &d));
@@ -181,18 +233,26 @@ static char *row_at(const m2_call *call, const m2_tensor *whole)
 static m2_status rows_run(const m2_call *call)
 {
     const m2_tensor *y = &call->out[0];
-    return call->device->api->copy(call->device, y->data, row_at(call, &call->in[0]), m2_tensor_bytes(y),
-                                   call->stream);
+    m2_runs r = runs_of(&call->attrs);
+    int64_t row = m2_tensor_bytes(y) / r.count;
+    return call->device->api->copy_rows(call->device, y->data, r.run * row, row_at(call, &call->in[0]),
+                                        (r.run + r.jump) * row, r.run * row, r.count / r.run, call->stream);
 }
 
 static m2_status rows_grad_run(const m2_call *call)
 {
     const m2_tensor *dy = &call->in[0], *dx = &call->out[0];
-    char *to = row_at(call, dx);
+    m2_runs r = runs_of(&call->attrs);
+    char *to = row_at(call, dx), *from = dy->data;
     m2_desc d = m2_tensor_desc(dy);
-    if (call->acc & 1) return add_to(call, to, dy->data, &d);
+    int64_t row = m2_tensor_bytes(dy) / r.count;
+    d.shape[0] = r.run;
+    for (int64_t i = 0; (call->acc & 1) && i < r.count; i += r.run)
+        M2_TRY(add_to(call, to + (i + i / r.run * r.jump) * row, from + i * row, &d));
+    if (call->acc & 1) return M2_OK;
     M2_TRY(call->device->api->fill(call->device, dx->data, 0, m2_tensor_bytes(dx), call->stream));
-    return call->device->api->copy(call->device, to, dy->data, m2_tensor_bytes(dy), call->stream);
+    return call->device->api->copy_rows(call->device, to, (r.run + r.jump) * row, from, r.run * row,
+                                        r.run * row, r.count / r.run, call->stream);
 }
 
 /* ---- spread ------------------------------------------------------------------------------------------------------ */
@@ -200,8 +260,8 @@ static m2_status spread_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc 
 {
     char text[96];
     if (in[0].rank < 1 || attrs->i[M2_SPREAD_COUNT] < 1)
-        return m2_fail(M2_USAGE, "spread needs rows and channels, got %s for %lld", m2_desc_print(text, &in[0]),
-                       (long long)attrs->i[M2_SPREAD_COUNT]);
+        return m2_fail(M2_USAGE, "spread needs rows and channels, got %s for %lld",
+                       m2_desc_print(text, &in[0]), (long long)attrs->i[M2_SPREAD_COUNT]);
     out[0] = in[0];
     out[0].shape[0] = attrs->i[M2_SPREAD_COUNT];
     return M2_OK;
@@ -291,6 +351,7 @@ m2_status m2_exchange_part(int64_t channels, int64_t filters, int share, int ran
     };
 EXCHANGE(to_channels, to_sequence)
 EXCHANGE(to_sequence, to_channels)
+EXCHANGE(swap, swap)
 
 const m2_op m2_op_halo = {
     .name = "halo",
@@ -299,7 +360,7 @@ const m2_op m2_op_halo = {
     .n_out = 1,
     .in_name = {"x"},
     .out_name = {"left"},
-    .attr_i = {"taps"},
+    .attr_i = {"taps", "chunks"},
     .shape = halo_shape,
     .cost = part_cost,
     .workspace = halo_workspace,
@@ -317,7 +378,7 @@ const m2_op m2_op_halo_grad = {
     .n_out = 1,
     .in_name = {"dleft"},
     .out_name = {"dx"},
-    .attr_i = {"taps"},
+    .attr_i = {"taps", "chunks"},
     .cost = m2_op_cost_bytes,
     .workspace = halo_grad_workspace,
     .run = halo_grad_run,
@@ -332,7 +393,7 @@ const m2_op m2_op_rows = {
     .n_out = 1,
     .in_name = {"x"},
     .out_name = {"y"},
-    .attr_i = {"at", "count"},
+    .attr_i = {"at", "count", "run", "jump"},
     .shape = rows_shape,
     .cost = part_cost,
     .run = rows_run,
@@ -349,7 +410,7 @@ const m2_op m2_op_rows_grad = {
     .n_out = 1,
     .in_name = {"dy"},
     .out_name = {"dx"},
-    .attr_i = {"at", "count"},
+    .attr_i = {"at", "count", "run", "jump"},
     .cost = m2_op_cost_bytes,
     .run = rows_grad_run,
     .acc = 1,

@@ -9,6 +9,14 @@
  * row, which longconv reads and writes where they lie (kernels/ops.h). Nothing is packed. Only the convolution's input and
  * output move; gates stay with the tokens. The short convolution needs the K - 1 tokens before its own: `halo`.
  *
+ * The Monarch exchange serves any number of ranks: each has some columns of the sequence as a matrix (columns.h), does the
+ * first block stage of the convolution there, and the permutation between the block stages is the exchange:
+ *
+ *     u (C, B, l) --columns--> (R, C, B, 2c) --swap--> rows --cyclic--> rows --swap--> (R, C, B, 2c) --uncolumns--> y (C, B, l)
+ *
+ * Filters go the same way, from the taps of a rank's own columns. Spectra are never un-permuted. The short convolution's halo
+ * is then one per chunk, a row of the rank's columns: the chunk before the first rank's is the last rank's, of the row before.
+ *
  * The call's context is the communicator of the sequence axis. Gradients are the adjoints for a loss that is the sum of
  * the ranks' losses: to_channels and to_sequence are each other's, halo's sends back what was received. */
 #ifndef M2_EXCHANGE_H
@@ -19,8 +27,8 @@
 #include "parallel/layout.h"
 
 enum { M2_EXCHANGE_RANKS = 0 };
-enum { M2_HALO_TAPS = 0 };
-enum { M2_ROWS_AT = 0, M2_ROWS_COUNT };
+enum { M2_HALO_TAPS = 0, M2_HALO_CHUNKS };
+enum { M2_ROWS_AT = 0, M2_ROWS_COUNT, M2_ROWS_RUN, M2_ROWS_JUMP };
 enum { M2_SPREAD_FIRST = 0, M2_SPREAD_COUNT, M2_SPREAD_EACH, M2_SPREAD_FILTERS, M2_SPREAD_AT };
 
 #ifdef __cplusplus
@@ -29,10 +37,14 @@ extern "C" {
 
 extern M2_API const m2_op m2_op_to_channels; /* x (C, B, l) -> y (RANKS, C/RANKS, B, l) */
 extern M2_API const m2_op m2_op_to_sequence; /* x (RANKS, c, B, l) -> y (RANKS c, B, l) */
+extern M2_API const m2_op m2_op_swap; /* x (RANKS n, ...) -> y: block s of y is rank s's block for this rank; its own adjoint */
+/* With CHUNKS > 1 each of a row's chunks has its own: left (C, B, CHUNKS (TAPS-1)), rank 0's from the last rank, a chunk
+ * earlier. */
 extern M2_API const m2_op
     m2_op_halo; /* x (C, B, l) -> left (C, B, TAPS-1): the left neighbour's last tokens, rank 0: 0 */
 extern M2_API const m2_op m2_op_halo_grad; /* dleft -> dx, zero but at the last TAPS-1 tokens */
-/* x (n, ...) -> x[AT : AT + COUNT]: the rows of a parameter that this rank needs. No communication; context unused. */
+/* x (n, ...) -> x[AT : AT + COUNT], or with RUN > 0 rows AT + i + i / RUN * JUMP: the rows of a parameter that this rank needs.
+ * No communication; context unused. */
 extern M2_API const m2_op m2_op_rows;
 extern M2_API const m2_op m2_op_rows_grad; /* dy -> dx, zero outside the rows */
 
@@ -42,7 +54,8 @@ extern M2_API const m2_op m2_op_spread;
 extern M2_API const m2_op m2_op_spread_grad; /* dy -> dx: sums over the channels of a filter, in their order */
 
 /* The part of m2_collective_bytes that is this header's ops. */
-M2_API int64_t m2_exchange_bytes(const m2_op *op, const m2_desc *in, const m2_desc *out, int rank, int ranks);
+M2_API int64_t m2_exchange_bytes(const m2_op *op, const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
+                                 int rank, int ranks);
 
 /* Which part of a long convolution a rank does, given C channels with F filters shared as SHARE says. */
 typedef struct m2_channel_part {

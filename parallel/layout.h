@@ -30,6 +30,22 @@ typedef struct m2_slab {
     int64_t at, count;
 } m2_slab;
 
+/* Runs of a dimension at equal distances: element i is at + i + i / run * jump, i < count; count is a multiple of run. */
+typedef struct m2_runs {
+    int64_t at, count, run, jump;
+} m2_runs;
+
+static inline int64_t m2_runs_at(const m2_runs *r, int64_t i)
+{
+    return r->at + i + i / r->run * r->jump;
+}
+
+static inline int64_t m2_runs_find(const m2_runs *r, int64_t x) /* which element is at x; -1: none */
+{
+    int64_t step = r->run + r->jump, past = x - r->at, i = past / step * r->run + past % step;
+    return past < 0 || past % step >= r->run || i >= r->count ? -1 : i;
+}
+
 /* Part i of n elements cut into `parts` consecutive slabs: the first n % parts have one element more. */
 static inline m2_slab m2_slab_of(int64_t n, int parts, int i)
 {

@@ -13,7 +13,7 @@ enum { BATCHES_AT_ONCE = 64 }; /* whose sums are kept on the device, in the prec
 struct m2_eval {
     m2_comm *comm;
     int share, shares; /* of each batch: this rank's, all */
-    m2_feed_slice slice;
+    m2_runs slice;
     m2_program *program;
     m2_feed *feed;
     m2_tid loss, hits;

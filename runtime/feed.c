@@ -23,12 +23,13 @@ void m2i_feed_random(const m2_feed *f, uint64_t stream, int64_t n, int32_t *out)
     for (int64_t i = 0; i < n; i++) out[i] = (int32_t)(m2_rng_uniform(key, (uint64_t)i) * (double)f->vocab);
 }
 
-m2_feed_slice m2_feed_slice_of(const m2_config *cfg, const m2_ranks *ranks)
+m2_runs m2_feed_slice_of(const m2_config *cfg, const m2_ranks *ranks)
 {
     int parts = m2_ranks_sequence(ranks);
-    if (parts == 1) return (m2_feed_slice){0, 0};
-    int64_t count = cfg->model_length / parts;
-    return (m2_feed_slice){count * m2_grid_at(&ranks->mesh.grid, ranks->mesh.rank, M2_AXIS_SEQUENCE), count};
+    m2_exchange_choice exchange;
+    if (parts == 1 || m2_ranks_exchange(cfg, ranks, &exchange) != M2_OK) return (m2_runs){0}; /* no program is without it */
+    return m2_columns_runs(&exchange.columns, cfg->model_length, parts,
+                           m2_grid_at(&ranks->mesh.grid, ranks->mesh.rank, M2_AXIS_SEQUENCE));
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
@@ -38,7 +39,7 @@ static m2_status make(const m2_config *cfg, const m2_feed_spec *spec, m2_feed **
     if (!f) return m2_fail(M2_TRANSIENT, "out of memory for reading data");
     f->spec = *spec;
     f->length = cfg->model_length;
-    if (!f->spec.slice.count) f->spec.slice.count = f->length;
+    if (!f->spec.slice.count) f->spec.slice = (m2_runs){0, f->length, f->length, 0};
     f->batch = spec->first_batch;
     f->rate = spec->training ? cfg->mlm_rate : cfg->mlm_val_rate;
     f->vocab = cfg->model_vocab;

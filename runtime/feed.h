@@ -12,10 +12,7 @@
 typedef struct m2_feed m2_feed;
 
 /* The positions of each row that a rank gets where sequences are cut. count 0: all. */
-typedef struct m2_feed_slice {
-    int64_t at, count;
-} m2_feed_slice;
-M2_API m2_feed_slice m2_feed_slice_of(const m2_config *cfg, const m2_ranks *ranks);
+M2_API m2_runs m2_feed_slice_of(const m2_config *cfg, const m2_ranks *ranks);
 
 typedef struct m2_feed_spec {
     const char *path; /* token store; for task.name, a TSV file */
@@ -24,7 +21,7 @@ typedef struct m2_feed_spec {
     m2_loader_at at;  /* batch -> its first row */
     void *at_ctx;
     int64_t first_batch;
-    m2_feed_slice slice;   /* of text: targets are counted in it */
+    m2_runs slice;         /* of text: targets are counted in it */
     const char *tokenizer; /* serialized, for tasks whose files are text; must live as long as the feed */
 } m2_feed_spec;
 

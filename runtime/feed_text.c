@@ -33,9 +33,10 @@ static m2_status open_loader(m2_feed *f, const m2_config *cfg)
 /* ---- slices: this rank's positions of whole rows ----------------------------------------------------------------- */
 static void cut_rows(const m2_feed *f, const int32_t *whole, int32_t *part)
 {
-    const m2_feed_slice *s = &f->spec.slice;
+    const m2_runs *s = &f->spec.slice;
     for (int64_t r = 0; r < f->spec.rows; r++)
-        memcpy(part + r * s->count, whole + r * f->length + s->at, (size_t)s->count * sizeof *part);
+        for (int64_t i = 0; i < s->count; i += s->run)
+            memcpy(part + r * s->count + i, whole + r * f->length + m2_runs_at(s, i), (size_t)s->run * sizeof *part);
 }
 
 /* ---- causal: the next token -------------------------------------------------------------------------------------- */
@@ -142,14 +143,14 @@ static m2_status open_mlm(m2_feed *f, const m2_config *cfg)
 static m2_status next_mlm(m2_feed *f, int64_t row, int64_t keep, int32_t *batch, int64_t *predicted)
 {
     int32_t *places = batch + f->parts[1].at, *targets = batch + f->parts[2].at;
-    int64_t room = f->parts[1].count, n = 0, length = f->length, first = f->spec.slice.at, count = f->spec.slice.count;
+    int64_t room = f->parts[1].count, n = 0, length = f->length, count = f->spec.slice.count;
     int32_t *tokens = f->whole ? f->whole : batch, *labels = f->scratch + length;
     M2_TRY(m2_loader_next(f->loader, tokens, NULL));
     for (int64_t r = 0; r < keep; r++) {
         int64_t hidden = m2_mask_row(&f->mask, row + r, length, tokens + r * length, f->scratch, labels), own = 0;
         for (int64_t i = 0; i < hidden; i++) { /* those of this rank's positions */
-            int64_t place = f->scratch[i] - first;
-            if (place < 0 || place >= count) continue;
+            int64_t place = m2_runs_find(&f->spec.slice, f->scratch[i]);
+            if (place < 0) continue;
             f->scratch[own] = (int32_t)place;
             labels[own++] = labels[i];
         }

@@ -14,6 +14,7 @@
 
 #include "kernels/base/arena.h"
 #include "kernels/ops.h"
+#include "parallel/columns.h"
 #include <stdio.h>
 
 typedef int32_t m2_tid; /* a tensor of one program */
@@ -24,11 +25,13 @@ typedef enum m2_mode { M2_MODE_TRAIN, M2_MODE_EVAL } m2_mode; /* EVAL: no dropou
 
 typedef enum m2_precision { M2_PREC_F32, M2_PREC_F64, M2_PREC_TF32, M2_PREC_BF16 } m2_precision;
 
-/* A sequence that is cut over ranks: rank r holds positions [r * length, (r + 1) * length). The builder puts the collectives
+/* A sequence that is cut over ranks: rank r holds positions [r * length, (r + 1) * length), or some columns of the sequence
+ * as a matrix, for the Monarch exchange (parallel/columns.h). The builder puts the collectives
  * around the calls that look beyond a token (runtime/program/sequence.c); models do not notice. */
 typedef struct m2_sequence_cut {
     int ranks, rank; /* ranks 0 or 1: whole */
     void *context;   /* of its collectives: the sequence axis' m2_comm */
+    m2_columns columns; /* width 0: consecutive positions, channel exchange */
 } m2_sequence_cut;
 
 /* The numbers every builder needs. */

@@ -68,33 +68,50 @@ static m2_status open_mesh(const m2_config *cfg, m2_ranks *r)
     return M2_OK;
 }
 
-m2_status m2_ranks_spec(const m2_config *cfg, const m2_ranks *r, m2_program_spec *spec)
+m2_status m2_ranks_exchange(const m2_config *cfg, const m2_ranks *r, m2_exchange_choice *out)
 {
     int parts = m2_ranks_sequence(r);
     int64_t length = cfg->model_length;
-    spec->precision = r->precision;
-    spec->length = length / parts;
+    *out = (m2_exchange_choice){0};
     if (parts == 1) return M2_OK;
     if (length % parts)
         return m2_fail(M2_USAGE,
-                       "run.mesh=%s cuts sequences over %d ranks, which does not divide model.length=%lld: use a length of %lld "
+                       "run.mesh=%s cuts sequences over %d ranks, which does not divide model.length=%lld: "
+                       "use a length of %lld "
                        "or %lld, or another number of ranks",
                        cfg->run_mesh, parts, (long long)length, (long long)(length / parts * parts),
                        (long long)((length / parts + 1) * parts));
-    if (cfg->model_width % parts)
-        return m2_fail(M2_USAGE,
-                       "run.mesh=%s cuts sequences over %d ranks, which does not divide the channels model.width=%lld: the long "
-                       "convolution gives each rank as many. Use a sequence size that divides both, or a width of %lld",
-                       cfg->run_mesh, parts, (long long)cfg->model_width,
-                       (long long)((cfg->model_width / parts + 1) * parts));
     if (!strcmp(cfg->model_family, "vit") || strcmp(cfg->task_name, "none") != 0)
         return m2_fail(M2_USAGE,
-                       "run.mesh=%s cuts sequences over %d ranks, which model.family=%s with task.name=%s cannot: its head looks "
+                       "run.mesh=%s cuts sequences over %d ranks, which model.family=%s with task.name=%s "
+                       "cannot: its head looks "
                        "at whole sequences. Leave run.mesh empty: all ranks share the batch",
                        cfg->run_mesh, parts, cfg->model_family, cfg->task_name);
-    spec->sequence.ranks = parts;
-    spec->sequence.rank = m2_grid_at(&r->mesh.grid, r->mesh.rank, M2_AXIS_SEQUENCE);
-    spec->sequence.context = r->mesh.axis[M2_AXIS_SEQUENCE];
+    m2_exchange_ask ask = {.want = cfg->run_exchange,
+                           .length = length,
+                           .channels = cfg->model_width,
+                           .filters = cfg->model_width / cfg->model_share,
+                           .taps = cfg->model_short_taps,
+                           .ranks = parts,
+                           .compute = r->precision == M2_PREC_F64    ? M2_F64
+                                      : r->precision == M2_PREC_BF16 ? M2_BF16
+                                                                     : M2_F32};
+    return m2_context(m2_exchange_choose(&ask, out), "run.mesh=%s, run.exchange=%s", cfg->run_mesh,
+                      cfg->run_exchange);
+}
+
+m2_status m2_ranks_spec(const m2_config *cfg, const m2_ranks *r, m2_program_spec *spec)
+{
+    int parts = m2_ranks_sequence(r);
+    m2_exchange_choice exchange;
+    spec->precision = r->precision;
+    spec->length = cfg->model_length / parts;
+    if (parts == 1) return M2_OK;
+    M2_TRY(m2_ranks_exchange(cfg, r, &exchange));
+    spec->sequence = (m2_sequence_cut){.ranks = parts,
+                                       .rank = m2_grid_at(&r->mesh.grid, r->mesh.rank, M2_AXIS_SEQUENCE),
+                                       .context = r->mesh.axis[M2_AXIS_SEQUENCE],
+                                       .columns = exchange.columns};
     return M2_OK;
 }
 

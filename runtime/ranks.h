@@ -32,6 +32,10 @@ static inline int m2_ranks_share(const m2_ranks *r)
     return m2_ranks_sequence(r) > 1 ? m2_grid_at(&r->mesh.grid, r->mesh.rank, M2_AXIS_DATA) : r->comm->rank;
 }
 
+/* How sequences are exchanged: run.exchange, "auto" resolved. M2_USAGE where this model's sequences cannot be cut over so many
+ * ranks. *out is zeroed where no sequence is cut. Pure. */
+M2_API m2_status m2_ranks_exchange(const m2_config *cfg, const m2_ranks *r, m2_exchange_choice *out) M2_MUST_USE;
+
 /* Fills in what cfg and the mesh say about a program: precision, length, the cut of the sequence. M2_USAGE where this model's
  * sequences cannot be cut over so many ranks. */
 M2_API m2_status m2_ranks_spec(const m2_config *cfg, const m2_ranks *r, m2_program_spec *spec) M2_MUST_USE;

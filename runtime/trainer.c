@@ -423,6 +423,9 @@ static void describe(trainer *t)
            b->micros == 1 ? "" : "es", b->micro, over,
            m2_human_bytes(bytes, m.params + m.grads + m.optimizer + m.activations + m.workspace + m.io),
            t->training.recompute ? ", blocks recomputed" : "");
+    m2_exchange_choice exchange;
+    if (parts > 1 && m2_ranks_exchange(&t->cfg, &t->ranks, &exchange) == M2_OK)
+        m2_log(M2_LOG_INFO, "exchange: %s", exchange.why);
     m2_log(M2_LOG_INFO, "data: %s, %s %s; %" PRId64 " steps are %.2f epochs", t->cfg.data_train,
            m2_human_count(tokens, (double)(t->data.info.tokens ? t->data.info.tokens : t->data.sequences)),
            t->data.info.tokens ? "tokens" : "rows", t->cfg.train_steps,

@@ -84,6 +84,13 @@ static void print_memory(const m2_planned *p)
                rows[i].bytes);
 }
 
+static void print_exchange(const m2_planned *p)
+{
+    m2_exchange_choice exchange;
+    if (m2_ranks_sequence(&p->ranks) > 1 && m2_ranks_exchange(&p->cfg, &p->ranks, &exchange) == M2_OK)
+        printf("%-12s %s\n", "exchange", exchange.why);
+}
+
 static void print_fit(const m2_planned *p)
 {
     if (*p->too_big) printf("%-12s does not fit: %s\n", "", p->too_big);
@@ -214,6 +221,7 @@ static m2_status show(const wish *w, const m2_planned *p, const m2_machine *m)
     print_step(p);
     print_memory(p);
     print_fit(p);
+    print_exchange(p);
     print_traffic(p);
     if (m) print_prediction(p, m, &t);
     if (w->calls) m2_program_print(p->program, stdout);

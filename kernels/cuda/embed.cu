@@ -1,6 +1,7 @@
 /* embed.cu - embeddings and gathered rows, and their gradients without float atomics.
  *
- *   embed: y[b,t] = table[ids[b,t]] + pos[l0 + t] + type[0], l0 the slab's first position (or runs from it on); dtable, dpos, dtype its sums.
+ *   embed: y[b,t] = table[ids[b,t]] + pos[l0 + t] + type[0], l0 the slab's first position (or runs from it on); dtable, dpos,
+ *   dtype its sums.
  *   gather: y[i] = x[idx[i]], zeros where idx[i] < 0; dx[idx[i]] += dy[i].
  * Forward: a thread per 8 columns of a row; bytes: rows read and written once. An id outside the table gives NaN, so that a
  * wrong store cannot go unnoticed. Backward: scatter_rows of sums.cu for tables; positions are summed by their own thread. */

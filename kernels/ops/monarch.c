@@ -13,11 +13,11 @@
 #include "kernels/fft_cpu.h"
 #include "kernels/ops/common.h"
 
-enum { X, XR, X0 };                             /* inputs of columns, outputs of uncolumns */
-enum { U, K, DY };                              /* inputs of cyclic and its gradient */
-enum { DU, DK };                                /* outputs of the gradient */
-enum { BLOCK = 512, RUN = 64 };                 /* columns at a time; neighbours whose twiddles share a factor */
-enum { SPECTRA = 4 };                           /* bundles a thread works in: K, A, G, sum of G conj(A) */
+enum { X, XR, X0 };             /* inputs of columns, outputs of uncolumns */
+enum { U, K, DY };              /* inputs of cyclic and its gradient */
+enum { DU, DK };                /* outputs of the gradient */
+enum { BLOCK = 512, RUN = 64 }; /* columns at a time; neighbours whose twiddles share a factor */
+enum { SPECTRA = 4 };           /* bundles a thread works in: K, A, G, sum of G conj(A) */
 
 /* ---- shape rules --------------------------------------------------------------------------------------- */
 static int columns_fit(const m2_attrs *attrs, const m2_desc *in)
@@ -33,9 +33,10 @@ static int columns_fit(const m2_attrs *attrs, const m2_desc *in)
 static m2_status columns_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
     if (!columns_fit(attrs, in))
-        return m2i_bad_shape(&m2_op_columns, in,
-                             "x (C, B, l) or (F, l) with l / OWN <= ROWS rows of OWN columns, AT + OWN <= WIDTH, xr like "
-                             "x, x0 (F)");
+        return m2i_bad_shape(
+            &m2_op_columns, in,
+            "x (C, B, l) or (F, l) with l / OWN <= ROWS rows of OWN columns, AT + OWN <= WIDTH, xr like "
+            "x, x0 (F)");
     out[0] = m2_desc_make(m2i_precise(in[X].dtype), ".CB.", attrs->i[M2_COLUMNS_ROWS], in[X].shape[0],
                           in[X].rank == 3 ? in[X].shape[1] : (int64_t)1, 2 * attrs->i[M2_COLUMNS_OWN]);
     return M2_OK;
@@ -56,9 +57,9 @@ static m2_status cyclic_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc 
 {
     const m2_desc *u = &in[U], *k = &in[K];
     int64_t segments = attrs->i[M2_CYCLIC_SEGMENTS];
-    if (u->rank != 4 || k->rank != 4 || segments < 1 || u->shape[0] % segments || k->shape[0] != u->shape[0] ||
-        k->shape[2] != 1 || k->shape[3] != u->shape[3] || u->shape[3] % 2 || k->shape[1] < 1 ||
-        u->shape[1] % k->shape[1] || u->dtype != k->dtype)
+    if (u->rank != 4 || k->rank != 4 || segments < 1 || u->shape[0] % segments ||
+        k->shape[0] != u->shape[0] || k->shape[2] != 1 || k->shape[3] != u->shape[3] || u->shape[3] % 2 ||
+        k->shape[1] < 1 || u->shape[1] % k->shape[1] || u->dtype != k->dtype)
         return m2i_bad_shape(&m2_op_cyclic, in,
                              "u (R, C, B, 2c), k (R, F, 1, 2c) with R a multiple of SEGMENTS, F dividing C");
     out[0] = *u;
@@ -95,8 +96,9 @@ static void transforms_cost(const m2_attrs *attrs, const m2_desc *in, const m2_d
     int64_t segments = attrs->i[M2_CYCLIC_SEGMENTS], rows = in[U].shape[0] / segments;
     if (choose_fft(width_of(attrs, &in[U]), in[U].dtype, &f) != M2_OK) return;
     double one = m2i_fft_flops(f->plan.n, in[U].dtype) + 6 * (double)f->plan.n;
-    cost->flops = one * (double)rows * ((double)(in[U].shape[1] * in[U].shape[2]) * transforms +
-                                        (double)in[K].shape[1] * filter_transforms);
+    cost->flops =
+        one * (double)rows *
+        ((double)(in[U].shape[1] * in[U].shape[2]) * transforms + (double)in[K].shape[1] * filter_transforms);
 }
 
 static void cyclic_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
@@ -273,8 +275,8 @@ static int NAME(is_origin)(const stage *s, int64_t j1, int64_t at)
 
 /* ---- columns ------------------------------------------------------------------------------------------- */
 /* re + i im = sum over j1 of g (x - i xr), n columns from `at` on, without e. */
-static void NAME(sum_rows)(const stage *s, const REAL *g, const REAL *x, const REAL *xr, const REAL *x0, int64_t at,
-                           int64_t n, REAL *re, REAL *im)
+static void NAME(sum_rows)(const stage *s, const REAL *g, const REAL *x, const REAL *xr, const REAL *x0,
+                           int64_t at, int64_t n, REAL *re, REAL *im)
 {
     for (int64_t i = 0; i < n; i++) re[i] = im[i] = 0;
     for (int64_t j = 0; j < s->rows; j++) {
@@ -308,8 +310,8 @@ static void NAME(columns)(void *ctx, int64_t begin, int64_t end, int thread)
                 const REAL *e = (const REAL *)s->e + 2 * k * s->own + at, *f = e + s->own;
                 REAL *z = (REAL *)c->out[0].data + (k * s->count + q) * 2 * s->own + at;
                 NAME(sum_rows)
-                (s, (const REAL *)s->g + 2 * k * s->rows, x ? x + q * length : NULL, xr ? xr + q * length : NULL,
-                 x0 ? x0 + q : NULL, at, n, re, im);
+                (s, (const REAL *)s->g + 2 * k * s->rows, x ? x + q * length : NULL,
+                 xr ? xr + q * length : NULL, x0 ? x0 + q : NULL, at, n, re, im);
                 STORE_EACH(i, n, z, c->acc & 1, e[i] * re[i] - f[i] * im[i]);
                 STORE_EACH(i, n, z + s->own, c->acc & 1, e[i] * im[i] + f[i] * re[i]);
             }
@@ -317,8 +319,8 @@ static void NAME(columns)(void *ctx, int64_t begin, int64_t end, int thread)
 
 /* ---- uncolumns ----------------------------------------------------------------------------------------- */
 /* Row k1's contributions to n columns from `at` on, w = conj(e) z. */
-static void NAME(spread_row)(const stage *s, const REAL *g, const REAL *re, const REAL *im, int64_t at, int64_t n,
-                             REAL *y, int acc, REAL *yr, int acc_r)
+static void NAME(spread_row)(const stage *s, const REAL *g, const REAL *re, const REAL *im, int64_t at,
+                             int64_t n, REAL *y, int acc, REAL *yr, int acc_r)
 {
     for (int64_t j = 0; j < s->rows; j++) {
         REAL a = g[2 * j], b = g[2 * j + 1];
@@ -345,13 +347,14 @@ static void NAME(uncolumns)(void *ctx, int64_t begin, int64_t end, int thread)
             for (int64_t k = 0; k < s->rows; k++) {
                 int64_t n = s->own - at < BLOCK ? s->own - at : BLOCK;
                 const REAL *e = (const REAL *)s->e + 2 * k * s->own + at, *f = e + s->own;
-                const REAL *z = (const REAL *)c->in[0].data + (k * s->count + q) * 2 * s->own + at, *zi = z + s->own;
+                const REAL *z = (const REAL *)c->in[0].data + (k * s->count + q) * 2 * s->own + at,
+                           *zi = z + s->own;
                 STORE_EACH(i, n, re, 0, e[i] * z[i] + f[i] * zi[i]);
                 STORE_EACH(i, n, im, 0, e[i] * zi[i] - f[i] * z[i]);
                 if (NAME(is_origin)(s, 0, at)) first += re[0];
                 NAME(spread_row)
-                (s, (const REAL *)s->g + 2 * k * s->rows, re, im, at, n, y ? y + q * length : NULL, k || c->acc & 1,
-                 yr ? yr + q * length : NULL, k || c->acc & 2);
+                (s, (const REAL *)s->g + 2 * k * s->rows, re, im, at, n, y ? y + q * length : NULL,
+                 k || c->acc & 1, yr ? yr + q * length : NULL, k || c->acc & 2);
             }
         if (y0) y0[q] = first + (c->acc & 4 ? y0[q] : 0);
     }
@@ -365,8 +368,8 @@ static inline REAL *NAME(point)(REAL *z, int64_t p)
 }
 
 /* A row into z, zeros behind, or from point L2 on the row again; all zeros without a row. */
-static void NAME(enter)(const rows_job *j, const REAL *from, int64_t k1, int64_t count, int64_t sequence, REAL scale,
-                        int again, REAL *z)
+static void NAME(enter)(const rows_job *j, const REAL *from, int64_t k1, int64_t count, int64_t sequence,
+                        REAL scale, int again, REAL *z)
 {
     int64_t n = j->fft->plan.n;
     if (!from || n > j->width) memset(z, 0, (size_t)(2 * n) * sizeof *z);
@@ -383,8 +386,8 @@ static void NAME(enter)(const rows_job *j, const REAL *from, int64_t k1, int64_t
 }
 
 /* The first L2 points of z, with what is beyond them added if `fold`. */
-static void NAME(leave)(const rows_job *j, REAL *z, int fold, REAL scale, int64_t k1, int64_t count, int64_t sequence,
-                        int acc, REAL *to)
+static void NAME(leave)(const rows_job *j, REAL *z, int fold, REAL scale, int64_t k1, int64_t count,
+                        int64_t sequence, int acc, REAL *to)
 {
     for (int64_t s = 0; s < j->segments; s++) {
         REAL *re = to + piece_at(j, s, k1, count, sequence), *im = re + j->own;
@@ -402,8 +405,8 @@ static void NAME(leave)(const rows_job *j, REAL *z, int fold, REAL scale, int64_
 }
 
 /* The bundle of rows q, q + 1, ... of filter f; rows beyond the last are zero. */
-static void NAME(enter_bundle)(const rows_job *j, const REAL *from, int64_t k1, int64_t f, int64_t q, int again,
-                               REAL *z)
+static void NAME(enter_bundle)(const rows_job *j, const REAL *from, int64_t k1, int64_t f, int64_t q,
+                               int again, REAL *z)
 {
     for (int64_t g = 0; g < j->fft->rows; g++, q++) {
         int there = q < j->sharing * j->batch;
@@ -413,11 +416,11 @@ static void NAME(enter_bundle)(const rows_job *j, const REAL *from, int64_t k1, 
     }
 }
 
-static void NAME(leave_bundle)(const rows_job *j, REAL *z, int fold, int64_t k1, int64_t f, int64_t q, int acc, REAL *to)
+static void NAME(leave_bundle)(const rows_job *j, REAL *z, int fold, int64_t k1, int64_t f, int64_t q,
+                               int acc, REAL *to)
 {
-    for (int64_t g = 0; g < j->fft->rows && q < j->sharing * j->batch; g++, q++)
-        NAME(leave)
-        (j, z + 2 * j->fft->plan.n * g, fold, 1, k1, j->channels * j->batch, sequence_of(j, f, q), acc, to);
+    for (int64_t g = 0; g < j->fft->rows && q < j->sharing * j->batch; g++, q++) NAME(leave)
+    (j, z + 2 * j->fft->plan.n * g, fold, 1, k1, j->channels * j->batch, sequence_of(j, f, q), acc, to);
 }
 
 /* The spectrum of a filter's row in every row of the bundle, scaled for the inverse transform and by 1 / N1. */

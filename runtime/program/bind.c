@@ -72,16 +72,34 @@ static m2_status write_groups(m2_program *p)
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
+/* Runs of positions are a slab of a dimension of rows and one of columns: so dropout, which numbers elements, sees them. */
+static void split_positions(m2_tensor *v, int d, const m2_sequence_cut *cut)
+{
+    const m2_columns *c = &cut->columns;
+    for (int i = v->rank++; i > d + 1; i--) {
+        v->shape[i] = v->shape[i - 1], v->whole[i] = v->whole[i - 1], v->origin[i] = v->origin[i - 1];
+        v->stride[i] = v->stride[i - 1], v->axis[i] = v->axis[i - 1];
+    }
+    v->shape[d] = v->whole[d] = c->used, v->origin[d] = 0;
+    v->shape[d + 1] = c->own, v->whole[d + 1] = c->width, v->origin[d + 1] = cut->rank * c->own;
+    v->stride[d + 1] = v->stride[d], v->axis[d + 1] = v->axis[d];
+    v->stride[d] *= c->own;
+}
+
 /* The view a call gets. Positions are numbered in the whole sequence; rows of the batch are, by step->row0. */
-static m2_tensor view(const m2_program *p, m2_tid t)
+static m2_tensor view(const m2_program *p, const m2_op *op, m2_tid t)
 {
     const m2i_tensor *x = m2i_at(p, t);
+    const m2_sequence_cut *cut = &p->spec.sequence;
     char *base = p->b.base[x->home];
     m2_tensor v = m2_tensor_make(&x->desc, base ? base + x->at : NULL);
-    for (int d = 0; d < v.rank && p->spec.sequence.ranks > 1; d++) {
+    for (int d = 0; d < v.rank && cut->ranks > 1; d++) {
         if (v.axis[d] != 'L' || v.shape[d] != p->spec.length) continue;
         v.whole[d] = m2_program_length(p);
-        v.origin[d] = p->spec.sequence.rank * p->spec.length;
+        v.origin[d] = cut->rank * (cut->columns.width ? cut->columns.own : p->spec.length);
+        if (op != &m2_op_dropout || !cut->columns.width) continue;
+        split_positions(&v, d, cut);
+        break;
     }
     return v;
 }
@@ -104,9 +122,9 @@ static m2_status bind_call(m2_program *p, const m2i_call *from, m2_call *c, m2_r
                    .context = from->context,
                    .device = b->device,
                    .stream = from->once ? b->comm_stream : b->stream};
-    for (int i = 0; i < M2_MAX_IN; i++) c->in[i] = from->in[i] == M2_NONE ? absent() : view(p, from->in[i]);
+    for (int i = 0; i < M2_MAX_IN; i++) c->in[i] = from->in[i] == M2_NONE ? absent() : view(p, from->op, from->in[i]);
     for (int j = 0; j < M2_MAX_OUT; j++) {
-        c->out[j] = from->out[j] == M2_NONE ? absent() : view(p, from->out[j]);
+        c->out[j] = from->out[j] == M2_NONE ? absent() : view(p, from->op, from->out[j]);
         if (from->out[j] == M2_NONE || m2i_at(p, from->out[j])->home != M2I_ACT) continue;
         int64_t end =
             m2_align_up((char *)c->out[j].data + m2_tensor_bytes(&c->out[j]) - b->activations.base, M2_ALIGN);

@@ -1,16 +1,21 @@
 /* sequence.c - a sequence cut over ranks: what comes around the calls that look beyond a token (ARCHITECTURE 5).
  *
- *   short convolution   its last input becomes the halo: the left neighbour's last tokens
+ *   short convolution   its last input becomes the halo: the left neighbour's last tokens, of each chunk
  *   long convolution    u (C, B, l) -> to_channels -> longconv on C / P channels -> to_sequence -> (C, B, l)
+ *      or, in columns   u -> columns -> swap -> cyclic -> swap -> uncolumns; the filters through columns and swap too
+ *   embedding           numbers the positions of columns
  *
- * Gates stay with the tokens: they become products outside the exchange. Filters are made for a rank's own channels only:
- * their rows are cut off where they begin, at the weights. Backward these calls are differentiated like any other. */
+ * Gates stay with the tokens: they become products outside the exchange. Filters are made for a rank's own channels, or its
+ * own positions, only: their rows are cut off where they begin, at the weights or at what the filter network reads. Backward
+ * these calls are differentiated like any other. */
 #include "parallel/exchange.h"
 #include "runtime/program/internal.h"
 
 int m2i_cut_applies(const m2_program *p, const m2_op *op)
 {
-    return p->spec.sequence.ranks > 1 && (op == &m2_op_shortconv || op == &m2_op_longconv);
+    const m2_sequence_cut *cut = &p->spec.sequence;
+    return cut->ranks > 1 &&
+           (op == &m2_op_shortconv || op == &m2_op_longconv || (op == &m2_op_embed && cut->columns.width));
 }
 
 /* A call that a whole sequence would not have: it does not count where calls are numbered, for randomness. */
@@ -26,7 +31,7 @@ static m2_tid insert(m2_program *p, const char *path, const m2_op *op, const m2_
     return y;
 }
 
-/* ---- rows of filters --------------------------------------------------------------------------------------------- */
+/* ---- parts of filters -------------------------------------------------------------------------------------------- */
 static int maker(const m2_program *p, m2_tid t)
 {
     for (int i = p->n_calls - 1; i >= 0; i--)
@@ -42,9 +47,14 @@ static int readers(const m2_program *p, m2_tid t)
     return n;
 }
 
-static m2_tid cut_rows(m2_program *p, const char *path, m2_tid t, m2_slab rows, int before)
+static m2_tid cut_rows(m2_program *p, const char *path, m2_tid t, const m2_runs *rows, int before)
 {
-    m2_attrs a = {.i = {[M2_ROWS_AT] = rows.at, [M2_ROWS_COUNT] = rows.count}};
+    int contiguous = rows->run == rows->count;
+    m2_attrs a = {.i = {rows->at, rows->count, contiguous ? 0 : rows->run, contiguous ? 0 : rows->jump}};
+    for (int i = 0; i < before; i++) /* another filter may read the same */
+        if (p->calls[i].op == &m2_op_rows && p->calls[i].in[0] == t &&
+            !memcmp(&p->calls[i].attrs, &a, sizeof a))
+            return p->calls[i].out[0];
     m2_tid y = insert(p, path, &m2_op_rows, &a, t, M2_NONE);
     if (y == M2_NONE) return y;
     m2i_call c = p->calls[p->n_calls - 1];
@@ -53,30 +63,52 @@ static m2_tid cut_rows(m2_program *p, const char *path, m2_tid t, m2_slab rows, 
     return y;
 }
 
-/* The rates of decay are equally spaced over all rows. */
-static void cut_decay(m2_attrs *a, m2_slab rows, int64_t whole)
+/* The rates of decay are equally spaced over all rows; columns are numbered. */
+static void cut_decay(m2_attrs *a, int dim, const m2_runs *part, int64_t whole)
 {
     double from = a->f[M2_DECAY_DELTA0], step = 0;
+    if (dim == 1) {
+        a->i[M2_DECAY_AT] = part->at, a->i[M2_DECAY_RUN] = part->run, a->i[M2_DECAY_JUMP] = part->jump;
+        return;
+    }
     if (whole > 1) step = (a->f[M2_DECAY_DELTA1] - from) / (double)(whole - 1);
-    a->f[M2_DECAY_DELTA0] = from + step * (double)rows.at;
-    a->f[M2_DECAY_DELTA1] = from + step * (double)(rows.at + rows.count - 1);
+    a->f[M2_DECAY_DELTA0] = from + step * (double)part->at;
+    a->f[M2_DECAY_DELTA1] = from + step * (double)(part->at + part->count - 1);
 }
 
-/* Rows of t, before call `before`, which reads it. What makes t makes no more than these where that is a matter of rows. */
-static m2_tid narrow(m2_program *p, const char *path, m2_tid t, m2_slab rows, int before)
+/* Which input of a call has dimension `dim` of its output as its first (a decay: as the same): -1 if that is not so simple. */
+static int source_of(const m2_program *p, const m2i_call *c, int dim)
 {
-    if (t == M2_NONE || p->error.code != M2_OK || m2i_at(p, t)->desc.shape[0] == rows.count) return t;
+    if (c->op == &m2_op_decay || (c->op == &m2_op_sine && dim == 0)) return 0;
+    int plain = c->op == &m2_op_linear && m2_program_desc(p, c->in[0]).rank == 2 &&
+                !c->attrs.i[M2_LINEAR_X_CM] && !c->attrs.i[M2_LINEAR_Y_CM];
+    return plain && (dim == 0 || c->in[2] == M2_NONE) ? dim : -1;
+}
+
+/* A part of dimension `dim` of t, before call `before`, which reads it. What makes t makes no more than this where it can. */
+static m2_tid narrow(m2_program *p, const char *path, m2_tid t, int dim, const m2_runs *part, int before)
+{
+    if (t == M2_NONE || p->error.code != M2_OK || m2i_at(p, t)->desc.shape[dim] == part->count) return t;
     int i = maker(p, t), others = readers(p, t) - (before < p->n_calls);
-    const m2i_call *c = i < 0 ? NULL : &p->calls[i];
-    int linear = c && c->op == &m2_op_linear && m2_program_desc(p, c->in[0]).rank == 2;
-    if (others > 0 || !c || (c->op != &m2_op_decay && !linear)) return cut_rows(p, path, t, rows, before);
-    m2_tid x = narrow(p, c->path, c->in[0], rows, i);
+    int from = i < 0 || others > 0 ? -1 : source_of(p, &p->calls[i], dim);
+    if (from < 0 && dim == 0) return cut_rows(p, path, t, part, before);
+    if (from < 0)
+        return m2_program_reject(p,
+                                 m2_fail(M2_BUG, "%s: a filter's columns cannot be cut where %s makes them",
+                                         path, i < 0 ? "nothing" : p->calls[i].op->name));
+    int decay = p->calls[i].op == &m2_op_decay;
+    m2_tid x = narrow(p, p->calls[i].path, p->calls[i].in[from], decay ? dim : 0, part, i);
     if (x == M2_NONE) return x;
     i = maker(p, t); /* the list may have grown before it */
-    p->calls[i].in[0] = x;
-    if (!linear) cut_decay(&p->calls[i].attrs, rows, m2i_at(p, t)->desc.shape[0]);
-    m2i_at(p, t)->desc.shape[0] = rows.count;
+    p->calls[i].in[from] = x;
+    if (decay) cut_decay(&p->calls[i].attrs, dim, part, m2i_at(p, t)->desc.shape[0]);
+    m2i_at(p, t)->desc.shape[dim] = part->count;
     return t;
+}
+
+static m2_runs slab(m2_slab s)
+{
+    return (m2_runs){s.at, s.count, s.count, 0};
 }
 
 /* ---- convolutions ------------------------------------------------------------------------------------------------ */
@@ -84,10 +116,13 @@ static m2_tid short_convolution(m2_program *p, const char *path, const m2_attrs 
                                 m2_tid *out)
 {
     m2_tid with[M2_MAX_IN];
-    m2_attrs halo = {.i[M2_HALO_TAPS] = m2_program_desc(p, in[1]).shape[1]};
+    int64_t chunks = p->spec.sequence.columns.width ? p->spec.sequence.columns.used : 1;
+    m2_attrs halo = {.i = {[M2_HALO_TAPS] = m2_program_desc(p, in[1]).shape[1], [M2_HALO_CHUNKS] = chunks}};
+    m2_attrs own = attrs ? *attrs : (m2_attrs){0};
+    own.i[M2_SHORTCONV_CHUNKS] = chunks;
     memcpy(with, in, (size_t)m2_op_shortconv.n_in * sizeof *in);
     if (halo.i[M2_HALO_TAPS] > 1) with[3] = insert(p, path, &m2_op_halo, &halo, in[0], M2_NONE);
-    return m2i_append(p, path, &m2_op_shortconv, attrs, with, out);
+    return m2i_append(p, path, &m2_op_shortconv, &own, with, out);
 }
 
 /* Filters that do not line up with the ranks' channels become one per channel. */
@@ -102,10 +137,11 @@ static m2_tid spread(m2_program *p, const char *path, const m2_channel_part *par
     return k == M2_NONE || part->uniform ? k : insert(p, path, &m2_op_spread, &a, k, M2_NONE);
 }
 
-static m2_tid long_convolution(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in,
-                               m2_tid *out)
+enum { U, K, KR, D, PRE, POST }; /* inputs of a long convolution */
+
+/* u without its first gate, exchanged, convolved on this rank's channels. -> y without its last gate */
+static m2_tid by_channels(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in, m2_tid u)
 {
-    enum { U, K, KR, D, PRE, POST };
     const m2_sequence_cut *cut = &p->spec.sequence;
     int64_t channels = m2_program_desc(p, in[U]).shape[0], filters = m2_program_desc(p, in[K]).shape[0];
     m2_channel_part part;
@@ -115,21 +151,82 @@ static m2_tid long_convolution(m2_program *p, const char *path, const m2_attrs *
     if (st != M2_OK) return m2_program_reject(p, m2_context(st, "%s", path));
     m2_attrs exchange = {.i[M2_EXCHANGE_RANKS] = p->spec.sequence.ranks},
              share = {.i[M2_LONGCONV_SHARE] = part.uniform ? part.share : M2_SHARE_HEAD};
-    m2_tid u = in[U], local[M2_MAX_IN];
+    m2_tid local[M2_MAX_IN], out[M2_MAX_OUT];
+    m2_runs rows = slab(part.filters);
     for (int i = 0; i < M2_MAX_IN; i++) local[i] = M2_NONE;
     for (int i = K; i <= D; i++)
-        local[i] =
-            spread(p, path, &part, channels, filters, narrow(p, path, in[i], part.filters, p->n_calls));
-    if (in[PRE] != M2_NONE) u = insert(p, path, &m2_op_mul, NULL, u, in[PRE]);
+        local[i] = spread(p, path, &part, channels, filters, narrow(p, path, in[i], 0, &rows, p->n_calls));
     local[U] = insert(p, path, &m2_op_to_channels, &exchange, u, M2_NONE);
     m2_tid y = m2i_append(p, path, &m2_op_longconv, &share, local, out);
-    out[0] = insert(p, path, &m2_op_to_sequence, &exchange, y, M2_NONE);
-    if (in[POST] != M2_NONE) out[0] = insert(p, path, &m2_op_mul, NULL, out[0], in[POST]);
-    return out[0];
+    return insert(p, path, &m2_op_to_sequence, &exchange, y, M2_NONE);
+}
+
+/* A call with up to three inputs, which a whole sequence would not have. */
+static m2_tid insert_local(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, m2_tid a,
+                           m2_tid b, m2_tid c)
+{
+    m2_tid in[M2_MAX_IN] = {a, b, c, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE},
+           out[M2_MAX_OUT] = {M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE};
+    m2_tid y = m2i_append(p, path, op, attrs, in, out);
+    p->inserted += y != M2_NONE;
+    return y;
+}
+
+/* The same in the two block stages of the sequence's DFT, each rank with its columns, then with its rows. */
+static m2_tid by_columns(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in, m2_tid u)
+{
+    const m2_sequence_cut *cut = &p->spec.sequence;
+    const m2_columns *c = &cut->columns;
+    int64_t length = m2_program_length(p);
+    m2_attrs stage = {.i = {[M2_COLUMNS_ROWS] = c->rows,
+                            [M2_COLUMNS_WIDTH] = c->width,
+                            [M2_COLUMNS_AT] = cut->rank * c->own,
+                            [M2_COLUMNS_OWN] = c->own,
+                            [M2_COLUMNS_LENGTH] = p->spec.length,
+                            [M2_COLUMNS_OUT_DTYPE] = (int64_t)m2_program_compute_dtype(p)}};
+    m2_attrs swap = {.i[M2_EXCHANGE_RANKS] = cut->ranks};
+    m2_attrs rows = {.i = {[M2_CYCLIC_SHARE] = attrs ? attrs->i[M2_LONGCONV_SHARE] : M2_SHARE_HEAD,
+                           [M2_CYCLIC_SEGMENTS] = cut->ranks}};
+    if (m2_program_desc(p, in[K]).shape[1] != length)
+        return m2_program_reject(
+            p, m2_fail(M2_USAGE, "%s: the monarch exchange needs filters of all %lld taps, got %lld", path,
+                       (long long)length, (long long)m2_program_desc(p, in[K]).shape[1]));
+    m2_runs ahead = m2_columns_runs(c, length, cut->ranks, cut->rank),
+            back = m2_columns_runs(c, length, cut->ranks, cut->ranks - 1 - cut->rank);
+    m2_tid k = narrow(p, path, in[K], 1, &ahead, p->n_calls),
+           kr = narrow(p, path, in[KR], 1, &back, p->n_calls);
+    k = insert_local(p, path, &m2_op_columns, &stage, k, kr, in[D]);
+    k = insert(p, path, &m2_op_swap, &swap, k, M2_NONE);
+    u = insert_local(p, path, &m2_op_columns, &stage, u, M2_NONE, M2_NONE);
+    u = insert(p, path, &m2_op_swap, &swap, u, M2_NONE);
+    m2_tid y = insert_local(p, path, &m2_op_cyclic, &rows, u, k, M2_NONE);
+    p->inserted--; /* this one stands for the whole sequence's */
+    y = insert(p, path, &m2_op_swap, &swap, y, M2_NONE);
+    return insert_local(p, path, &m2_op_uncolumns, &stage, y, M2_NONE, M2_NONE);
+}
+
+static m2_tid long_convolution(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in,
+                               m2_tid *out)
+{
+    m2_tid u = in[U];
+    if (in[PRE] != M2_NONE) u = insert(p, path, &m2_op_mul, NULL, u, in[PRE]);
+    u = (p->spec.sequence.columns.width ? by_columns : by_channels)(p, path, attrs, in, u);
+    if (in[POST] != M2_NONE) u = insert(p, path, &m2_op_mul, NULL, u, in[POST]);
+    return out[0] = u;
+}
+
+static m2_tid embedding(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in, m2_tid *out)
+{
+    m2_attrs runs = *attrs;
+    runs.i[M2_EMBED_RUN] = p->spec.sequence.columns.own;
+    runs.i[M2_EMBED_JUMP] = p->spec.sequence.columns.width - p->spec.sequence.columns.own;
+    return m2i_append(p, path, &m2_op_embed, &runs, in, out);
 }
 
 m2_tid m2i_append_cut(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs,
                       const m2_tid *in, m2_tid *out)
 {
-    return (op == &m2_op_shortconv ? short_convolution : long_convolution)(p, path, attrs, in, out);
+    return (op == &m2_op_shortconv  ? short_convolution
+            : op == &m2_op_longconv ? long_convolution
+                                    : embedding)(p, path, attrs, in, out);
 }

@@ -1,4 +1,4 @@
-/* The channel exchange and the halo over MPI: on the CPU, and on a GPU (which the ranks share) where there is one. */
+/* Both exchanges and the halo over MPI: on the CPU, and on a GPU (which the ranks share) where there is one. */
 #include "tests/mpi/on_mpi.h"
 #include "tests/unit/exchange_laws.h"
 

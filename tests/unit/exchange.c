@@ -1,4 +1,4 @@
-/* The channel exchange and the halo over 1 to 8 ranks as threads. */
+/* Both exchanges and the halo over 1 to 8 ranks as threads. */
 #include "tests/unit/exchange_laws.h"
 #include "tests/unit/on_ranks.h"
 
@@ -48,6 +48,56 @@ static void test_parts(void)
     CU_ASSERT_EQUAL(m2_exchange_part(6, 6, M2_SHARE_HEAD, 4, 0, &p), M2_USAGE);
 }
 
+/* Columns tile the tokens, and finding a token is the inverse of placing it. */
+static void test_columns(void)
+{
+    int good = 1, made = 0;
+    for (int64_t length = 1; length <= 200; length++)
+        for (int ranks = 1; ranks <= 8; ranks++)
+            for (int64_t least = 0; least <= 6; least += 3) {
+                m2_columns c;
+                if (length % ranks || m2_columns_choose(length, ranks, least, &c) != M2_OK) continue;
+                made++;
+                good &= c.used * c.width == length && c.own * ranks == c.width && c.own >= least;
+                good &= c.rows % ranks == 0 && c.rows >= c.used && c.rows < c.used + ranks;
+                for (int64_t t = 0; t < length; t++) {
+                    int owners = 0;
+                    for (int r = 0; r < ranks; r++) {
+                        m2_runs own = m2_columns_runs(&c, length, ranks, r);
+                        int64_t i = m2_runs_find(&own, t);
+                        owners += i >= 0;
+                        good &= i < 0 || (i < own.count && m2_runs_at(&own, i) == t);
+                    }
+                    good &= owners == 1;
+                }
+            }
+    CU_ASSERT(good);
+    CU_ASSERT(made > 800);
+}
+
+static void choose(const char *want, int64_t length, int64_t channels, int64_t taps, int ranks, m2_status st,
+                   m2_exchange_kind kind, const char *why)
+{
+    m2_exchange_ask ask = {want, length, channels, channels, taps, ranks, M2_F32};
+    m2_exchange_choice c;
+    CU_ASSERT_EQUAL(m2_exchange_choose(&ask, &c), st);
+    CU_ASSERT(st != M2_OK || c.kind == kind);
+    CU_ASSERT(st != M2_OK || (c.columns.width > 0) == (kind == M2_EXCHANGE_MONARCH));
+    const char *said = st == M2_OK ? c.why : m2_message();
+    if (!strstr(said, why)) printf("\n  '%s' lacks '%s'", said, why);
+    CU_ASSERT(strstr(said, why) != NULL);
+}
+
+static void test_choice(void)
+{
+    choose("auto", 64, 8, 3, 4, M2_OK, M2_EXCHANGE_CHANNEL, "fewer bytes");
+    choose("auto", 63, 8, 3, 3, M2_OK, M2_EXCHANGE_MONARCH, "3 ranks do not divide the channels");
+    choose("monarch", 64, 8, 3, 4, M2_OK, M2_EXCHANGE_MONARCH, "as run.exchange says");
+    choose("channel", 63, 8, 3, 3, M2_USAGE, 0, "3 ranks do not divide the channels");
+    choose("monarch", 64, 8, 20, 4, M2_USAGE, 0, "at least 19 columns");
+    choose("auto", 64, 7, 20, 4, M2_USAGE, 0, "no exchange fits");
+}
+
 /* Shapes that cannot be: one sentence each. */
 static void test_shapes(void)
 {
@@ -65,6 +115,8 @@ static void test_shapes(void)
 int main(void)
 {
     return run_suite("exchange", (CU_TestInfo[]){{"parts of the channels", test_parts},
+                                                 {"columns of the tokens", test_columns},
+                                                 {"which exchange", test_choice},
                                                  {"shapes", test_shapes},
                                                  {"laws over threads", test_laws},
                                                  CU_TEST_INFO_NULL});

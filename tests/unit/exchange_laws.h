@@ -3,6 +3,7 @@
 #ifndef M2_TESTS_EXCHANGE_LAWS_H
 #define M2_TESTS_EXCHANGE_LAWS_H
 
+#include "parallel/columns.h"
 #include "parallel/exchange.h"
 #include "tests/unit/call_op.h"
 
@@ -14,6 +15,11 @@ static inline const char *law_adjoints(bench *b)
     m2_desc cbl = m2_desc_make(b->t, "CBL", (int64_t)2 * p, (int64_t)3, (int64_t)5);
     const char *broke = law_adjoint(b, &m2_op_to_channels, &ranks, cbl);
     if (!broke) broke = law_adjoint(b, &m2_op_halo, &taps, cbl);
+    m2_attrs chunks = {.i = {4, 3}}, runs = {.i = {1, 4, 2, 1}};
+    m2_desc rows_of_four = m2_desc_make(b->t, "CBL", (int64_t)2, (int64_t)3, (int64_t)12);
+    if (!broke) broke = law_adjoint(b, &m2_op_halo, &chunks, rows_of_four);
+    if (!broke) broke = law_adjoint(b, &m2_op_swap, &ranks, cbl);
+    if (!broke) broke = law_adjoint(b, &m2_op_rows, &runs, m2_desc_make(b->t, ".C", (int64_t)7, (int64_t)4));
     m2_desc seg = m2_desc_make(b->t, ".CBL", (int64_t)p, (int64_t)2, (int64_t)3, (int64_t)5);
     if (!broke) broke = law_adjoint(b, &m2_op_to_sequence, &ranks, seg);
     if (!broke) broke = law_adjoint(b, &m2_op_rows, &rows, m2_desc_make(b->t, ".C", (int64_t)7, (int64_t)4));
@@ -184,6 +190,51 @@ static inline m2_status mixer_cut(bench *b, const mixer_case *m, mixer_run *r)
     return M2_OK;
 }
 
+/* ---- the same in columns ----------------------------------------------------------------------------------------- */
+/* This rank's positions of t, or with `mirrored` those of the rank as far from the other end. */
+static inline m2_tensor cut_columns(bench *b, const m2_tensor *t, const m2_columns *c, int mirrored)
+{
+    if (!t->data) return *t;
+    int ranks = b->comm->size, rank = mirrored ? ranks - 1 - b->comm->rank : b->comm->rank;
+    m2_desc d = m2_tensor_desc(t);
+    int64_t whole = d.shape[d.rank - 1], rows = m2_desc_count(&d) / whole;
+    m2_runs own = m2_columns_runs(c, whole, ranks, rank);
+    d.shape[d.rank - 1] = own.count;
+    m2_tensor part = fresh(b, d);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < own.count; i++) set(&part, r * own.count + i, get(t, r * whole + m2_runs_at(&own, i)));
+    return part;
+}
+
+/* Convolution there and back of a cut sequence, without gates: y, and the gradients of u, k, kr, D for dy. */
+static inline m2_status columns_convolve(bench *b, const mixer_case *m, const m2_columns *c, const m2_tensor *in,
+                                         const m2_tensor *dy, m2_tensor *y, m2_tensor *grad)
+{
+    int p = b->comm->size;
+    m2_tensor none = {0}, zu, zk, ru, rk, ry, zy, dzy, dry, dru, drk, dzu, dzk;
+    m2_attrs swap = {.i = {p}}, rows = {.i = {m->share, p}},
+             stage = {.i = {c->rows, c->width, b->comm->rank * c->own, c->own, c->used * c->own, b->t}};
+    M2_TRY(apply(b, &m2_op_columns, &stage, &in[0], &zu));
+    zk = fresh(b, m2_desc_make(b->t, ".CB.", c->rows, m->filters, (int64_t)1, 2 * c->own));
+    M2_TRY(call_op(b, &m2_op_columns, &stage, 0, (m2_tensor[]){in[1], in[2], in[3]}, 3, &zk, 1));
+    M2_TRY(apply(b, &m2_op_swap, &swap, &zu, &ru));
+    M2_TRY(apply(b, &m2_op_swap, &swap, &zk, &rk));
+    ry = like(b, &ru);
+    M2_TRY(call_op(b, &m2_op_cyclic, &rows, 0, (m2_tensor[]){ru, rk}, 2, &ry, 1));
+    M2_TRY(apply(b, &m2_op_swap, &swap, &ry, &zy));
+    *y = like(b, &in[0]);
+    M2_TRY(call_op(b, &m2_op_uncolumns, &stage, 0, &zy, 1, (m2_tensor[]){*y, none, none}, 3));
+    M2_TRY(apply(b, &m2_op_columns, &stage, dy, &dzy));
+    M2_TRY(apply(b, &m2_op_swap, &swap, &dzy, &dry));
+    dru = like(b, &ru), drk = like(b, &rk);
+    M2_TRY(call_op(b, &m2_op_cyclic_grad, &rows, 0, (m2_tensor[]){ru, rk, dry}, 3, (m2_tensor[]){dru, drk}, 2));
+    M2_TRY(apply(b, &m2_op_swap, &swap, &dru, &dzu));
+    M2_TRY(apply(b, &m2_op_swap, &swap, &drk, &dzk));
+    for (int i = 0; i < 4; i++) grad[i] = like(b, &in[i]);
+    M2_TRY(call_op(b, &m2_op_uncolumns, &stage, 0, &dzu, 1, (m2_tensor[]){grad[0], none, none}, 3));
+    return call_op(b, &m2_op_uncolumns, &stage, 0, &dzk, 1, grad + 1, 3);
+}
+
 static inline double distance(const m2_tensor *a, const m2_tensor *b)
 {
     double diff = 0, size = 0;
@@ -210,6 +261,52 @@ static inline const char *law_mixer(bench *b, const mixer_case *m)
         double far = distance(&part.dweight[w], &whole.dweight[w]);
         LAW(far < tol, "d%s differs by %.2g (%d ranks, C %d, F %d, share %d)", names[w], far, b->comm->size,
             (int)m->d, (int)m->filters, m->share);
+    }
+    return NULL;
+}
+
+/* Any channels, any sharing; lengths that make rows without rest, and with rows of zeros. */
+static inline const char *law_columns(bench *b, const mixer_case *m)
+{
+    double tol = b->t == M2_F64 ? 1e-12 : 1e-5;
+    m2_columns c;
+    WORKS(m2_columns_choose(m->length, b->comm->size, m->taps - 1, &c));
+    mixer_run r = mixer_given(b, m);
+    m2_tensor none = {0}, *w = r.weight, *dw = r.dweight;
+    m2_tensor u = noise(b, m2_tensor_desc(&r.dy), 9), y = like(b, &u), du = like(b, &u), cut_y, cut_grad[4];
+    m2_attrs share = {.i = {m->share}};
+    m2_tensor in[] = {u, w[K], w[KR], w[D], none, none, r.dy}, out[] = {du, dw[K], dw[KR], dw[D], none, none};
+    WORKS(call_op(b, &m2_op_longconv, &share, 0, in, 6, &y, 1));
+    WORKS(call_op(b, &m2_op_longconv_grad, &share, 0, in, 7, out, 6));
+    m2_tensor own[] = {cut_columns(b, &u, &c, 0), cut_columns(b, &w[K], &c, 0), cut_columns(b, &w[KR], &c, 1), w[D]},
+              dy = cut_columns(b, &r.dy, &c, 0);
+    WORKS(columns_convolve(b, m, &c, own, &dy, &cut_y, cut_grad));
+    if (w[D].data) WORKS(call_op(b, &m2_op_all_reduce, NULL, 0, &cut_grad[3], 1, &cut_grad[3], 1));
+    m2_tensor got[] = {cut_y, cut_grad[0], cut_grad[1], cut_grad[2], cut_grad[3]},
+              want[] = {cut_columns(b, &y, &c, 0), cut_columns(b, &du, &c, 0), cut_columns(b, &dw[K], &c, 0),
+                        cut_columns(b, &dw[KR], &c, 1), dw[D]};
+    static const char *const names[] = {"y", "du", "dk", "dkr", "dD"};
+    for (int i = 0; i < 5; i++)
+        LAW(!want[i].data || distance(&got[i], &want[i]) < tol, "%s differs by %.2g in %d of %d rows of %d columns", names[i],
+            distance(&got[i], &want[i]), (int)c.used, (int)c.rows, (int)c.width);
+    return NULL;
+}
+
+static inline const char *law_all_columns(bench *b)
+{
+    int64_t p = b->comm->size;
+    const mixer_case cases[] = {
+        {5, 2, 8 * p, 3, 5, 8 * p, 0, M2_SHARE_HEAD, 0, 1},   {6, 3, p * p, 1, 2, p * p, 0, M2_SHARE_INDEX, 1, 1},
+        {4, 1, 24 * p, 4, 2, 24 * p, 0, M2_SHARE_HEAD, 1, 0}, {3, 2, 3 * p, 3, 1, 3 * p, 0, M2_SHARE_HEAD, 1, 1},
+        {2, 9, 64 * p, 3, 2, 64 * p, 0, M2_SHARE_HEAD, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *broke = law_columns(b, &cases[i]);
+        done_with(b);
+        if (!broke) continue;
+        static _Thread_local char text[600];
+        snprintf(text, sizeof text, "columns %d over %d ranks in %s: %s", (int)i, b->comm->size, m2_dtype_name(b->t), broke);
+        return text;
     }
     return NULL;
 }
@@ -253,6 +350,7 @@ static inline const char *exchange_laws(m2_comm *c, m2_device *device)
         broke = law_adjoints(&b);
         done_with(&b);
         if (!broke) broke = law_mixers(&b);
+        if (!broke) broke = law_all_columns(&b);
     }
     return broke;
 }

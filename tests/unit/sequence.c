@@ -1,5 +1,5 @@
-/* sequence.c - every mesh data x sequence of up to 8 ranks trains as one rank does: loss and gradients of the first step,
- * parameters after 20; and each rank sends to the byte what the program's list of collectives says. */
+/* sequence.c - every mesh data x sequence of up to 8 ranks trains as one rank does, with either exchange: loss and gradients of
+ * the first step, parameters after 20; and each rank sends to the byte what the program's list of collectives says. */
 #include "runtime/eval.h"
 #include "runtime/fit.h"
 #include "runtime/models/model.h"
@@ -10,16 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 168, LENGTH = 168, BATCH = 12, VOCAB = 16, STEPS = 20, EVERY = 5 };
+enum { LENGTH = 168, BATCH = 12, VOCAB = 16, STEPS = 20, EVERY = 5, MOST_DATA = 4 };
 
 typedef struct way {
-    const char *family;
+    const char *family, *exchange;
+    int64_t width, share;
+    int sequences[6]; /* ends with 0 */
     m2_precision precision;
     double first, last; /* tolerances: of the first step, after STEPS */
     int micro;
 } way;
 
-static const way causal = {"gpt", M2_PREC_F64, 1e-12, 1e-9, 0};
 static const way *now; /* the case under test, and what one rank found */
 static double *gradients, *parameters, loss_alone;
 
@@ -30,12 +31,13 @@ static m2_config config(const m2_grid *g)
     int bert = !strcmp(now->family, "bert");
     snprintf(c.model_family, sizeof c.model_family, "%s", now->family);
     snprintf(c.model_mlp, sizeof c.model_mlp, "%s", bert ? "blockdiag_glu" : "none");
+    snprintf(c.run_exchange, sizeof c.run_exchange, "%s", now->exchange);
     snprintf(c.run_mesh, sizeof c.run_mesh, "%dx%d", g->size[0], g->size[1]);
     snprintf(c.train_recompute, sizeof c.train_recompute, "%s", bert ? "block" : "none");
-    c.model_width = WIDTH, c.model_length = LENGTH, c.model_vocab = VOCAB, c.model_layers = 2,
+    c.model_width = now->width, c.model_length = LENGTH, c.model_vocab = VOCAB, c.model_layers = 2,
     c.model_filter_layers = 1;
-    c.model_mlp_ratio = 1, c.model_share = bert ? 1 : 4, c.model_filter_width = 8, c.model_filter_emb = 5;
-    c.mlm_rate = 0.25, c.model_mlp_dropout = bert ? 0.1 : 0;
+    c.model_mlp_ratio = 1, c.model_share = now->share, c.model_filter_width = 8, c.model_filter_emb = 5;
+    c.mlm_rate = 0.25, c.model_mlp_dropout = bert ? 0.1 : 0, c.model_bidirectional = bert;
     c.train_batch = BATCH, c.train_micro = now->micro, c.comm_bucket = 1;
     return c;
 }
@@ -65,12 +67,14 @@ static m2_status write_scale(m2_program *p, int64_t step)
 static m2_status feed(m2_program *p, int64_t step, int64_t row0)
 {
     const m2_program_spec *s = m2_program_spec_of(p);
-    int64_t n = s->rows * s->length, first = s->sequence.rank * s->length, found = 0;
+    int64_t n = s->rows * s->length, found = 0;
+    m2_runs own = m2_columns_runs(&s->sequence.columns, LENGTH, s->sequence.ranks > 1 ? s->sequence.ranks : 1,
+                                  s->sequence.rank);
     m2_tid places = m2_program_find(p, "places"), targets = m2_program_find(p, "targets");
     int64_t room = m2_program_desc(p, targets).shape[0] * (places == M2_NONE ? s->length : 1);
     int32_t *id = malloc((size_t)(n + 2 * room) * sizeof *id), *target = id + n, *place = target + room;
     for (int64_t i = 0; i < n; i++) {
-        int64_t row = row0 + i / s->length, t = first + i % s->length;
+        int64_t row = row0 + i / s->length, t = m2_runs_at(&own, i % s->length);
         id[i] = draw(step, row, t, 0) % VOCAB;
         if (places == M2_NONE) {
             target[i] = draw(step, row, t, 1) % VOCAB;
@@ -190,38 +194,55 @@ static const char *body(m2_comm *world, int sequence)
 
 static void all_meshes(const way *w)
 {
-    static const int sequences[] = {1, 2, 3, 4, 7, 8};
     now = w;
     free(gradients), free(parameters);
     gradients = parameters = NULL;
-    for (int i = 0; i < 6; i++)
-        for (int data = 1; data <= 4 && data * sequences[i] <= RANKS_MOST; data++) {
-            if (w != &causal && data > 2) continue;
-            on_ranks(data * sequences[i], body, sequences[i]);
-        }
+    on_ranks(1, body, 1);
+    for (const int *sequence = w->sequences; *sequence; sequence++)
+        for (int data = 1; data <= MOST_DATA && data * *sequence <= RANKS_MOST; data++)
+            if (data * *sequence > 1) on_ranks(data * *sequence, body, *sequence);
 }
 
-static void test_causal(void)
+/* Channels that ranks divide, whether or not their filters line up with them. */
+static void test_causal_channel(void)
 {
-    all_meshes(&causal);
+    all_meshes(&(way){"gpt", "channel", 24, 4, {1, 2, 3, 4, 8}, M2_PREC_F64, 1e-12, 1e-9, 0});
+    all_meshes(&(way){"gpt", "channel", 28, 4, {7}, M2_PREC_F64, 1e-12, 1e-9, 0});
 }
 
-static void test_bidirectional(void)
+static void test_bidirectional_channel(void)
 {
-    all_meshes(&(way){"bert", M2_PREC_F64, 1e-12, 1e-9, 1});
+    all_meshes(&(way){"bert", "channel", 24, 1, {2, 3, 4, 8}, M2_PREC_F64, 1e-12, 1e-9, 1});
+    all_meshes(&(way){"bert", "channel", 28, 1, {7}, M2_PREC_F64, 1e-12, 1e-9, 1});
+}
+
+/* Channels that few ranks divide. */
+static void test_causal_monarch(void)
+{
+    all_meshes(&(way){"gpt", "monarch", 10, 2, {2, 3, 4, 7, 8}, M2_PREC_F64, 1e-12, 1e-9, 0});
+}
+
+static void test_bidirectional_monarch(void)
+{
+    all_meshes(&(way){"bert", "monarch", 12, 3, {2, 3, 4, 7, 8}, M2_PREC_F64, 1e-12, 1e-9, 1});
 }
 
 static void test_single(void)
 {
-    all_meshes(&(way){"gpt", M2_PREC_F32, 1e-5, 1e-3, 0});
+    all_meshes(&(way){"gpt", "channel", 24, 4, {2, 3, 4, 8}, M2_PREC_F32, 1e-5, 1e-3, 0});
+    all_meshes(&(way){"gpt", "monarch", 10, 2, {2, 3, 4, 7, 8}, M2_PREC_F32, 1e-5, 1e-3, 0});
+    all_meshes(&(way){"bert", "monarch", 12, 3, {2, 3, 4, 7, 8}, M2_PREC_F32, 1e-5, 1e-3, 0});
 }
 
 int main(void)
 {
-    static const CU_TestInfo tests[] = {{"causal", test_causal},
-                                        {"bidirectional, microbatches, recomputed", test_bidirectional},
-                                        {"in single precision", test_single},
-                                        CU_TEST_INFO_NULL};
+    static const CU_TestInfo tests[] = {
+        {"causal, channel exchange", test_causal_channel},
+        {"bidirectional, recomputed, channel exchange", test_bidirectional_channel},
+        {"causal, monarch exchange", test_causal_monarch},
+        {"bidirectional, recomputed, monarch exchange", test_bidirectional_monarch},
+        {"in single precision", test_single},
+        CU_TEST_INFO_NULL};
     int failed = run_suite("sequences over ranks", tests);
     free(gradients), free(parameters);
     return failed;
