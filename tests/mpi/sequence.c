@@ -1,0 +1,39 @@
+/* Meshes data x sequence of this job's ranks train as one rank does, over MPI, with either exchange. */
+#include "tests/mpi/on_mpi.h"
+#include "tests/unit/sequence_laws.h"
+
+/* Every mesh of all ranks whose sequences are cut over as many as `w` has. */
+static void all_meshes(const way *w)
+{
+    m2_comm *self = NULL;
+    now = w;
+    sequence_forget();
+    m2_status st = m2_comm_open_self(NULL, &self);
+    agree_on(st == M2_OK ? sequence_rank(self, 1) : m2_message(), "one rank alone");
+    m2_comm_close(&self);
+    for (const int *sequence = w->sequences; *sequence; sequence++) {
+        if (world->size % *sequence || world->size / *sequence > MOST_DATA) continue;
+        const char *broke = sequence_rank(world, *sequence);
+        if (broke) world->api->abort(world, m2_fail(M2_BUG, "%s", broke)); /* the others would wait */
+    }
+    CU_ASSERT(1);
+}
+
+static void test_channel(void)
+{
+    all_meshes(&(way){"gpt", "channel", 28, 4, {2, 7}, M2_PREC_F64, 1e-12, 1e-9, 0});
+}
+
+static void test_monarch(void)
+{
+    all_meshes(&(way){"bert", "monarch", 12, 3, {3, 4, 7}, M2_PREC_F64, 1e-12, 1e-9, 6});
+}
+
+int main(void)
+{
+    int failed = run_mpi_suite("sequences over ranks", (CU_TestInfo[]){{"channel exchange", test_channel},
+                                                                       {"monarch exchange", test_monarch},
+                                                                       CU_TEST_INFO_NULL});
+    sequence_forget();
+    return failed;
+}

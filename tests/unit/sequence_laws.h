@@ -1,0 +1,203 @@
+/* sequence_laws.h - a rank of a mesh data x sequence trains as one rank alone does, with either exchange: loss and gradients of
+ * the first step, parameters after 20; and it sends to the byte what the program's list of collectives says. One rank alone, called
+ * first, is the measure; the model, the batch and the data are functions of `now`. */
+#ifndef M2_TESTS_SEQUENCE_LAWS_H
+#define M2_TESTS_SEQUENCE_LAWS_H
+
+#include "runtime/eval.h"
+#include "runtime/fit.h"
+#include "runtime/models/model.h"
+#include "runtime/planner.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LENGTH = 168, BATCH = 12, VOCAB = 16, STEPS = 20, EVERY = 5, MOST_DATA = 4 };
+
+typedef struct way {
+    const char *family, *exchange;
+    int64_t width, share;
+    int sequences[6]; /* ends with 0 */
+    m2_precision precision;
+    double first, last; /* tolerances: of the first step, after STEPS */
+    int micro;
+} way;
+
+static const way *now; /* the case under test, and what one rank found */
+static double *gradients, *parameters, loss_alone;
+
+static inline m2_config config(const m2_grid *g)
+{
+    m2_config c;
+    m2_config_defaults(&c);
+    int bert = !strcmp(now->family, "bert");
+    snprintf(c.model_family, sizeof c.model_family, "%s", now->family);
+    snprintf(c.model_mlp, sizeof c.model_mlp, "%s", bert ? "blockdiag_glu" : "none");
+    snprintf(c.run_exchange, sizeof c.run_exchange, "%s", now->exchange);
+    snprintf(c.run_mesh, sizeof c.run_mesh, "%dx%d", g->size[0], g->size[1]);
+    snprintf(c.train_recompute, sizeof c.train_recompute, "%s", bert ? "block" : "none");
+    c.model_width = now->width, c.model_length = LENGTH, c.model_vocab = VOCAB, c.model_layers = 2,
+    c.model_filter_layers = 1;
+    c.model_mlp_ratio = 1, c.model_share = now->share, c.model_filter_width = 8, c.model_filter_emb = 5;
+    c.mlm_rate = 0.25, c.model_mlp_dropout = bert ? 0.1 : 0, c.model_bidirectional = bert;
+    c.train_batch = BATCH, c.train_micro = now->micro, c.comm_bucket = 1;
+    return c;
+}
+
+/* ---- data: a function of step, row and position ------------------------------------------------------------------ */
+static inline int32_t draw(int64_t step, int64_t row, int64_t t, int64_t salt)
+{
+    uint64_t x = (uint64_t)(((step * 977 + row) * LENGTH + t) * 4 + salt) * 0x9e3779b97f4a7c15u;
+    return (int32_t)((x ^ x >> 29) >> 7 & 0x7fffffff);
+}
+
+static inline int hidden(int64_t step, int64_t row, int64_t t)
+{
+    return draw(step, row, t, 2) % EVERY == 0;
+}
+
+static inline m2_status write_scale(m2_program *p, int64_t step)
+{
+    m2_tid scale = m2_program_find(p, "scale");
+    int64_t n = 0;
+    for (int64_t i = 0; i < BATCH * LENGTH; i++) n += hidden(step, i / LENGTH, i % LENGTH);
+    double wide = 1 / (double)n;
+    float narrow = (float)wide;
+    return m2_program_write(p, scale, m2_program_desc(p, scale).dtype == M2_F64 ? (void *)&wide : &narrow);
+}
+
+static inline m2_status feed(m2_program *p, int64_t step, int64_t row0)
+{
+    const m2_program_spec *s = m2_program_spec_of(p);
+    int64_t n = s->rows * s->length, found = 0;
+    m2_runs own = m2_columns_runs(&s->sequence.columns, LENGTH, s->sequence.ranks > 1 ? s->sequence.ranks : 1,
+                                  s->sequence.rank);
+    m2_tid places = m2_program_find(p, "places"), targets = m2_program_find(p, "targets");
+    int64_t room = m2_program_desc(p, targets).shape[0] * (places == M2_NONE ? s->length : 1);
+    int32_t *id = malloc((size_t)(n + 2 * room) * sizeof *id), *target = id + n, *place = target + room;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = row0 + i / s->length, t = m2_runs_at(&own, i % s->length);
+        id[i] = draw(step, row, t, 0) % VOCAB;
+        if (places == M2_NONE) {
+            target[i] = draw(step, row, t, 1) % VOCAB;
+        } else if (hidden(step, row, t) && found < room) {
+            place[found] = (int32_t)i;
+            target[found++] = draw(step, row, t, 1) % VOCAB;
+        }
+    }
+    for (; places != M2_NONE && found < room; found++) place[found] = -1, target[found] = M2_TARGET_NONE;
+    m2_status st = m2_program_write(p, m2_program_find(p, "tokens"), id);
+    if (st == M2_OK) st = m2_program_write(p, targets, target);
+    if (st == M2_OK && places != M2_NONE) st = m2_program_write(p, places, place);
+    if (st == M2_OK && places != M2_NONE) st = write_scale(p, step);
+    free(id);
+    return st;
+}
+
+/* ---- a rank ------------------------------------------------------------------------------------------------------ */
+static inline double *flat(m2_program *p, const char *which)
+{
+    void *base;
+    m2_dtype t;
+    int64_t n = m2_program_flat_trained(p);
+    double *out = malloc((size_t)n * sizeof *out);
+    if (m2_program_flat(p, which, &base, &t) != M2_OK) abort();
+    for (int64_t i = 0; i < n; i++) out[i] = t == M2_F64 ? ((double *)base)[i] : (double)((float *)base)[i];
+    return out;
+}
+
+/* The largest difference, relative to the largest value. Keeps x where one rank alone is the measure. */
+static inline double off(double **alone, double *x, int64_t n)
+{
+    double worst = 0, scale = 0;
+    if (!*alone) {
+        *alone = x;
+        return 0;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs((*alone)[i] - x[i]);
+        if (!(d <= worst)) worst = d;
+        if (fabs((*alone)[i]) > scale) scale = fabs((*alone)[i]);
+    }
+    free(x);
+    return worst / scale;
+}
+
+static inline const char *check_bytes(const m2_ranks *r, const m2_training *t, const int64_t before[2])
+{
+    static _Thread_local char text[200];
+    m2_collective_row rows[400];
+    int n = m2_collectives(t->program, t->batch.micros, rows, 400);
+    int64_t sum[2] = {before[0], before[1]};
+    if (n > 400 || (n == 0 && r->comm->size > 1)) return "the list of collectives has a wrong length";
+    for (int i = 0; i < n; i++) sum[!strcmp(rows[i].axis, "sequence")] += rows[i].bytes * rows[i].calls;
+    int64_t sent[2] = {r->comm->bytes_sent, r->world ? r->mesh.axis[M2_AXIS_SEQUENCE]->bytes_sent : 0};
+    if (sent[0] == sum[0] && sent[1] == sum[1]) return NULL;
+    snprintf(text, sizeof text, "planned %lld + %lld bytes, sent %lld + %lld", (long long)sum[0],
+             (long long)sum[1], (long long)sent[0], (long long)sent[1]);
+    return text;
+}
+
+static inline const char *train(m2_ranks *r, const m2_config *cfg)
+{
+    static _Thread_local char text[200];
+    m2_training t = {0};
+    double loss = 0;
+    const char *broke = NULL;
+    if (m2_training_make(cfg, r, &t) != M2_OK || m2_program_init_params(t.program, 7) != M2_OK)
+        return m2_message();
+    m2_program *p = t.program;
+    int64_t n = m2_program_flat_trained(p);
+    for (int s = 1; s <= STEPS && !broke; s++) {
+        m2_step step = {.seed = 3, .step = s, .lr = 1e-3, .lr_peak = 1e-3, .clip = 1};
+        for (int g = 0; g < M2_MAX_GROUPS; g++) step.group[g].lr_scale = 1, step.group[g].weight_decay = 0.1;
+        int64_t before[2] = {r->comm->bytes_sent, r->world ? r->mesh.axis[M2_AXIS_SEQUENCE]->bytes_sent : 0};
+        m2_status st = M2_OK;
+        for (int a = 0; a < t.batch.micros && st == M2_OK; a++) {
+            step.row0 = m2_batch_row0(&t.batch, a);
+            st = feed(p, s, step.row0);
+            if (st == M2_OK) st = m2_program_run(p, &step, a, t.batch.micros);
+        }
+        if (st == M2_OK) broke = check_bytes(r, &t, before);
+        if (st == M2_OK) st = m2_read_scalar(p, m2_program_find(p, "loss"), &loss);
+        if (st == M2_OK && s == 1) {
+            double l = r->comm->size == 1 ? 0 : fabs(loss - loss_alone) / loss_alone,
+                   g = off(&gradients, flat(p, "grad"), n);
+            if (r->comm->size == 1) loss_alone = loss;
+            snprintf(text, sizeof text, "first step: loss off by %g, gradients by %g", l, g);
+            if (!broke && !(l <= now->first && g <= now->first)) broke = text;
+        }
+        if (st == M2_OK) st = m2_program_run_update(p, &step);
+        if (st != M2_OK) broke = m2_message();
+    }
+    double last = broke ? 0 : off(&parameters, flat(p, "param"), n);
+    if (!(last <= now->last))
+        snprintf(text, sizeof text, "parameters off by %g after %d steps", last, STEPS), broke = text;
+    m2_program_free(&t.program);
+    return broke;
+}
+
+static inline const char *sequence_rank(m2_comm *all, int sequence)
+{
+    m2_ranks r = {.comm = all, .precision = now->precision, .sharers = 1};
+    m2_grid grid = {{all->size / sequence, sequence}};
+    m2_config cfg = config(&grid);
+    if (m2_device_open("cpu", 1, &r.device) != M2_OK) return m2_message();
+    if (sequence > 1) {
+        if (m2_mesh_open(all, &grid, &r.mesh) != M2_OK) return m2_message();
+        r.world = all;
+        r.comm = r.mesh.all;
+    }
+    const char *broke = train(&r, &cfg);
+    if (sequence > 1) m2_mesh_close(&r.mesh);
+    m2_device_close(&r.device);
+    return broke;
+}
+
+static inline void sequence_forget(void)
+{
+    free(gradients), free(parameters);
+    gradients = parameters = NULL;
+}
+#endif
