@@ -26,6 +26,20 @@ struct m2_store {
     int raw;  /* file descriptor of m2_store_put, -1 = none yet */
 };
 
+const char *m2_store_library(void)
+{
+    static char text[64];
+    unsigned major = 0, minor = 0, release = 0;
+#ifdef H5_HAVE_PARALLEL
+    const char *variant = "parallel";
+#else
+    const char *variant = "serial";
+#endif
+    H5get_libversion(&major, &minor, &release);
+    snprintf(text, sizeof text, "HDF5 %u.%u.%u, %s", major, minor, release, variant);
+    return text;
+}
+
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 static m2_status system_failure(const char *doing, const char *path)
 {

@@ -72,6 +72,9 @@ M2_API void m2_comm_close(m2_comm **c); /* collective for mpi and nccl; accepts 
 /* Which rank of how many this process is, before any communicator exists (from the launcher's environment). */
 M2_API void m2_comm_launcher(int *rank, int *size, int *local_rank, int *local_size);
 
+/* "Open MPI v4.1.4, NCCL 2.18.3": what there is to talk with. */
+M2_API const char *m2_comm_library(void);
+
 /* Agreement over c->host: returns the failure of the lowest failing rank on all ranks (its message, with the rank), else
  * M2_OK. Collective. */
 M2_API m2_status m2_comm_agree(m2_comm *c, m2_status mine) M2_MUST_USE;

@@ -6,6 +6,7 @@
 
 #include <mpi.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,6 +200,18 @@ static void mpi_release(void)
     pthread_mutex_lock(&mpi.lock);
     if (--mpi.users == 0 && mpi.ours) MPI_Finalize();
     pthread_mutex_unlock(&mpi.lock);
+}
+
+const char *m2_comm_library(void)
+{
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING + 32];
+    int length, nccl = m2i_nccl_version();
+    MPI_Get_library_version(text, &length);
+    text[strcspn(text, ",\n")] = 0;
+    size_t used = strlen(text);
+    if (nccl)
+        snprintf(text + used, sizeof text - used, ", NCCL %d.%d.%d", nccl / 10000, nccl / 100 % 100, nccl % 100);
+    return text;
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */

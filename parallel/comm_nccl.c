@@ -95,6 +95,13 @@ m2_status m2i_nccl_load(void)
     return st;
 }
 
+int m2i_nccl_version(void)
+{
+    int version = 0;
+    if (m2i_nccl_load() == M2_OK) nccl.GetVersion(&version);
+    return version;
+}
+
 /* ---- errors, waiting --------------------------------------------------------------------------------------------- */
 typedef struct rank_state {
     nccl_comm comm;

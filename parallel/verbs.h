@@ -64,6 +64,7 @@ m2_status m2i_fold_terms(void *dst, const void *const *terms, int n, int64_t cou
 
 /* ---- comm_nccl.c ------------------------------------------------------------------------------------------------- */
 m2_status m2i_nccl_load(void); /* M2_USAGE: there is no usable NCCL here */
+int m2i_nccl_version(void); /* 21803 is 2.18.3; 0: it cannot be loaded */
 /* Over the ranks of `host`, a communicator for host memory that is taken over, also on failure. Every rank's device is a GPU
  * of its own. Collective. */
 m2_status m2i_comm_open_nccl(m2_comm *host, m2_device *dev, m2_comm **out) M2_MUST_USE;

@@ -8,6 +8,7 @@
 #   cluster.sh on NODE COMMAND...      as ssh NODE would
 #   cluster.sh power NODE off|on       off: everything on it is gone within the same instant
 #   cluster.sh cable NODE out|in       the node lives on and hears nobody
+#   cluster.sh speed NODE RATE|full    its network, such as 100mbit
 #   cluster.sh controller restart      slurmctld ends, saving its state, and starts again
 #   cluster.sh up [SECONDS]            waits until every node that has power and a cable takes jobs
 #
@@ -38,7 +39,7 @@ can_run() {
 
 run() {
     [ -z "${M2_CLUSTER:-}" ] || { echo "cluster.sh: this is a cluster already ($M2_CLUSTER)" >&2; exit 64; }
-    [ $# -gt 0 ] || { sed -n '2,22s/^# \{0,1\}//p' "$self"; exit 64; }
+    [ $# -gt 0 ] || { sed -n '2,23s/^# \{0,1\}//p' "$self"; exit 64; }
     can_run
     M2_CLUSTER=$(mktemp -d "${TMPDIR:-/tmp}/m2-cluster-XXXXXX")
     export M2_CLUSTER SLURM_CONF=$M2_CLUSTER/slurm.conf
@@ -195,6 +196,13 @@ cable() {
     esac
 }
 
+speed() {
+    case $2 in
+    full) on "$1" tc qdisc delete dev eth0 root ;;
+    *) on "$1" tc qdisc replace dev eth0 root tbf rate "$2" burst 256kb latency 50ms ;;
+    esac
+}
+
 controller() {
     local before
     before=$(cat "$M2_CLUSTER/pid/slurmctld")
@@ -224,9 +232,9 @@ case "$verb" in
 run) run "$@" ;;
 __login) login "$@" ;;
 __node) node "$@" ;;
-on | power | cable | controller | up)
+on | power | cable | speed | controller | up)
     [ -n "${M2_CLUSTER:-}" ] || { echo "cluster.sh $verb: there is no cluster: cluster.sh run COMMAND starts one" >&2; exit 64; }
     "$verb" "$@"
     ;;
-*) sed -n '2,22s/^# \{0,1\}//p' "$self"; exit 64 ;;
+*) sed -n '2,23s/^# \{0,1\}//p' "$self"; exit 64 ;;
 esac

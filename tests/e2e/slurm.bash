@@ -7,6 +7,7 @@ ln -s "$M2_SOURCE/launch" launch
 # A save every ten steps, on a disk that makes it take about half a second: runs last long enough for something to happen to them.
 paced="config.yaml checkpoint.every=10 checkpoint.background=false train.log_every=100"
 slow_disk="env LD_PRELOAD=$M2_BUILD/bin/slow_disk.so SLOW_DISK_MS=100 $M2"
+export M2_PREFLIGHT=no
 export TMPDIR=$M2_CLUSTER/local/self # jobs take it with them: every node's own disk
 
 # [program=M2] submit [SBATCH OPTION...] -- CONFIG KEY=VALUE...: number of the new job, whose log is m2-NUMBER.log
@@ -38,7 +39,7 @@ state() { squeue -h -t all -o %T -j "$1"; }
 is() { [ "$(state "$1")" = "$2" ]; }                                                     # is JOB STATE
 logged() { grep -q -- "$2" "m2-$1.log" 2>/dev/null; }                                    # logged JOB TEXT
 trained() { [ -e "$1/metrics.jsonl" ] && [ "$(wc -l <"$1/metrics.jsonl")" -ge "$2" ]; }  # trained RUN STEPS
-nodes_of() { scontrol show hostnames "$(squeue -h -o %N -j "$1")"; }                     # nodes_of JOB, one a line
+nodes_of() { scontrol show hostnames "$(scontrol show job -o "$1" | tr " " "\n" | sed -n "s/^NodeList=//p")"; } # nodes_of JOB, one a line
 
 # done_in SECONDS JOB: it ends, and well
 done_in() {
