@@ -1,5 +1,5 @@
 /* sequence_laws.h - a rank of a mesh data x sequence trains as one rank alone does, with either exchange: loss and gradients of
- * the first step, parameters after 20; and it sends to the byte what the program's list of collectives says. One rank alone, called
+ * the first step, parameters after 20; and it sends to the byte what the list of collectives says. One rank alone, called
  * first, is the measure; the model, the batch and the data are functions of `now`. */
 #ifndef M2_TESTS_SEQUENCE_LAWS_H
 #define M2_TESTS_SEQUENCE_LAWS_H
