@@ -70,6 +70,20 @@ static const char *amount(char *text, int64_t bytes)
     return bytes < 0 ? "is impossible" : m2_human_bytes(text, bytes);
 }
 
+/* Groups that divide what a rank convolves at once; chosen ones are worth their messages. */
+static int choose_groups(const m2_exchange_ask *a, const m2_exchange_choice *c)
+{
+    enum { MOST = 4 };
+    const int64_t worth = 64 << 10; /* bytes for one peer */
+    int monarch = c->kind == M2_EXCHANGE_MONARCH, peers = a->ranks > 1 ? a->ranks - 1 : 1;
+    int64_t channels = monarch ? a->channels : a->channels / a->ranks,
+            bytes = (monarch ? c->monarch_bytes : c->channel_bytes) / 2 / peers, groups = a->groups;
+    if (!groups) groups = !a->beside ? 1 : bytes / worth < MOST ? bytes / worth : MOST;
+    if (groups > channels) groups = channels;
+    while (groups > 1 && channels % groups) groups--;
+    return groups > 1 ? (int)groups : 1;
+}
+
 m2_status m2_exchange_choose(const m2_exchange_ask *a, m2_exchange_choice *out)
 {
     m2_columns c = {0};
@@ -89,12 +103,15 @@ m2_status m2_exchange_choose(const m2_exchange_ask *a, m2_exchange_choice *out)
         monarch = automatic ? !can_channel || (can_monarch && out->monarch_bytes < out->channel_bytes)
                             : !strcmp(a->want, "monarch");
     if (monarch) out->kind = M2_EXCHANGE_MONARCH, out->columns = c;
+    out->groups = choose_groups(a, out);
+    char groups[32] = "";
+    if (out->groups > 1) snprintf(groups, sizeof groups, " in %d groups", out->groups);
     const char *name = monarch ? "monarch" : "channel", *reason = !automatic ? "as run.exchange says"
                                                                   : can_channel && can_monarch ? "fewer bytes"
                                                                   : can_channel ? no_monarch.message
                                                                                 : no_channel.message;
     snprintf(out->why, sizeof out->why,
-             "%s (%.160s); per sequence and long convolution a rank sends: channel %s, monarch %s", name,
-             reason, amount(x, out->channel_bytes), amount(y, out->monarch_bytes));
+             "%s (%.160s)%s; per sequence and long convolution a rank sends: channel %s, monarch %s", name,
+             reason, groups, amount(x, out->channel_bytes), amount(y, out->monarch_bytes));
     return M2_OK;
 }

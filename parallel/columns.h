@@ -19,11 +19,14 @@ typedef struct m2_exchange_ask {
     int64_t length, channels, filters, taps; /* taps of the short convolution: they reach into one neighbour only */
     int ranks;
     m2_dtype compute; /* of activations */
+    int groups;       /* wanted, 0: chosen */
+    int beside;       /* 1: an exchange costs no core of this rank (a network, a GPU) */
 } m2_exchange_ask;
 
 typedef struct m2_exchange_choice {
     m2_exchange_kind kind;
     m2_columns columns;                   /* of the kind chosen */
+    int groups;                           /* the channels are exchanged in, so that one is while another is convolved */
     int64_t channel_bytes, monarch_bytes; /* that a rank sends for a sequence in one long convolution; -1: impossible */
     char why[320];                        /* a sentence for people */
 } m2_exchange_choice;

@@ -167,15 +167,22 @@ static m2_status exchange_counts(m2_comm *c, const void *send, void *recv, int64
     return st;
 }
 
-m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s)
+m2_status m2_comm_swap_apart(m2_comm *c, const void *send, int64_t send_step, void *recv, int64_t recv_step,
+                             int64_t count, m2_dtype t, m2_stream *s)
 {
     int64_t few[4 * FEW], *n = open_counts(c->size, few);
     if (!n) return m2_fail(M2_TRANSIENT, "out of memory for an exchange of %d ranks", c->size);
     for (int r = 0; r < c->size; r++) {
         n[r] = n[2 * c->size + r] = count;
-        n[c->size + r] = n[3 * c->size + r] = r * count;
+        n[c->size + r] = r * send_step;
+        n[3 * c->size + r] = r * recv_step;
     }
     return exchange_counts(c, send, recv, n, few, t, s);
+}
+
+m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s)
+{
+    return m2_comm_swap_apart(c, send, count, recv, count, count, t, s);
 }
 
 static m2_status move_on(m2_comm *c, int to, int from, const void *send, void *recv, int64_t count,

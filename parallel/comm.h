@@ -48,6 +48,7 @@ struct m2_comm {
     int local_rank, local_size; /* among the ranks of this node */
     m2_device *device;          /* whose memory the verbs take; NULL = host memory */
     m2_comm *host;              /* the same ranks for host memory (flags, metrics, agreement); itself without a GPU */
+    int patient;                /* 1: who waits in a verb leaves the core to others meanwhile (transport mpi) */
     int64_t bytes_sent;         /* payload this rank gave to other ranks so far, as counted by the transport */
     void *state;
 };
@@ -81,6 +82,9 @@ M2_API m2_status m2_comm_agree(m2_comm *c, m2_status mine) M2_MUST_USE;
 
 /* The even all_to_all: `count` elements for every rank and from every rank, blocks in the order of ranks. */
 M2_API m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t, m2_stream *s) M2_MUST_USE;
+/* The same where blocks of `count` begin send_step and recv_step elements apart. */
+M2_API m2_status m2_comm_swap_apart(m2_comm *c, const void *send, int64_t send_step, void *recv, int64_t recv_step,
+                                    int64_t count, m2_dtype t, m2_stream *s) M2_MUST_USE;
 /* Every rank gives `count` elements to rank + by, where that exists: recv keeps its content on ranks without a giver. */
 M2_API m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
                                m2_stream *s) M2_MUST_USE;

@@ -9,19 +9,26 @@
 #include "parallel/exchange.h"
 
 /* ---- shape rules ------------------------------------------------------------------------------------------------- */
+static int64_t groups_of(const m2_attrs *attrs)
+{
+    return attrs->i[M2_EXCHANGE_GROUPS] > 1 ? attrs->i[M2_EXCHANGE_GROUPS] : 1;
+}
+
 static m2_status to_channels_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
-    int64_t ranks = attrs->i[M2_EXCHANGE_RANKS];
+    int64_t ranks = attrs->i[M2_EXCHANGE_RANKS], groups = groups_of(attrs);
     char text[96];
-    if (in[0].rank != 3 || ranks < 1 || in[0].shape[0] % ranks)
-        return m2_fail(M2_USAGE, "to_channels needs x (C, B, L) with C a multiple of the %lld ranks, got %s",
-                       (long long)ranks, m2_desc_print(text, &in[0]));
+    if (in[0].rank != 3 || ranks < 1 || in[0].shape[0] % (ranks * groups))
+        return m2_fail(M2_USAGE,
+                       "to_channels needs x (C, B, L) with C a multiple of the %lld ranks%s, got %s",
+                       (long long)ranks, groups > 1 ? " times the groups" : "", m2_desc_print(text, &in[0]));
     out[0] = in[0];
     out[0].rank = 4;
     out[0].shape[0] = ranks, out[0].axis[0] = '.';
-    out[0].shape[1] = in[0].shape[0] / ranks;
+    out[0].shape[1] = in[0].shape[0] / ranks / groups;
     for (int i = 1; i < 4; i++) out[0].axis[i] = in[0].axis[i - 1];
     for (int i = 2; i < 4; i++) out[0].shape[i] = in[0].shape[i - 1];
+    out[1] = attrs->i[M2_EXCHANGE_GROUP] + 1 < groups ? in[0] : m2_desc_none();
     return M2_OK;
 }
 
@@ -35,8 +42,10 @@ static m2_status to_sequence_shape(const m2_attrs *attrs, const m2_desc *in, m2_
     out[0] = in[0];
     out[0].rank = 3;
     for (int i = 0; i < 3; i++) out[0].shape[i] = in[0].shape[i + 1], out[0].axis[i] = in[0].axis[i + 1];
-    out[0].shape[0] *= ranks;
-    return M2_OK;
+    out[0].shape[0] *= ranks * groups_of(attrs);
+    return in[1].rank < 0 || m2_desc_same_shape(&in[1], &out[0])
+               ? M2_OK
+               : m2_fail(M2_USAGE, "to_sequence: the rest is %s", m2_desc_print(text, &in[1]));
 }
 
 static m2_status swap_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
@@ -93,8 +102,8 @@ static m2_status rows_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *o
 int64_t m2_exchange_bytes(const m2_op *op, const m2_attrs *attrs, const m2_desc *in, const m2_desc *out,
                           int rank, int ranks)
 {
-    if (op == &m2_op_to_channels || op == &m2_op_to_sequence || op == &m2_op_swap)
-        return m2_desc_bytes(&in[0]) / ranks * (ranks - 1);
+    if (op == &m2_op_to_channels) return m2_desc_bytes(&out[0]) / ranks * (ranks - 1);
+    if (op == &m2_op_to_sequence || op == &m2_op_swap) return m2_desc_bytes(&in[0]) / ranks * (ranks - 1);
     int around = (op == &m2_op_halo || op == &m2_op_halo_grad) && chunks_of(attrs) > 1;
     if (around) return ranks > 1 ? m2_desc_bytes(op == &m2_op_halo ? &out[0] : &in[0]) : 0;
     if (op == &m2_op_halo) return rank + 1 < ranks ? m2_desc_bytes(&out[0]) : 0;
@@ -118,15 +127,56 @@ static m2_status check(const m2_call *call)
     return M2_OK;
 }
 
-static m2_status exchange_run(const m2_call *call)
+static m2_status check_ranks(const m2_call *call)
 {
     m2_comm *c = call->context;
     M2_TRY(check(call));
-    if (call->attrs.i[M2_EXCHANGE_RANKS] != c->size)
-        return m2_fail(M2_BUG, "%s was planned for %lld ranks and runs on %d", call->op->name,
-                       (long long)call->attrs.i[M2_EXCHANGE_RANKS], c->size);
+    if (call->attrs.i[M2_EXCHANGE_RANKS] == c->size) return M2_OK;
+    return m2_fail(M2_BUG, "%s was planned for %lld ranks and runs on %d", call->op->name,
+                   (long long)call->attrs.i[M2_EXCHANGE_RANKS], c->size);
+}
+
+static m2_status swap_run(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    M2_TRY(check_ranks(call));
     return m2_comm_swap(c, call->in[0].data, call->out[0].data, m2_tensor_count(&call->in[0]) / c->size,
                         call->in[0].dtype, call->stream);
+}
+
+/* The rest where it is wanted, unless it is there already. */
+static m2_status keep_rest(const m2_call *call, const m2_tensor *from, const m2_tensor *to)
+{
+    if (!from->data || !to->data || from->data == to->data) return M2_OK;
+    return call->device->api->copy(call->device, to->data, from->data, m2_tensor_bytes(to), call->stream);
+}
+
+/* Group g of the channels of each rank, as elements: every rank's block of the whole array has all groups. */
+static int64_t group_at(const m2_call *call, int64_t block)
+{
+    return call->attrs.i[M2_EXCHANGE_GROUP] * block;
+}
+
+static m2_status to_channels_run(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    const m2_tensor *x = &call->in[0], *y = &call->out[0];
+    M2_TRY(check_ranks(call));
+    int64_t block = m2_tensor_count(y) / c->size, e = m2_dtype_size(x->dtype);
+    M2_TRY(keep_rest(call, x, &call->out[1]));
+    return m2_comm_swap_apart(c, (const char *)x->data + group_at(call, block) * e,
+                              block * groups_of(&call->attrs), y->data, block, block, x->dtype, call->stream);
+}
+
+static m2_status to_sequence_run(const m2_call *call)
+{
+    m2_comm *c = call->context;
+    const m2_tensor *x = &call->in[0], *y = &call->out[0];
+    M2_TRY(check_ranks(call));
+    int64_t block = m2_tensor_count(x) / c->size, e = m2_dtype_size(x->dtype);
+    M2_TRY(keep_rest(call, &call->in[1], y));
+    return m2_comm_swap_apart(c, x->data, block, (char *)y->data + group_at(call, block) * e,
+                              block * groups_of(&call->attrs), block, x->dtype, call->stream);
 }
 
 /* ---- halo -------------------------------------------------------------------------------------------------------- */
@@ -255,6 +305,28 @@ static m2_status rows_grad_run(const m2_call *call)
                                         r.run * row, r.count / r.run, call->stream);
 }
 
+/* ---- place ------------------------------------------------------------------------------------------------------- */
+static m2_status place_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
+{
+    const int64_t *a = attrs->i;
+    char text[96];
+    out[0] = in[0];
+    out[0].shape[0] = a[M2_PLACE_ROWS];
+    if (in[0].rank < 1 || in[0].shape[0] != a[M2_PLACE_COUNT] || a[M2_PLACE_AT] < 0 || a[M2_PLACE_RUN] ||
+        a[M2_PLACE_AT] + in[0].shape[0] > a[M2_PLACE_ROWS] ||
+        (in[1].rank >= 0 && !m2_desc_same_shape(&in[1], &out[0])))
+        return m2_fail(M2_USAGE, "place cannot put %s at row %lld of %lld", m2_desc_print(text, &in[0]),
+                       (long long)a[M2_PLACE_AT], (long long)a[M2_PLACE_ROWS]);
+    return M2_OK;
+}
+
+static m2_status place_run(const m2_call *call)
+{
+    const m2_tensor *x = &call->in[0], *y = &call->out[0];
+    M2_TRY(keep_rest(call, &call->in[1], y));
+    return call->device->api->copy(call->device, row_at(call, y), x->data, m2_tensor_bytes(x), call->stream);
+}
+
 /* ---- spread ------------------------------------------------------------------------------------------------------ */
 static m2_status spread_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
@@ -332,26 +404,59 @@ m2_status m2_exchange_part(int64_t channels, int64_t filters, int share, int ran
 }
 
 /* ---- descriptors ------------------------------------------------------------------------------------------------- */
-#define EXCHANGE(this, other)                                                                                \
-    const m2_op m2_op_##this = {                                                                             \
-        .name = #this,                                                                                       \
-        .id = -1,                                                                                            \
-        .n_in = 1,                                                                                           \
-        .n_out = 1,                                                                                          \
-        .in_name = {"x"},                                                                                    \
-        .out_name = {"y"},                                                                                   \
-        .attr_i = {"ranks"},                                                                                 \
-        .shape = this##_shape,                                                                               \
-        .cost = m2_op_cost_bytes,                                                                            \
-        .run = exchange_run,                                                                                 \
-        .grad = &m2_op_##other,                                                                              \
-        .diff_in = 1,                                                                                        \
-        .diff_out = 1,                                                                                       \
-        .linear = 1,                                                                                         \
-    };
-EXCHANGE(to_channels, to_sequence)
-EXCHANGE(to_sequence, to_channels)
-EXCHANGE(swap, swap)
+const m2_op m2_op_to_channels = {
+    .name = "to_channels",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 2,
+    .in_name = {"x"},
+    .out_name = {"y", "rest"},
+    .attr_i = {"ranks", "groups", "group"},
+    .shape = to_channels_shape,
+    .cost = part_cost,
+    .run = to_channels_run,
+    .grad = &m2_op_to_sequence,
+    .diff_in = 1,
+    .diff_out = 3,
+    .inplace = {[1] = 1},
+    .linear = 1,
+};
+
+const m2_op m2_op_to_sequence = {
+    .name = "to_sequence",
+    .id = -1,
+    .n_in = 2,
+    .n_out = 1,
+    .optional = 2,
+    .in_name = {"x", "rest"},
+    .out_name = {"y"},
+    .attr_i = {"ranks", "groups", "group"},
+    .shape = to_sequence_shape,
+    .cost = part_cost,
+    .run = to_sequence_run,
+    .grad = &m2_op_to_channels,
+    .diff_in = 3,
+    .diff_out = 1,
+    .inplace = {2},
+    .linear = 1,
+};
+
+const m2_op m2_op_swap = {
+    .name = "swap",
+    .id = -1,
+    .n_in = 1,
+    .n_out = 1,
+    .in_name = {"x"},
+    .out_name = {"y"},
+    .attr_i = {"ranks"},
+    .shape = swap_shape,
+    .cost = m2_op_cost_bytes,
+    .run = swap_run,
+    .grad = &m2_op_swap,
+    .diff_in = 1,
+    .diff_out = 1,
+    .linear = 1,
+};
 
 const m2_op m2_op_halo = {
     .name = "halo",
@@ -415,6 +520,26 @@ const m2_op m2_op_rows_grad = {
     .run = rows_grad_run,
     .acc = 1,
     .linear = 1,
+};
+
+/* What of y is x's is nobody else's: the rest's gradient there is never read. */
+const m2_op m2_op_place = {
+    .name = "place",
+    .id = -1,
+    .n_in = 2,
+    .n_out = 1,
+    .optional = 2,
+    .in_name = {"x", "rest"},
+    .out_name = {"y"},
+    .attr_i = {"at", "count", "run", "jump", "rows"},
+    .shape = place_shape,
+    .cost = part_cost,
+    .run = place_run,
+    .grad = &m2_op_rows,
+    .diff_in = 1,
+    .diff_out = 1,
+    .passes = 2,
+    .inplace = {2},
 };
 
 const m2_op m2_op_spread = {

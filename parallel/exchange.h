@@ -26,18 +26,23 @@
 #include "parallel/comm.h"
 #include "parallel/layout.h"
 
-enum { M2_EXCHANGE_RANKS = 0 };
+enum { M2_EXCHANGE_RANKS = 0, M2_EXCHANGE_GROUPS, M2_EXCHANGE_GROUP };
 enum { M2_HALO_TAPS = 0, M2_HALO_CHUNKS };
 enum { M2_ROWS_AT = 0, M2_ROWS_COUNT, M2_ROWS_RUN, M2_ROWS_JUMP };
+enum { M2_PLACE_AT = 0, M2_PLACE_COUNT, M2_PLACE_RUN, M2_PLACE_JUMP, M2_PLACE_ROWS };
 enum { M2_SPREAD_FIRST = 0, M2_SPREAD_COUNT, M2_SPREAD_EACH, M2_SPREAD_FILTERS, M2_SPREAD_AT };
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-extern M2_API const m2_op m2_op_to_channels; /* x (C, B, l) -> y (RANKS, C/RANKS, B, l) */
-extern M2_API const m2_op m2_op_to_sequence; /* x (RANKS, c, B, l) -> y (RANKS c, B, l) */
-extern M2_API const m2_op m2_op_swap; /* x (RANKS n, ...) -> y: block s of y is rank s's block for this rank; its own adjoint */
+/* With GROUPS > 1 the channels of every rank go in so many groups, one per call, of which this is GROUP, and x is handed on as
+ * `rest` to the call of the next group; to_sequence gets its group's channels and puts them among the rest. In place where the
+ * plan can. */
+extern M2_API const m2_op m2_op_to_channels; /* x (C, B, l) -> y (RANKS, C/RANKS/GROUPS, B, l), [rest] like x */
+extern M2_API const m2_op m2_op_to_sequence; /* x (RANKS, c, B, l), [rest] -> y (RANKS c GROUPS, B, l) */
+/* x (RANKS n, ...) -> y: block s of y is rank s's block for this rank. Its own adjoint. */
+extern M2_API const m2_op m2_op_swap;
 /* With CHUNKS > 1 each of a row's chunks has its own: left (C, B, CHUNKS (TAPS-1)), rank 0's from the last rank, a chunk
  * earlier. */
 extern M2_API const m2_op
@@ -47,6 +52,8 @@ extern M2_API const m2_op m2_op_halo_grad; /* dleft -> dx, zero but at the last 
  * No communication; context unused. */
 extern M2_API const m2_op m2_op_rows;
 extern M2_API const m2_op m2_op_rows_grad; /* dy -> dx, zero outside the rows */
+/* x (COUNT, ...), [rest] -> y (ROWS, ...): rest with x in the place of rows AT, AT + 1, ... */
+extern M2_API const m2_op m2_op_place;
 
 /* x (f, ...), filters AT, AT + 1, ... of all FILTERS -> y (COUNT, ...), one per channel FIRST, FIRST + 1, ...: that of channel
  * c is c / EACH, or with EACH = 0, c % FILTERS. No communication; context unused. */

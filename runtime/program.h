@@ -31,6 +31,7 @@ typedef enum m2_precision { M2_PREC_F32, M2_PREC_F64, M2_PREC_TF32, M2_PREC_BF16
 typedef struct m2_sequence_cut {
     int ranks, rank; /* ranks 0 or 1: whole */
     void *context;   /* of its collectives: the sequence axis' m2_comm */
+    int groups;         /* of channels, exchanged beside the convolution of others; 0 or 1: nothing runs beside */
     m2_columns columns; /* width 0: consecutive positions, channel exchange */
 } m2_sequence_cut;
 
@@ -199,6 +200,7 @@ typedef struct m2_call_info {
     m2_attrs attrs;
     m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
     const void *context;                  /* of a collective: its m2_comm; else NULL */
+    int beside;                           /* 1: an exchange that calls behind it need not wait for */
     int once;                             /* 1: runs in the last microbatch of a step only */
 } m2_call_info;
 M2_API int m2_program_calls(const m2_program *p);

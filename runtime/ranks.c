@@ -93,6 +93,8 @@ m2_status m2_ranks_exchange(const m2_config *cfg, const m2_ranks *r, m2_exchange
                            .filters = cfg->model_width / cfg->model_share,
                            .taps = cfg->model_short_taps,
                            .ranks = parts,
+                           .groups = (int)cfg->comm_groups,
+                           .beside = strcmp(r->device->api->kind, "cpu") || r->mesh.nodes_per_sequence > 1,
                            .compute = r->precision == M2_PREC_F64    ? M2_F64
                                       : r->precision == M2_PREC_BF16 ? M2_BF16
                                                                      : M2_F32};
@@ -111,7 +113,8 @@ m2_status m2_ranks_spec(const m2_config *cfg, const m2_ranks *r, m2_program_spec
     spec->sequence = (m2_sequence_cut){.ranks = parts,
                                        .rank = m2_grid_at(&r->mesh.grid, r->mesh.rank, M2_AXIS_SEQUENCE),
                                        .context = r->mesh.axis[M2_AXIS_SEQUENCE],
-                                       .columns = exchange.columns};
+                                       .columns = exchange.columns,
+                                       .groups = exchange.groups};
     return M2_OK;
 }
 

@@ -117,11 +117,13 @@ static m2_status bind_call(m2_program *p, const m2i_call *from, m2_call *c, m2_r
                    .n_in = from->op->n_in,
                    .n_out = from->op->n_out,
                    .rng = from->rng,
-                   .workspace = b->workspace.base,
+                   .workspace = b->workspace.base + (from->beside ? b->workspace.size - p->lane_scratch : 0),
                    .step = b->step,
                    .context = from->context,
                    .device = b->device,
-                   .stream = from->once ? b->comm_stream : b->stream};
+                   .stream = from->once     ? b->comm_stream
+                             : from->beside ? m2i_lane_stream(p)
+                                            : b->stream};
     for (int i = 0; i < M2_MAX_IN; i++) c->in[i] = from->in[i] == M2_NONE ? absent() : view(p, from->op, from->in[i]);
     for (int j = 0; j < M2_MAX_OUT; j++) {
         c->out[j] = from->out[j] == M2_NONE ? absent() : view(p, from->op, from->out[j]);
@@ -132,6 +134,7 @@ static m2_status bind_call(m2_program *p, const m2i_call *from, m2_call *c, m2_r
     }
     c->workspace_bytes = m2i_call_workspace(p, from, b->device->threads, b->device);
     int64_t scratch = m2_align_up(c->workspace_bytes, M2_ALIGN);
+    if (from->beside && scratch) scratch += b->workspace.size - p->lane_scratch;
     if (scratch > b->workspace_high) b->workspace_high = scratch;
     if (scratch > b->workspace.size)
         return m2_fail(M2_BUG, "%s (%s) needs %lld bytes of workspace, %lld were planned", from->path,
@@ -143,11 +146,34 @@ static m2_status bind_call(m2_program *p, const m2i_call *from, m2_call *c, m2_r
     return M2_OK;
 }
 
+/* The first n calls: a segment ends at each collective, and before each call that waits. */
+static void cut_segments(m2_program *p, int n)
+{
+    m2i_bound *b = &p->b;
+    m2i_segment s = {.collective = -1};
+    for (int i = 0; i < n; i++) {
+        const m2i_call *c = &p->calls[i];
+        if (c->wait) {
+            s.end = i;
+            b->segments[b->n_segments++] = s;
+            s = (m2i_segment){.begin = i, .wait = c->wait, .collective = -1};
+        }
+        if (!c->context) continue;
+        s.end = i, s.collective = i;
+        b->exchanges += !c->once;
+        b->segments[b->n_segments++] = s;
+        s = (m2i_segment){.begin = i + 1, .collective = -1};
+    }
+    s.end = n;
+    b->segments[b->n_segments++] = s;
+}
+
 static m2_status bind_calls(m2_program *p)
 {
     m2i_bound *b = &p->b;
-    int n = 0, begin = 0, segments = 1;
-    while (n < p->n_calls && p->calls[n].region != M2_UPDATE) segments += p->calls[n++].context != NULL;
+    int n = 0, segments = 1;
+    for (; n < p->n_calls && p->calls[n].region != M2_UPDATE; n++)
+        segments += (p->calls[n].context != NULL) + (p->calls[n].wait > 0);
     b->calls = calloc((size_t)p->n_calls + 1, sizeof *b->calls);
     b->run = calloc((size_t)p->n_calls + 1, sizeof *b->run);
     b->segments = calloc((size_t)segments, sizeof *b->segments);
@@ -155,12 +181,7 @@ static m2_status bind_calls(m2_program *p)
         return m2_fail(M2_TRANSIENT, "out of memory for %d bound calls", p->n_calls);
     for (int i = 0; i < p->n_calls; i++) M2_TRY(bind_call(p, &p->calls[i], &b->calls[i], &b->run[i]));
     b->whole.end = n;
-    for (int i = 0; i <= n; i++) {
-        if (i < n && !p->calls[i].context) continue;
-        b->exchanges += i < n && !p->calls[i].once;
-        b->segments[b->n_segments++] = (m2i_segment){.begin = begin, .end = i};
-        begin = i + 1;
-    }
+    cut_segments(p, n);
     if (!b->base[M2I_COPY]) return M2_OK;
     m2i_call cast = {.op = &m2_op_cast, .path = "refresh"};
     cast.attrs.i[M2_CAST_OUT_DTYPE] = m2_program_compute_dtype(p);
@@ -193,17 +214,6 @@ static m2_status open_streams(m2_program *p)
     return api->event_create(b->device, &b->reduced);
 }
 
-/* The device at hand knows its scratch; a plan made without it could only ask the CPU's kernels. */
-static void plan_workspace(m2_program *p)
-{
-    p->memory.workspace = 0;
-    for (int i = 0; i < p->n_calls; i++) {
-        const m2i_call *c = &p->calls[i];
-        int64_t bytes = m2_align_up(m2i_call_workspace(p, c, p->b.device->threads, p->b.device), M2_ALIGN);
-        if (bytes > p->memory.workspace) p->memory.workspace = bytes;
-    }
-}
-
 static m2_status set_precision(m2_program *p)
 {
     m2_device *dev = p->b.device;
@@ -217,8 +227,9 @@ static m2_status set_precision(m2_program *p)
 static m2_status bind(m2_program *p)
 {
     M2_TRY(set_precision(p));
-    plan_workspace(p);
+    m2i_plan_workspace(p, p->b.device->threads, p->b.device); /* again: this device knows its scratch */
     M2_TRY(open_streams(p));
+    M2_TRY(m2i_lane_open(p));
     M2_TRY(create_arenas(p));
     M2_TRY(m2i_transfer_open(p));
     M2_TRY(write_groups(p));
@@ -293,6 +304,7 @@ void m2i_unbind(m2_program *p)
     m2i_bound *b = &p->b;
     if (!b->device) return;
     m2_device *dev = b->device;
+    m2i_lane_close(p);
     m2i_profile_end(p);
     destroy_graphs(dev, &b->whole);
     for (int s = 0; s < b->n_segments; s++) destroy_graphs(dev, &b->segments[s]);

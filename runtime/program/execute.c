@@ -49,11 +49,16 @@ static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
     return st;
 }
 
-/* Reductions have their own stream: the rest of the run goes on beside them. What an exchange brings is used next. */
+/* Reductions have their own stream, and exchanges in groups their lane: the rest of the run goes on beside them. What another
+ * exchange brings is used next. */
 static m2_status run_collective(m2_program *p, int i, int first)
 {
     m2i_bound *b = &p->b;
     const m2_device_api *api = b->device->api;
+    if (p->calls[i].beside) {
+        b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
+        return m2i_lane_post(p, i);
+    }
     m2_stream *stream = p->calls[i].once ? b->comm_stream : b->stream;
     if (p->calls[i].once) {
         M2_TRY(api->event_record(b->device, b->ready, b->stream));
@@ -85,10 +90,12 @@ m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micr
     M2_TRY(m2i_fed(p));
     if ((!last && !b->exchanges) || b->n_segments == 1) return run_segment(p, &b->whole, variant);
     for (int s = 0; s < b->n_segments; s++) {
-        int i = b->segments[s].end, due = s + 1 < b->n_segments && (last || !p->calls[i].once);
+        int i = b->segments[s].collective, wait = b->segments[s].wait;
+        if (wait) M2_TRY(m2i_lane_wait(p, wait - 1));
         M2_TRY(run_segment(p, &b->segments[s], variant));
-        if (due) M2_TRY(run_collective(p, i, micro == 0));
+        if (i >= 0 && (last || !p->calls[i].once)) M2_TRY(run_collective(p, i, micro == 0));
     }
+    M2_TRY(m2i_lane_drain(p));
     if (!last || !b->reduced) return M2_OK;
     M2_TRY(api->event_record(b->device, b->reduced, b->comm_stream));
     return api->event_wait(b->device, b->reduced, b->stream);

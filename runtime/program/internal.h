@@ -3,6 +3,7 @@
  *   build.c     scopes, tensors, calls, parameter table        autodiff.c  the backward region
  *   sequence.c  a sequence cut over ranks
  *   reduce.c    collectives of the gradient, the update  memory.c    lifetimes and offsets
+ *   beside.c    exchanges beside the rest: when               lane.c      and how
  *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
  *   state.c     reading, writing, initialising                 print.c     the plan as text
  *   profile.c   the time of each call                          transfer.c  inputs in, scalars out, while it runs */
@@ -50,14 +51,18 @@ typedef struct m2i_call {
     unsigned acc_first, acc_later; /* outputs that add: in the first microbatch, in later ones */
     uint64_t rng;
     void *context; /* collectives */
+    int beside;    /* exchanges in groups: on the lane; what needs them waits */
+    int wait;      /* 1 + the call on the lane that must be done before this one; 0: none */
     int once;      /* collectives: run in the last microbatch only, on a stream of their own */
     m2_tid in[M2_MAX_IN], out[M2_MAX_OUT];
     unsigned reused; /* memory: outputs that took over an input's buffer */
 } m2i_call;
 
-/* A run of calls between two collectives, for each of the four (first, last microbatch) variants. */
+/* A run of calls and the collective after it, for each of the four (first, last microbatch) variants. */
 typedef struct m2i_segment {
     int begin, end;
+    int wait;       /* as m2i_call.wait, before it begins */
+    int collective; /* that follows, or -1 */
     int runs[4]; /* before it is captured it runs once as plain launches: kernels may set themselves up */
     m2_graph *graph[4];
 } m2i_segment;
@@ -96,12 +101,13 @@ typedef struct m2i_bound {
     m2_call refresh; /* cast of the master parameters to the compute dtype */
     m2_run_fn refresh_run;
     m2i_segment whole;     /* forward and backward without the collectives */
-    m2i_segment *segments; /* the same cut at the collectives: segment i ends at one unless it is the last */
+    m2i_segment *segments; /* the same cut at the collectives, and before calls that wait for the lane */
     int n_segments, exchanges; /* collectives of every microbatch */
     m2_step *step;     /* in the device's memory */
     m2_step last_step; /* its value there */
     int step_known;
     m2i_transfer transfer;
+    struct m2i_lane *lane; /* NULL: no exchange runs beside */
     int64_t activations_high, workspace_high;
     m2i_profile *profile; /* NULL: off */
     int shared; /* the parameters and the stream are another program's */
@@ -129,6 +135,7 @@ struct m2_program {
 
     m2_plan_options options;
     m2_memory_plan memory;
+    int64_t lane_scratch; /* bytes of memory.workspace, at its end, that belong to calls on the lane */
     int64_t live_bound; /* largest sum of activations alive at one call: no plan can need less */
     m2i_bound b;
 };
@@ -168,6 +175,19 @@ int m2i_cut_applies(const m2_program *p, const m2_op *op);
 /* As m2i_append, for a call that looks at other ranks' tokens. */
 m2_tid m2i_append_cut(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, const m2_tid *in,
                       m2_tid *out);
+
+/* ---- beside.c: which exchanges run beside the rest, from where, until when */
+void m2i_plan_beside(m2_program *p);   /* marks them, moves them up to what they read, finds who waits. Not in naive plans */
+void m2i_hold_beside(m2_program *p);   /* after lifetimes are known: what they touch lives until somebody waited */
+void m2i_plan_workspace(m2_program *p, int threads, m2_device *dev);
+
+/* ---- lane.c: running them */
+m2_status m2i_lane_open(m2_program *p); /* nothing if there are none */
+void m2i_lane_close(m2_program *p);     /* ends its thread, after what was posted */
+m2_status m2i_lane_post(m2_program *p, int i);
+m2_status m2i_lane_wait(m2_program *p, int i); /* until call i, posted before, is done for the program's stream */
+m2_status m2i_lane_drain(m2_program *p);
+m2_stream *m2i_lane_stream(m2_program *p);
 
 /* ---- bind.c */
 void m2i_unbind(m2_program *p); /* frees everything bind made */

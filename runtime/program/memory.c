@@ -213,7 +213,9 @@ static m2_status plan(m2_program *p)
     if (p->stage >= M2I_PLANNED) return m2_fail(M2_BUG, "m2_program_plan was called twice");
     if (p->depth) return m2_fail(M2_BUG, "m2_program_plan inside the open scope %s", p->scope);
     m2i_layout_params(p);
+    m2i_plan_beside(p);
     M2_TRY(find_lifetimes(p));
+    m2i_hold_beside(p);
     if (p->options.naive) {
         place_apart(p);
     } else {
@@ -222,10 +224,7 @@ static m2_status plan(m2_program *p)
     }
     plan_inputs(p);
     plan_flat(p);
-    for (int i = 0; i < p->n_calls; i++) {
-        int64_t bytes = m2_align_up(m2i_call_workspace(p, &p->calls[i], p->options.threads, p->options.device), M2_ALIGN);
-        if (bytes > p->memory.workspace) p->memory.workspace = bytes;
-    }
+    m2i_plan_workspace(p, p->options.threads, p->options.device);
     p->stage = M2I_PLANNED;
     return M2_OK;
 }

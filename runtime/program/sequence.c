@@ -22,10 +22,11 @@ int m2i_cut_applies(const m2_program *p, const m2_op *op)
 static m2_tid insert(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, m2_tid a,
                      m2_tid b)
 {
-    m2_tid in[M2_MAX_IN] = {a, b, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE}, out[M2_MAX_OUT];
+    m2_tid in[M2_MAX_IN] = {a, b, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE},
+           out[M2_MAX_OUT] = {M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE, M2_NONE};
     m2_tid y = m2i_append(p, path, op, attrs, in, out);
     if (y == M2_NONE) return y;
-    int local = op->id >= 0 || op == &m2_op_rows || op == &m2_op_spread;
+    int local = op->id >= 0 || op == &m2_op_rows || op == &m2_op_spread || op == &m2_op_place;
     p->calls[p->n_calls - 1].context = local ? NULL : p->spec.sequence.context;
     p->inserted++;
     return y;
@@ -106,11 +107,6 @@ static m2_tid narrow(m2_program *p, const char *path, m2_tid t, int dim, const m
     return t;
 }
 
-static m2_runs slab(m2_slab s)
-{
-    return (m2_runs){s.at, s.count, s.count, 0};
-}
-
 /* ---- convolutions ------------------------------------------------------------------------------------------------ */
 static m2_tid short_convolution(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in,
                                 m2_tid *out)
@@ -139,28 +135,6 @@ static m2_tid spread(m2_program *p, const char *path, const m2_channel_part *par
 
 enum { U, K, KR, D, PRE, POST }; /* inputs of a long convolution */
 
-/* u without its first gate, exchanged, convolved on this rank's channels. -> y without its last gate */
-static m2_tid by_channels(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in, m2_tid u)
-{
-    const m2_sequence_cut *cut = &p->spec.sequence;
-    int64_t channels = m2_program_desc(p, in[U]).shape[0], filters = m2_program_desc(p, in[K]).shape[0];
-    m2_channel_part part;
-    m2_status st =
-        m2_exchange_part(channels, filters, attrs ? (int)attrs->i[M2_LONGCONV_SHARE] : M2_SHARE_HEAD,
-                         cut->ranks, cut->rank, &part);
-    if (st != M2_OK) return m2_program_reject(p, m2_context(st, "%s", path));
-    m2_attrs exchange = {.i[M2_EXCHANGE_RANKS] = p->spec.sequence.ranks},
-             share = {.i[M2_LONGCONV_SHARE] = part.uniform ? part.share : M2_SHARE_HEAD};
-    m2_tid local[M2_MAX_IN], out[M2_MAX_OUT];
-    m2_runs rows = slab(part.filters);
-    for (int i = 0; i < M2_MAX_IN; i++) local[i] = M2_NONE;
-    for (int i = K; i <= D; i++)
-        local[i] = spread(p, path, &part, channels, filters, narrow(p, path, in[i], 0, &rows, p->n_calls));
-    local[U] = insert(p, path, &m2_op_to_channels, &exchange, u, M2_NONE);
-    m2_tid y = m2i_append(p, path, &m2_op_longconv, &share, local, out);
-    return insert(p, path, &m2_op_to_sequence, &exchange, y, M2_NONE);
-}
-
 /* A call with up to three inputs, which a whole sequence would not have. */
 static m2_tid insert_local(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, m2_tid a,
                            m2_tid b, m2_tid c)
@@ -172,37 +146,145 @@ static m2_tid insert_local(m2_program *p, const char *path, const m2_op *op, con
     return y;
 }
 
-/* The same in the two block stages of the sequence's DFT, each rank with its columns, then with its rows. */
-static m2_tid by_columns(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in, m2_tid u)
+enum { GROUPS = 64 };
+
+/* A long convolution while it is taken apart: groups of channels, what each has by now. */
+typedef struct conv {
+    m2_program *p;
+    const char *path;
+    int groups;
+    int64_t channels, filters; /* of all groups on all ranks */
+    int share;
+    m2_channel_part part[GROUPS];
+    m2_tid x[GROUPS], filter[GROUPS][3]; /* k, kr, D */
+} conv;
+
+/* The channels in `parts` equal parts, of which groups first, first + 1, ... are worked on here. */
+static m2_status open_conv(conv *c, const m2_tid *in, const m2_attrs *attrs, int parts, int first)
+{
+    c->channels = m2_program_desc(c->p, in[U]).shape[0];
+    c->filters = m2_program_desc(c->p, in[K]).shape[0];
+    c->share = attrs ? (int)attrs->i[M2_LONGCONV_SHARE] : M2_SHARE_HEAD;
+    if (c->groups > GROUPS)
+        return m2_fail(M2_USAGE, "comm.groups=%d: at most %d groups of channels", c->groups, GROUPS);
+    for (int g = 0; g < c->groups; g++)
+        M2_TRY(m2_exchange_part(c->channels, c->filters, c->share, parts, first + g, &c->part[g]));
+    return M2_OK;
+}
+
+/* The filters of each group, from arrays with those of all groups: rows `from` and so on. */
+static void share_filters(conv *c, const m2_tid all[3], int64_t from)
+{
+    for (int g = 0; g < c->groups; g++)
+        for (int i = 0; i < 3; i++) {
+            m2_slab f = c->part[g].filters;
+            m2_runs rows = {f.at - from, f.count, f.count, 0};
+            m2_tid t = all[i];
+            if (t != M2_NONE && c->p->error.code == M2_OK && m2_program_desc(c->p, t).shape[0] != f.count)
+                t = cut_rows(c->p, c->path, t, &rows, c->p->n_calls);
+            c->filter[g][i] = spread(c->p, c->path, &c->part[g], c->channels, c->filters, t);
+        }
+}
+
+static m2_attrs share_of(const conv *c, int g)
+{
+    return (m2_attrs){.i[M2_LONGCONV_SHARE] = c->part[g].uniform ? c->part[g].share : M2_SHARE_HEAD};
+}
+
+/* u without its first gate, exchanged, convolved on this rank's channels. -> y without its last gate */
+static m2_tid by_channels(conv *c, const m2_tid *in, const m2_attrs *attrs, m2_tid u)
+{
+    m2_program *p = c->p;
+    const m2_sequence_cut *cut = &p->spec.sequence;
+    int ranks = cut->ranks, n = c->groups;
+    m2_channel_part own;
+    m2_status st = open_conv(c, in, attrs, ranks * n, cut->rank * n);
+    if (st == M2_OK) st = m2_exchange_part(c->channels, c->filters, c->share, ranks, cut->rank, &own);
+    if (st != M2_OK) return m2_program_reject(p, m2_context(st, "%s", c->path));
+    m2_runs rows = {own.filters.at, own.filters.count, own.filters.count, 0};
+    m2_tid filter[3], rest = u, y = M2_NONE;
+    for (int i = 0; i < 3; i++) filter[i] = narrow(p, c->path, in[K + i], 0, &rows, p->n_calls);
+    share_filters(c, filter, own.filters.at);
+    for (int g = 0; g < n; g++) {
+        m2_attrs exchange = {.i = {ranks, n, g}};
+        c->x[g] = insert(p, c->path, &m2_op_to_channels, &exchange, rest, M2_NONE);
+        if (c->x[g] != M2_NONE) rest = p->calls[p->n_calls - 1].out[1];
+    }
+    for (int g = 0; g < n; g++) {
+        m2_attrs exchange = {.i = {ranks, n, g}}, share = share_of(c, g);
+        m2_tid local[M2_MAX_IN] = {c->x[g], c->filter[g][0], c->filter[g][1], c->filter[g][2],
+                                   M2_NONE, M2_NONE,         M2_NONE,         M2_NONE},
+               out[M2_MAX_OUT];
+        m2_tid x = m2i_append(p, c->path, &m2_op_longconv, &share, local, out);
+        p->inserted += g > 0; /* one stands for the whole sequence's */
+        y = insert(p, c->path, &m2_op_to_sequence, &exchange, x, y);
+    }
+    return y;
+}
+
+static m2_attrs column_stage(const m2_program *p)
 {
     const m2_sequence_cut *cut = &p->spec.sequence;
     const m2_columns *c = &cut->columns;
-    int64_t length = m2_program_length(p);
-    m2_attrs stage = {.i = {[M2_COLUMNS_ROWS] = c->rows,
+    return (m2_attrs){.i = {[M2_COLUMNS_ROWS] = c->rows,
                             [M2_COLUMNS_WIDTH] = c->width,
                             [M2_COLUMNS_AT] = cut->rank * c->own,
                             [M2_COLUMNS_OWN] = c->own,
                             [M2_COLUMNS_LENGTH] = p->spec.length,
                             [M2_COLUMNS_OUT_DTYPE] = (int64_t)m2_program_compute_dtype(p)}};
-    m2_attrs swap = {.i[M2_EXCHANGE_RANKS] = cut->ranks};
-    m2_attrs rows = {.i = {[M2_CYCLIC_SHARE] = attrs ? attrs->i[M2_LONGCONV_SHARE] : M2_SHARE_HEAD,
-                           [M2_CYCLIC_SEGMENTS] = cut->ranks}};
-    if (m2_program_desc(p, in[K]).shape[1] != length)
-        return m2_program_reject(
-            p, m2_fail(M2_USAGE, "%s: the monarch exchange needs filters of all %lld taps, got %lld", path,
-                       (long long)length, (long long)m2_program_desc(p, in[K]).shape[1]));
-    m2_runs ahead = m2_columns_runs(c, length, cut->ranks, cut->rank),
-            back = m2_columns_runs(c, length, cut->ranks, cut->ranks - 1 - cut->rank);
-    m2_tid k = narrow(p, path, in[K], 1, &ahead, p->n_calls),
-           kr = narrow(p, path, in[KR], 1, &back, p->n_calls);
-    k = insert_local(p, path, &m2_op_columns, &stage, k, kr, in[D]);
-    k = insert(p, path, &m2_op_swap, &swap, k, M2_NONE);
-    u = insert_local(p, path, &m2_op_columns, &stage, u, M2_NONE, M2_NONE);
-    u = insert(p, path, &m2_op_swap, &swap, u, M2_NONE);
-    m2_tid y = insert_local(p, path, &m2_op_cyclic, &rows, u, k, M2_NONE);
-    p->inserted--; /* this one stands for the whole sequence's */
-    y = insert(p, path, &m2_op_swap, &swap, y, M2_NONE);
-    return insert_local(p, path, &m2_op_uncolumns, &stage, y, M2_NONE, M2_NONE);
+}
+
+/* The filters of this rank's columns, and of the mirrored ones for lags that reach ahead. */
+static void cut_filters(conv *c, const m2_tid *in, m2_tid filter[3])
+{
+    m2_program *p = c->p;
+    const m2_sequence_cut *cut = &p->spec.sequence;
+    int64_t length = m2_program_length(p), taps = m2_program_desc(p, in[K]).shape[1];
+    m2_runs ahead = m2_columns_runs(&cut->columns, length, cut->ranks, cut->rank),
+            back = m2_columns_runs(&cut->columns, length, cut->ranks, cut->ranks - 1 - cut->rank);
+    if (taps != length)
+        m2_program_reject(p, m2_fail(M2_USAGE,
+                                     "%s: the monarch exchange needs filters of all %lld taps, got %lld",
+                                     c->path, (long long)length, (long long)taps));
+    filter[0] = narrow(p, c->path, in[K], 1, &ahead, p->n_calls);
+    filter[1] = narrow(p, c->path, in[KR], 1, &back, p->n_calls);
+    filter[2] = in[D];
+}
+
+/* The same in the two block stages of the sequence's DFT, each rank with its columns, then with its rows. */
+static m2_tid by_columns(conv *c, const m2_tid *in, const m2_attrs *attrs, m2_tid u)
+{
+    m2_program *p = c->p;
+    int64_t ranks = p->spec.sequence.ranks, each = m2_program_desc(p, u).shape[0] / c->groups;
+    m2_attrs stage = column_stage(p), swap = {.i[M2_EXCHANGE_RANKS] = ranks};
+    m2_tid filter[3], k[GROUPS], y = M2_NONE;
+    m2_status st = open_conv(c, in, attrs, c->groups, 0);
+    if (st != M2_OK) return m2_program_reject(p, m2_context(st, "%s", c->path));
+    cut_filters(c, in, filter);
+    share_filters(c, filter, 0);
+    for (int g = 0; g < c->groups; g++) {
+        m2_runs own = {g * each, each, each, 0};
+        m2_tid x = c->groups > 1 ? cut_rows(p, c->path, u, &own, p->n_calls) : u;
+        k[g] = insert_local(p, c->path, &m2_op_columns, &stage, c->filter[g][0], c->filter[g][1],
+                            c->filter[g][2]);
+        k[g] = insert(p, c->path, &m2_op_swap, &swap, k[g], M2_NONE);
+        x = insert_local(p, c->path, &m2_op_columns, &stage, x, M2_NONE, M2_NONE);
+        c->x[g] = insert(p, c->path, &m2_op_swap, &swap, x, M2_NONE);
+    }
+    for (int g = 0; g < c->groups; g++) {
+        m2_attrs rows = {
+            .i = {[M2_CYCLIC_SHARE] = share_of(c, g).i[M2_LONGCONV_SHARE], [M2_CYCLIC_SEGMENTS] = ranks}};
+        m2_tid z = insert_local(p, c->path, &m2_op_cyclic, &rows, c->x[g], k[g], M2_NONE);
+        p->inserted -= g == 0; /* one stands for the whole sequence's */
+        c->x[g] = insert(p, c->path, &m2_op_swap, &swap, z, M2_NONE);
+    }
+    for (int g = 0; g < c->groups; g++) {
+        m2_attrs place = {
+            .i = {[M2_PLACE_AT] = g * each, [M2_PLACE_COUNT] = each, [M2_PLACE_ROWS] = each * c->groups}};
+        m2_tid x = insert_local(p, c->path, &m2_op_uncolumns, &stage, c->x[g], M2_NONE, M2_NONE);
+        y = c->groups > 1 ? insert(p, c->path, &m2_op_place, &place, x, y) : x;
+    }
+    return y;
 }
 
 static m2_tid long_convolution(m2_program *p, const char *path, const m2_attrs *attrs, const m2_tid *in,
@@ -210,7 +292,9 @@ static m2_tid long_convolution(m2_program *p, const char *path, const m2_attrs *
 {
     m2_tid u = in[U];
     if (in[PRE] != M2_NONE) u = insert(p, path, &m2_op_mul, NULL, u, in[PRE]);
-    u = (p->spec.sequence.columns.width ? by_columns : by_channels)(p, path, attrs, in, u);
+    if (u == M2_NONE) return u;
+    conv c = {.p = p, .path = path, .groups = p->spec.sequence.groups > 1 ? p->spec.sequence.groups : 1};
+    u = (p->spec.sequence.columns.width ? by_columns : by_channels)(&c, in, attrs, u);
     if (in[POST] != M2_NONE) u = insert(p, path, &m2_op_mul, NULL, u, in[POST]);
     return out[0] = u;
 }

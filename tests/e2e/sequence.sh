@@ -35,7 +35,7 @@ for family in gpt bert; do
         train $mesh $mesh train.precision=f64
         grep -q 'exchange: channel (fewer bytes)' log || { cat log; fail "$mesh: no reason for the exchange"; }
         agree 1e-9 whole $mesh
-        train $mesh $mesh-monarch train.precision=f64 run.exchange=monarch train.micro=3
+        train $mesh $mesh-monarch train.precision=f64 run.exchange=monarch train.micro=3 comm.groups=2
         agree 1e-9 whole $mesh-monarch
         rm -r $mesh $mesh-monarch
     done

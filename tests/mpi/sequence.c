@@ -21,12 +21,12 @@ static void all_meshes(const way *w)
 
 static void test_channel(void)
 {
-    all_meshes(&(way){"gpt", "channel", 28, 4, {2, 7}, M2_PREC_F64, 1e-12, 1e-9, 0});
+    all_meshes(&(way){"gpt", "channel", 28, 4, {2, 7}, M2_PREC_F64, 1e-12, 1e-9, 0, 2, NULL});
 }
 
 static void test_monarch(void)
 {
-    all_meshes(&(way){"bert", "monarch", 12, 3, {3, 4, 7}, M2_PREC_F64, 1e-12, 1e-9, 6});
+    all_meshes(&(way){"bert", "monarch", 12, 3, {3, 4, 7}, M2_PREC_F64, 1e-12, 1e-9, 6, 2, NULL});
 }
 
 int main(void)

@@ -78,7 +78,7 @@ static void test_columns(void)
 static void choose(const char *want, int64_t length, int64_t channels, int64_t taps, int ranks, m2_status st,
                    m2_exchange_kind kind, const char *why)
 {
-    m2_exchange_ask ask = {want, length, channels, channels, taps, ranks, M2_F32};
+    m2_exchange_ask ask = {want, length, channels, channels, taps, ranks, M2_F32, 0, 0};
     m2_exchange_choice c;
     CU_ASSERT_EQUAL(m2_exchange_choose(&ask, &c), st);
     CU_ASSERT(st != M2_OK || c.kind == kind);

@@ -22,10 +22,13 @@ typedef struct way {
     m2_precision precision;
     double first, last; /* tolerances: of the first step, after STEPS */
     int micro;
+    int groups;       /* of channels */
+    const char *plan; /* NULL: optimised */
 } way;
 
 static const way *now; /* the case under test, and what one rank found */
 static double *gradients, *parameters, loss_alone;
+static double *kept[8]; /* what each rank of a naive plan ended with: any other plan must to the bit */
 
 static inline m2_config config(const m2_grid *g)
 {
@@ -34,6 +37,8 @@ static inline m2_config config(const m2_grid *g)
     int bert = !strcmp(now->family, "bert");
     snprintf(c.model_family, sizeof c.model_family, "%s", now->family);
     snprintf(c.model_mlp, sizeof c.model_mlp, "%s", bert ? "blockdiag_glu" : "none");
+    snprintf(c.train_plan, sizeof c.train_plan, "%s", now->plan ? now->plan : "optimised");
+    c.comm_groups = now->groups;
     snprintf(c.run_exchange, sizeof c.run_exchange, "%s", now->exchange);
     snprintf(c.run_mesh, sizeof c.run_mesh, "%dx%d", g->size[0], g->size[1]);
     snprintf(c.train_recompute, sizeof c.train_recompute, "%s", bert ? "block" : "none");
@@ -139,6 +144,36 @@ static inline const char *check_bytes(const m2_ranks *r, const m2_training *t, c
     return text;
 }
 
+static inline const char *same_bits(int rank, int keep, double *x, int64_t n)
+{
+    const char *broke = NULL;
+    if (keep) {
+        free(kept[rank]);
+        kept[rank] = x;
+        return NULL;
+    }
+    for (int64_t i = 0; kept[rank] && i < n; i++)
+        if (x[i] != kept[rank][i]) broke = "exchanges beside the rest change the result";
+    free(x);
+    return broke;
+}
+
+/* The exchanges of all groups are on their way before any is convolved, forward and backward. */
+static inline const char *check_beside(const m2_program *p)
+{
+    int under_way = 0, beside = 0, good = 0;
+    for (int i = 0; i < m2_program_calls(p); i++) {
+        m2_call_info c = m2_program_call_info(p, i);
+        int convolves = !strncmp(c.op->name, "longconv", 8) || !strncmp(c.op->name, "cyclic", 6);
+        beside += c.beside;
+        under_way += c.beside && strncmp(c.op->name, "halo", 4) != 0;
+        if (!convolves) continue;
+        good += under_way >= now->groups;
+        under_way = 0;
+    }
+    return beside && good >= 4 ? NULL : "no exchange runs beside a convolution";
+}
+
 static inline const char *train(m2_ranks *r, const m2_config *cfg)
 {
     static _Thread_local char text[200];
@@ -171,6 +206,9 @@ static inline const char *train(m2_ranks *r, const m2_config *cfg)
         if (st == M2_OK) st = m2_program_run_update(p, &step);
         if (st != M2_OK) broke = m2_message();
     }
+    int grouped = now->groups > 1 && r->comm->size > 1;
+    if (!broke && grouped) broke = same_bits(r->comm->rank, now->plan != NULL, flat(p, "param"), n);
+    if (!broke && grouped && !now->plan) broke = check_beside(p);
     double last = broke ? 0 : off(&parameters, flat(p, "param"), n);
     if (!(last <= now->last))
         snprintf(text, sizeof text, "parameters off by %g after %d steps", last, STEPS), broke = text;
@@ -199,5 +237,6 @@ static inline void sequence_forget(void)
 {
     free(gradients), free(parameters);
     gradients = parameters = NULL;
+    for (int r = 0; r < 8; r++) free(kept[r]), kept[r] = NULL;
 }
 #endif
