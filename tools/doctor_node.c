@@ -158,7 +158,7 @@ static void look_at_folder(const doctor_wishes *w, const char *folder, findings 
     if (left < 0)
         doctor_find(f, UNFIT, what, NAN, "", "%s", strerror(errno));
     else if (left < (double)w->free_mib)
-        doctor_find(f, UNFIT, what, NAN, "", "%.1f MiB are left, expected %lld", left, (long long)w->free_mib);
+        doctor_find(f, UNFIT, what, NAN, "", "%.0f MiB are left, expected %lld", left, (long long)w->free_mib);
     else if (try_folder(folder, &wrote, &synced) != M2_OK)
         doctor_find(f, UNFIT, what, NAN, "", "%s", m2_message());
     else

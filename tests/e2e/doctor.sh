@@ -20,7 +20,7 @@ unfit() { # unfit REASON COMMAND...
     grep -qx "unfit nodes: $(hostname)" log || { cat log; fail "$reason: not named"; }
 }
 unfit "disk $work/none: No such file" "$M2" doctor --dir "$work/none"
-unfit "disk $work: .* are left, expected 1000000000" ranks 2 "$M2" doctor --dir "$work" --free 1000000000
+unfit "disk .*: .* are left, expected 1000000000" ranks 2 "$M2" doctor --dir "$work" --free 1000000000
 unfit "GPUs: 2, but 3 were promised" env LD_LIBRARY_PATH="$M2_BUILD/bin/fake_gpus" CUDA_VISIBLE_DEVICES=0,1,2 "$M2" doctor --alone
 unfit "all-reduce: 2 ranks, .*slower than expected" ranks 2 "$M2" doctor --least-gbs 1e6
 "$M2" doctor --gpu 3 >log 2>&1

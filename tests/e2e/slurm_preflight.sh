@@ -22,7 +22,7 @@ without() {
 echo 1 >"$M2_CLUSTER/local/node2/gpus"
 job=$(submit -N 4 --gres=gpu:2 -t 5 -- config.yaml train.steps=20 run.dir=run)
 without node1,node2 "$job"
-logged "$job" 'unfit to train: node1 (disk .*8.0 MiB are left, expected 32), node2 (GPUs: 1, but 2 were promised)' || fail "no reasons"
+logged "$job" 'unfit to train: node1 (disk .*8 MiB are left, expected 32), node2 (GPUs: 1, but 2 were promised)' || fail "no reasons"
 
 "$cluster" speed node3 50mbit
 job=$(submit -N 4 -t 5 --exclude=node1,node2 -- config.yaml train.steps=20 run.dir=another)
