@@ -1,12 +1,13 @@
 /* inspect_plan.c - m2 inspect plan CONFIG: what a training step needs, before anything is allocated. */
 #include "kernels/base/log.h"
-#include "runtime/predict.h"
+#include "runtime/search.h"
 #include "tools/inspect.h"
 #include "tools/tool.h"
 
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
 const char inspect_plan_usage[] =
     "usage: m2 inspect plan CONFIG.yaml [KEY=VALUE ...] [--ranks N] [--local N] [--calls] [--json]\n"
@@ -19,6 +20,10 @@ const char inspect_plan_usage[] =
     "  --local N    as if N of them shared such a machine, its memory and its cores (1)\n"
     "  --machine FILE  plan for the machine that FILE describes (m2 bench ops|comm --machine-out FILE), and\n"
     "               predict how long a step takes and where the time goes\n"
+    "               with run.mesh=auto (--mesh auto) the fastest mesh that fits is found by trying all of\n"
+    "               them, each with every exchange and ZeRO stage\n"
+    "  --mesh MESH  the same as run.mesh=MESH\n"
+    "  --scaling    tables: the best mesh for 1, 8, 64, 512 ranks and lengths up to 1M tokens\n"
     "  --calls      every call of forward, backward and update: shapes, bytes, FLOPs, place in memory\n"
     "  --json       for programs\n";
 
@@ -200,7 +205,8 @@ static m2_status print_json(const m2_planned *p, const m2_machine *m, const m2_p
 typedef struct wish {
     int calls, json;
     int64_t ranks, local; /* local 0: not said */
-    const char *machine;
+    const char *machine, *mesh;
+    int scaling;
 } wish;
 
 static m2_status check_wish(wish *w)
@@ -228,26 +234,60 @@ static m2_status show(const wish *w, const m2_planned *p, const m2_machine *m)
     return M2_OK;
 }
 
+static m2_status plan(const wish *w, const m2_config *cfg, const m2_planner_spec *spec)
+{
+    m2_planned p;
+    M2_TRY(m2_planned_make(cfg, spec, &p));
+    m2_status st = show(w, &p, spec->machine);
+    m2_planned_free(&p);
+    return st;
+}
+
+/* run.mesh=auto: all that was tried, then the plan of the best. */
+static m2_status search(const wish *w, m2_config *cfg, const m2_planner_spec *spec)
+{
+    m2_search s;
+    char bytes[32];
+    m2_status st = m2_search_make(cfg, spec, 0, &s);
+    for (int i = 0; i < s.n && !w->json; i++) {
+        const m2_candidate *c = &s.row[i];
+        printf("%-16s %-34s ", c->mesh, c->rest);
+        if (*c->why_not)
+            printf("impossible: %.60s\n", c->why_not);
+        else
+            printf("%10.3f ms %10.3f waiting %10s%s%s\n", c->step * 1e3, c->exposed * 1e3,
+                   m2_human_bytes(bytes, c->bytes), c->recompute ? " recomputed" : "",
+                   c->fits ? "" : ", does not fit");
+    }
+    if (st == M2_OK && !w->json) printf("chosen       %s\n", s.why);
+    if (st == M2_OK) st = m2_candidate_take(&s.row[0], cfg);
+    m2_search_free(&s);
+    return st == M2_OK ? plan(w, cfg, spec) : st;
+}
+
 m2_status inspect_plan(int argc, char **argv)
 {
     wish w = {.ranks = 1};
     const m2_flag flags[] = {{"--ranks", M2_FLAG_INT, &w.ranks},      {"--local", M2_FLAG_INT, &w.local},
                              {"--machine", M2_FLAG_TEXT, &w.machine}, {"--calls", M2_FLAG_ON, &w.calls},
-                             {"--json", M2_FLAG_ON, &w.json},         {NULL, M2_FLAG_ON, NULL}};
+                             {"--json", M2_FLAG_ON, &w.json},         {"--mesh", M2_FLAG_TEXT, &w.mesh},
+                             {"--scaling", M2_FLAG_ON, &w.scaling},   {NULL, M2_FLAG_ON, NULL}};
     m2_config cfg;
-    m2_planned p;
     m2_machine m;
     M2_TRY(m2_flags_take(&argc, argv, flags));
     M2_TRY(check_wish(&w));
     m2_log_setup(M2_LOG_WARN, 0);
     M2_TRY(m2_config_take(argc, argv, &cfg));
+    if (w.mesh) snprintf(cfg.run_mesh, sizeof cfg.run_mesh, "%s", w.mesh);
+    int searches = w.scaling || !strcmp(cfg.run_mesh, "auto");
+    if (searches && !w.machine)
+        return m2_fail(M2_USAGE, "%s needs --machine FILE, which m2 bench ops and m2 bench comm write",
+                       w.scaling ? "--scaling" : "run.mesh=auto");
     if (w.machine) M2_TRY(m2_machine_read(w.machine, &m));
+    if (w.scaling) return inspect_scaling(&cfg, &m);
     if (!w.local)
         w.local = w.machine && m.ranks_per_node < w.ranks ? m.ranks_per_node : w.machine ? w.ranks : 1;
     m2_planner_spec spec = {
         .ranks = (int)w.ranks, .local_size = (int)w.local, .machine = w.machine ? &m : NULL};
-    M2_TRY(m2_planned_make(&cfg, &spec, &p));
-    m2_status st = show(&w, &p, spec.machine);
-    m2_planned_free(&p);
-    return st;
+    return searches ? search(&w, &cfg, &spec) : plan(&w, &cfg, &spec);
 }

@@ -48,6 +48,12 @@ awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
     END { sum = v["compute_seconds"] + v["exchange_seconds"] + v["reduce_exposed_seconds"] + v["agreement_seconds"]
           exit !(v["exchange_seconds"] > 0 && sum > 0.9999 * v["step_seconds"] && sum < 1.0001 * v["step_seconds"]) }' plan.json ||
     { cat plan.json; fail "the parts of the predicted step"; }
+"$M2" inspect plan config.yaml --ranks 2 --machine machine.yaml --mesh auto >out || fail "--mesh auto"
+grep -qE '^chosen +data=[12],seq=[12].* ms per step, .* the next mesh, data=[12],seq=[12]' out || { cat out; fail "no reason for the mesh"; }
+"$M2" inspect plan "$M2_SOURCE/configs/gpt/tiny.yaml" --ranks 16 --machine "$M2_SOURCE/configs/machines/h200.yaml" >out || fail "a committed machine"
+grep -q 'bf16' out || { cat out; fail "not planned for a GPU"; }
+"$M2" inspect plan config.yaml --mesh auto 2>err && fail "--mesh auto without a machine"
+grep -q 'run.mesh=auto needs --machine FILE' err || { cat err; fail "message about --mesh auto"; }
 "$M2" inspect plan config.yaml --machine config.yaml 2>err && fail "a configuration as machine"
 grep -q "config.yaml:2: a machine has no 'model.width'" err || { cat err; fail "message about a machine"; }
 

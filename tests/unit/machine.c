@@ -1,5 +1,5 @@
 /* Machine descriptions: what is written is read back, what is wrong is named; predictions: laws that hold on any machine. */
-#include "runtime/predict.h"
+#include "runtime/search.h"
 
 #include <CUnit/Basic.h>
 #include <math.h>
@@ -178,6 +178,48 @@ static void test_overlap(void)
     m2_planned_free(&p);
 }
 
+/* ---- search ------------------------------------------------------------------------------------------------------ */
+static m2_status search(const char *machine, m2_machine *m, m2_search *s)
+{
+    m2_config cfg;
+    m2_config_defaults(&cfg);
+    const char *const words[] = {"model.width=32", "model.layers=1", "model.length=256", "train.batch=4"};
+    for (int i = 0; i < 4; i++) CU_ASSERT_EQUAL_FATAL(m2_config_set(&cfg, words[i]), M2_OK);
+    CU_ASSERT_EQUAL_FATAL(read_text(machine, m), M2_OK);
+    return m2_search_make(&cfg, &(m2_planner_spec){.ranks = 4, .local_size = 1, .machine = m}, 0, s);
+}
+
+/* Every mesh is tried; what is chosen fits and nothing that fits is faster; with less memory another one may be. */
+static void test_search(void)
+{
+    static m2_machine m;
+    m2_search s;
+    char machine[256];
+    double gib = 1;
+    static const char *const meshes[] = {"data=4,seq=1", "data=2,seq=2", "data=1,seq=4"};
+    for (int round = 0; round < 3; round++) {
+        snprintf(machine, sizeof machine,
+                 "device: cuda\nmemory_gib: %.17g\ngemm_gflops: 1\ncopy_gbs: 1\n"
+                 "between: {4: {all_reduce: {latency_us: 10, gbs: 1e-3}}}\n",
+                 gib);
+        m2_status st = search(machine, &m, &s);
+        CU_ASSERT_EQUAL(st, round < 2 ? M2_OK : M2_USAGE);
+        int64_t least = INT64_MAX;
+        for (int i = 0; i < s.n; i++) {
+            if (s.row[i].fits) CU_ASSERT(s.row[0].fits && s.row[0].step <= s.row[i].step);
+            if (!*s.row[i].why_not && s.row[i].bytes < least) least = s.row[i].bytes;
+        }
+        for (int k = 0; k < 3; k++) {
+            int found = 0;
+            for (int i = 0; i < s.n; i++) found += !strcmp(s.row[i].mesh, meshes[k]);
+            CU_ASSERT(found > 0);
+        }
+        /* of a GPU nine tenths may be planned: first room for the smallest way only, then for none */
+        gib = (double)least / 0.9 / (1 << 30) * (round ? 0.5 : 1.0001);
+        m2_search_free(&s);
+    }
+}
+
 int main(void)
 {
     snprintf(path, sizeof path, "/tmp/m2-machine-%ld.yaml", (long)getpid());
@@ -190,6 +232,7 @@ int main(void)
     CU_add_test(s, "groups", test_groups);
     CU_add_test(s, "bytes are seconds", test_bytes_are_seconds);
     CU_add_test(s, "overlap", test_overlap);
+    CU_add_test(s, "search", test_search);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     int failures = (int)CU_get_number_of_failures();
