@@ -16,4 +16,4 @@ check() { # check SANITIZERS TARGETS_AND_TESTS (a regular expression of test nam
     (cd "$dir" && ctest -j2 --output-on-failure -R "$tests" -E '^unit-sequence$') || { echo "FAILED under -fsanitize=$kind"; exit 1; }
 }
 check address,undefined '^(unit-|fuzz-|m2-test|op-(value|grad|bounds|shard|invariants)$)'
-check thread '^unit-(loader|image_loader|comm|exchange|program_ranks|generate)$'
+check thread '^unit-(loader|image_loader|comm|exchange|program_ranks|generate|sequence_groups)$'

@@ -43,26 +43,6 @@ static void test_single(void)
     all_meshes(&(way){"bert", "monarch", 12, 3, {2, 3, 4, 7, 8}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL});
 }
 
-/* Exchanges of groups beside the convolution of others: to the bit as one after another, in the naive plan. */
-static void groups_on(way w, int ranks, int sequence)
-{
-    now = &w;
-    sequence_forget();
-    on_ranks(1, sequence_rank, 1);
-    w.plan = "naive";
-    on_ranks(ranks, sequence_rank, sequence);
-    w.plan = NULL;
-    on_ranks(ranks, sequence_rank, sequence);
-}
-
-static void test_groups(void)
-{
-    groups_on((way){"gpt", "channel", 24, 4, {0}, M2_PREC_F64, 1e-12, 1e-9, 3, 3, NULL}, 4, 2);
-    groups_on((way){"gpt", "monarch", 12, 4, {0}, M2_PREC_F64, 1e-12, 1e-9, 0, 4, NULL}, 3, 3);
-    groups_on((way){"bert", "channel", 24, 1, {0}, M2_PREC_F64, 1e-12, 1e-9, 4, 2, NULL}, 4, 4);
-    groups_on((way){"bert", "monarch", 12, 3, {0}, M2_PREC_F64, 1e-12, 1e-9, 6, 2, NULL}, 4, 2);
-}
-
 int main(void)
 {
     static const CU_TestInfo tests[] = {
@@ -71,7 +51,6 @@ int main(void)
         {"causal, monarch exchange", test_causal_monarch},
         {"bidirectional, recomputed, monarch exchange", test_bidirectional_monarch},
         {"in single precision", test_single},
-        {"groups of channels", test_groups},
         CU_TEST_INFO_NULL};
     int failed = run_suite("sequences over ranks", tests);
     sequence_forget();
