@@ -89,6 +89,24 @@ done
 "$M2" train tiny.yaml run.device="$gpu" run.transport=mpi train.precision=f32 run.dir=f32-alone >log 2>&1 || { tail -20 log; bad "one rank over MPI"; }
 same f32 f32-alone
 
+echo "sequences cut over ranks that share $gpu: both exchanges, all channels at once and in groups"
+for how in 2:1x2:channel:1 2:1x2:monarch:1 2:1x2:channel:4 4:1x4:monarch:2 4:2x2:channel:2 3:1x3:monarch:1; do
+    IFS=: read -r n mesh exchange groups <<<"$how"
+    more= alone=
+    [ "$mesh" != 1x3 ] || more="model.length=126 model.width=64" alone=-126 # ranks that divide no channels, a DFT of no power of two
+    for precision in f32 bf16; do
+        [ -z "$alone" ] || [ -d $precision$alone ] || train $precision$alone run.device="$gpu" train.precision=$precision $more
+        run=$precision-$mesh-$exchange-$groups
+        ranks "$n" "$M2" train tiny.yaml run.dir="$run" run.device="$gpu" train.precision=$precision run.mesh="$mesh" \
+            run.exchange="$exchange" comm.groups="$groups" $more >log 2>&1 || { tail -20 log; bad "$run"; continue; }
+        agree $([ $precision = f32 ] && echo 1e-4 || echo 1e-2) $precision$alone "$run"
+        [ "$groups" = 1 ] && continue
+        ranks "$n" "$M2" train tiny.yaml run.dir="$run-naive" run.device="$gpu" train.precision=$precision run.mesh="$mesh" \
+            run.exchange="$exchange" comm.groups="$groups" train.plan=naive >log 2>&1 || { tail -20 log; bad "$run-naive"; continue; }
+        same "$run" "$run-naive"
+    done
+done
+
 echo "a trace of the calls that allocate or make the host wait, between launches 10 and 60"
 M2_CUDA_TRACE=$work/trace LD_PRELOAD=${M2_BUILD:?}/bin/cudart_trace.so "$M2" train tiny.yaml run.dir=traced run.device="$gpu" \
     train.val_every=0 checkpoint.every=0 >log 2>&1 || { tail -20 log; bad "a traced run"; }
