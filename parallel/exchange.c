@@ -285,6 +285,9 @@ static m2_status rows_run(const m2_call *call)
     const m2_tensor *y = &call->out[0];
     m2_runs r = runs_of(&call->attrs);
     int64_t row = m2_tensor_bytes(y) / r.count;
+    if (r.run == r.count) /* one piece, however long */
+        return call->device->api->copy(call->device, y->data, row_at(call, &call->in[0]), m2_tensor_bytes(y),
+                                       call->stream);
     return call->device->api->copy_rows(call->device, y->data, r.run * row, row_at(call, &call->in[0]),
                                         (r.run + r.jump) * row, r.run * row, r.count / r.run, call->stream);
 }
@@ -301,6 +304,7 @@ static m2_status rows_grad_run(const m2_call *call)
         M2_TRY(add_to(call, to + (i + i / r.run * r.jump) * row, from + i * row, &d));
     if (call->acc & 1) return M2_OK;
     M2_TRY(call->device->api->fill(call->device, dx->data, 0, m2_tensor_bytes(dx), call->stream));
+    if (r.run == r.count) return call->device->api->copy(call->device, to, from, m2_tensor_bytes(dy), call->stream);
     return call->device->api->copy_rows(call->device, to, (r.run + r.jump) * row, from, r.run * row,
                                         r.run * row, r.count / r.run, call->stream);
 }
