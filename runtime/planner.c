@@ -70,6 +70,7 @@ static m2_status imagine_ranks(const m2_planner_spec *spec, m2_planned *p)
     p->sequence = p->place;
     p->sequence.size = m2_ranks_sequence(&p->ranks);
     p->ranks.mesh.axis[M2_AXIS_SEQUENCE] = &p->sequence;
+    p->ranks.mesh.nodes_per_sequence = (p->sequence.size + local - 1) / local;
     return M2_OK;
 }
 

@@ -57,8 +57,9 @@ typedef struct clocks {
     const m2_planned *p;
     const m2_machine *m;
     m2_prediction *out;
-    int beside;             /* 1: reductions run beside the rest */
-    double now, reductions; /* when the one and the other are done */
+    int beside;                   /* 1: reductions run beside the rest */
+    double now, reductions, lane; /* when calls, reductions and the exchanges beside them are done */
+    double *done;                 /* of each exchange beside */
 } clocks;
 
 static m2_status tally(m2_prediction *out, const m2_call_info *c, double seconds)
@@ -77,35 +78,56 @@ static m2_status tally(m2_prediction *out, const m2_call_info *c, double seconds
     return M2_OK;
 }
 
+/* Calls behind this go on at `until` at the earliest. */
+static void wait_for(clocks *k, double until, double *waited)
+{
+    if (until <= k->now) return;
+    *waited += until - k->now;
+    k->now = until;
+}
+
+static double later(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 static m2_status pass(clocks *k, int i)
 {
     m2_call_info c = m2_program_call_info(k->p->program, i);
     m2_prediction *out = k->out;
     double seconds = call_seconds(k->p, k->m, &c);
     M2_TRY(tally(out, &c, seconds));
-    if (c.context && c.once && c.region != M2_UPDATE) {
-        out->reduce += seconds;
-        double from = k->reductions > k->now ? k->reductions : k->now;
-        k->reductions = from + seconds;
-        if (!k->beside) k->now = k->reductions;
-        return M2_OK;
+    if (c.wait) wait_for(k, k->done[c.wait - 1], &out->exchange);
+    if (!c.context) {
+        out->compute += seconds;
+        k->now += seconds;
+    } else if (c.once && c.region != M2_UPDATE) {
+        out->reduce_all += seconds;
+        k->reductions = later(k->reductions, k->now) + seconds;
+        if (!k->beside) wait_for(k, k->reductions, &out->reduce);
+    } else {
+        double from = c.beside ? later(k->lane, k->now) : k->now;
+        out->exchange_all += seconds;
+        if (c.beside)
+            k->lane = k->done[i] = from + seconds;
+        else
+            wait_for(k, from + seconds, &out->exchange);
     }
-    *(c.context ? &out->exchange : &out->compute) += seconds;
-    k->now += seconds;
     return M2_OK;
 }
 
 static m2_status run_step(clocks *k)
 {
     int n = m2_program_calls(k->p->program), micros = k->p->batch.micros;
-    for (int a = 0; a < micros; a++)
+    for (int a = 0; a < micros; a++) {
         for (int i = 0; i < n; i++) {
             m2_call_info c = m2_program_call_info(k->p->program, i);
             if (c.region == M2_UPDATE || (c.once && a < micros - 1)) continue;
             M2_TRY(pass(k, i));
         }
-    if (k->reductions > k->now) k->now = k->reductions;
-    k->out->exposed = k->now - k->out->compute - k->out->exchange;
+        wait_for(k, k->lane, &k->out->exchange);
+    }
+    wait_for(k, k->reductions, &k->out->reduce);
     for (int i = 0; i < n; i++)
         if (m2_program_call_info(k->p->program, i).region == M2_UPDATE) M2_TRY(pass(k, i));
     return M2_OK;
@@ -124,7 +146,10 @@ m2_status m2_predict(const m2_planned *p, const m2_machine *m, m2_prediction *ou
     *out = (m2_prediction){0};
     M2_TRY(m2_machine_check(m, ranks > 1));
     clocks k = {.p = p, .m = m, .out = out, .beside = !strcmp(m->transport, "nccl")};
-    M2_TRY(run_step(&k));
+    k.done = calloc((size_t)m2_program_calls(p->program) + 1, sizeof *k.done);
+    m2_status st = k.done ? run_step(&k) : m2_fail(M2_TRANSIENT, "out of memory for the times of a step");
+    free(k.done);
+    if (st != M2_OK) return st;
     if (ranks > 1 && !k.beside) { /* on a GPU the host asks while the device works */
         m2_group g = m2_group_place(ranks, 1, m->ranks_per_node);
         out->agreement = m2_machine_verb_seconds(m, M2_VERB_ALL_REDUCE, &g, WORDS);

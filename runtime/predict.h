@@ -5,7 +5,8 @@
  *   step = (micros - 1) * microbatch + last microbatch with its reductions + update + what the trainer says to all ranks
  *
  * A collective takes as long as the rank that sends most. Where the transport works beside computing, the reductions of
- * gradients have a clock of their own, and the update waits for both. */
+ * gradients have a clock of their own, and the update waits for both; exchanges in groups have another, and the calls that
+ * need what they bring wait for it. Nothing is lost to slow ranks, the loader or validation. */
 #ifndef M2_PREDICT_H
 #define M2_PREDICT_H
 
@@ -22,12 +23,12 @@ typedef struct m2_predicted_op {
 enum { M2_PREDICTED_OPS = 96 };
 
 typedef struct m2_prediction {
-    double step;      /* seconds */
-    double compute;   /* of them: calls that are no collectives, on one rank */
-    double exchange;  /* of them: collectives that everything waits for */
-    double reduce;    /* all reductions of gradients, as if nothing else ran */
-    double exposed;   /* of the step: what of them does not fit beside computing */
-    double agreement; /* of the step: ranks ask each other whether to stop */
+    double step;     /* seconds: the sum of the next four */
+    double compute;  /* calls that are no collectives, on one rank */
+    double exchange; /* waiting for exchanges */
+    double reduce;   /* waiting for reductions of gradients */
+    double agreement; /* ranks ask each other whether to stop */
+    double exchange_all, reduce_all; /* how long those collectives take, hidden or not */
     int n_ops;
     m2_predicted_op op[M2_PREDICTED_OPS]; /* slowest first */
 } m2_prediction;

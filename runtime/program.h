@@ -201,6 +201,7 @@ typedef struct m2_call_info {
     m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
     const void *context;                  /* of a collective: its m2_comm; else NULL */
     int beside;                           /* 1: an exchange that calls behind it need not wait for */
+    int wait;                             /* 1 + the call `beside` that must be done before this one; 0: none */
     int once;                             /* 1: runs in the last microbatch of a step only */
 } m2_call_info;
 M2_API int m2_program_calls(const m2_program *p);

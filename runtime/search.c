@@ -54,7 +54,7 @@ static m2_status evaluate(const m2_config *cfg, const m2_planner_spec *spec, m2_
         c->recompute = p.recompute;
         c->micros = p.batch.micros;
         c->step = t.step;
-        c->exposed = t.exchange + t.exposed + t.agreement;
+        c->exposed = t.exchange + t.reduce + t.agreement;
     }
     m2_planned_free(&p);
     return st;

@@ -124,25 +124,27 @@ static double mfu(const m2_planned *p, const m2_machine *m, const m2_prediction 
     return m->peak > 0 ? p->flops_model / t->step / (m->peak * p->ranks.comm->size) : 0;
 }
 
-static void print_part(const m2_prediction *t, const char *name, double seconds, const char *more)
+/* all: how long it takes where part of that is hidden; 0: no such thing */
+static void print_part(const m2_prediction *t, const char *name, double seconds, double all)
 {
-    if (seconds > 0)
-        printf("  %-15s %12.3f ms %5.1f%%  %s\n", name, seconds * 1e3, 100 * seconds / t->step, more);
+    char hidden[64] = "";
+    if (seconds <= 0 && all <= 0) return;
+    if (all > seconds * 1.0001)
+        snprintf(hidden, sizeof hidden, "of %.3f ms, the rest beside computing", all * 1e3);
+    printf("  %-15s %12.3f ms %5.1f%%  %s\n", name, seconds * 1e3, 100 * seconds / t->step, hidden);
 }
 
 static void print_prediction(const m2_planned *p, const m2_machine *m, const m2_prediction *t)
 {
-    char rate[32], sent[32], beside[64] = "";
+    char rate[32], sent[32];
     printf("%-12s %.3f ms per step on %s: %s tokens/s", "predicted", t->step * 1e3, m->name,
            m2_human_count(rate, tokens_per_second(p, t)));
     if (m->peak > 0) printf(", MFU %.1f%%", 100 * mfu(p, m, t));
     putchar('\n');
-    if (t->reduce > t->exposed)
-        snprintf(beside, sizeof beside, "of %.3f ms, the rest beside computing", t->reduce * 1e3);
-    print_part(t, "compute", t->compute, "");
-    print_part(t, "exchange", t->exchange, "collectives that are waited for");
-    print_part(t, "reduce", t->exposed, beside);
-    print_part(t, "agreement", t->agreement, "whether to stop");
+    print_part(t, "compute", t->compute, 0);
+    print_part(t, "exchange", t->exchange, t->exchange_all);
+    print_part(t, "reduce", t->reduce, t->reduce_all);
+    print_part(t, "agreement", t->agreement, 0);
     printf("  %-15s %12s    %6s %8s %12s\n", "op", "time", "share", "calls", "sent");
     for (int i = 0; i < t->n_ops; i++) {
         const m2_predicted_op *op = &t->op[i];
@@ -171,10 +173,11 @@ static json_t *json_prediction(const m2_planned *p, const m2_machine *m, const m
         json_array_append_new(ops, json_pack("{s:s, s:I, s:f, s:f}", "op", t->op[i].name, "calls",
                                              (json_int_t)t->op[i].calls, "seconds", t->op[i].seconds,
                                              "bytes_sent", t->op[i].bytes));
-    return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "machine", m->name, "step_seconds",
-                     t->step, "compute_seconds", t->compute, "exchange_seconds", t->exchange,
-                     "reduce_seconds", t->reduce, "reduce_exposed_seconds", t->exposed, "agreement_seconds",
-                     t->agreement, "tokens_per_s", tokens_per_second(p, t), "mfu", mfu(p, m, t), "ops", ops);
+    return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "machine", m->name,
+                     "step_seconds", t->step, "compute_seconds", t->compute, "exchange_seconds", t->exchange,
+                     "reduce_seconds", t->reduce, "agreement_seconds", t->agreement, "exchange_all_seconds",
+                     t->exchange_all, "reduce_all_seconds", t->reduce_all, "tokens_per_s",
+                     tokens_per_second(p, t), "mfu", mfu(p, m, t), "ops", ops);
 }
 
 /* m: NULL without a machine description. */

@@ -77,7 +77,7 @@ while read -r n mesh; do
     took=$(sed -nE 's/.*"seconds": ([^,]+),.*/\1/p' "run-$mesh/metrics.jsonl" | tail -n +3 | median)
     ratio=$(awk -v p="$(seconds step_seconds)" -v m="$took" 'BEGIN { printf "%.3f", p / m }')
     printf '%-14s %10.4f %10.4f %10.4f %7s\n' "$mesh" "$(seconds step_seconds)" \
-        "$(awk -v a="$(seconds exchange_seconds)" -v b="$(seconds reduce_exposed_seconds)" 'BEGIN { print a + b }')" "$took" "$ratio"
+        "$(awk -v a="$(seconds exchange_seconds)" -v b="$(seconds reduce_seconds)" 'BEGIN { print a + b }')" "$took" "$ratio"
     worst=$(awk -v r="$ratio" -v w="$worst" 'BEGIN { d = r > 1 ? r - 1 : 1 - r; print (d > w ? d : w) }')
     [ "$n" = 1 ] || awk -v c="$(seconds exchange_seconds)" -v r="$(seconds reduce_seconds)" 'BEGIN { exit !(c + r > 0) }' ||
         fail "$mesh: no communication was predicted"
