@@ -148,7 +148,7 @@ static m2_status measure(const m2_probe *p, m2_perf_yard *y, m2_perf *out)
     m2_desc in[M2_MAX_IN], produced[M2_MAX_OUT];
     for (int i = 0; i < M2_MAX_IN; i++) in[i] = p->in[i].desc;
     for (int j = 0; j < M2_MAX_OUT; j++) produced[j] = p->out[j].desc;
-    *out = (m2_perf){.op = p->op, .row = p->row};
+    *out = (m2_perf){.op = p->op, .row = p->row, .elements = m2_desc_count(&in[0])};
     p->op->cost(&p->attrs, in, produced, &out->cost);
     M2_TRY(time_probe(p, y, &out->seconds));
     double by_bytes = out->cost.bytes / y->bandwidth, by_flops = out->cost.flops / y->flops;

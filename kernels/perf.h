@@ -20,6 +20,7 @@ typedef struct m2_perf {
     const m2_op *op;
     const m2_case *row;
     m2_cost cost;
+    int64_t elements; /* of the first input */
     double seconds, share;
     int by_flops; /* 1: flops are what limits it */
 } m2_perf;

@@ -96,6 +96,7 @@ static m2_status sum_ops(m2_bench *b, const double *times)
         row->seconds += times[i];
         row->cost.flops += c.cost.flops * times_run;
         row->cost.bytes += c.cost.bytes * times_run;
+        if (c.in[0].rank >= 0) row->elements += (double)m2_desc_count(&c.in[0]) * times_run;
     }
     qsort(b->op, (size_t)b->n_ops, sizeof *b->op, slowest_first);
     return M2_OK;

@@ -10,6 +10,7 @@ typedef struct m2_bench_op {
     int64_t calls;  /* of a step */
     double seconds; /* of a step, on this rank */
     m2_cost cost;   /* of a step */
+    double elements; /* of the first inputs of those calls */
 } m2_bench_op;
 
 enum { M2_BENCH_OPS = 64 };

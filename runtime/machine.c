@@ -52,7 +52,7 @@ int m2_verb_find(const char *name)
     return -1;
 }
 
-m2_status m2_machine_set_op(m2_machine *m, const char *op, double share)
+m2_status m2_machine_set_op(m2_machine *m, const char *op, double share, double rate)
 {
     int i = 0;
     while (i < m->n_ops && strcmp(m->op[i].name, op) != 0) i++;
@@ -62,7 +62,17 @@ m2_status m2_machine_set_op(m2_machine *m, const char *op, double share)
     if (i == m->n_ops) m->n_ops++;
     snprintf(m->op[i].name, sizeof m->op[i].name, "%s", op);
     m->op[i].share = share;
+    m->op[i].rate = rate;
     return M2_OK;
+}
+
+char *m2_machine_row(char name[32], const char *op, int64_t length)
+{
+    if (strncmp(op, "longconv", 8) != 0)
+        snprintf(name, 32, "%s", op);
+    else
+        snprintf(name, 32, "%s@%lld", op, (long long)length);
+    return name;
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -122,7 +132,11 @@ static m2_status set(void *ctx, const char *where, const char *key, const char *
     int i = 0, known;
     if (!strncmp(key, "ops.", 4)) {
         M2_TRY(number(where, key, text, &x));
-        return m2_context(m2_machine_set_op(m, key + 4, x), "%s", where);
+        return m2_context(m2_machine_set_op(m, key + 4, x, 0), "%s", where);
+    }
+    if (!strncmp(key, "rates.", 6)) {
+        M2_TRY(number(where, key, text, &x));
+        return m2_context(m2_machine_set_op(m, key + 6, 1, x * 1e9), "%s", where);
     }
     M2_TRY(set_line(m, where, key, text, &known));
     if (known) return M2_OK;
@@ -189,6 +203,16 @@ static void write_network(FILE *f, const char *name, const m2_network *net)
     }
 }
 
+static void write_ops(const m2_machine *m, FILE *f, int rates, const char *head)
+{
+    int n = 0;
+    for (int i = 0; i < m->n_ops; i++) {
+        if ((m->op[i].rate > 0) != rates) continue;
+        if (!n++) fprintf(f, "%s\n", head);
+        fprintf(f, "  %s: %.3g\n", m->op[i].name, rates ? m->op[i].rate * 1e-9 : m->op[i].share);
+    }
+}
+
 static void write_all(const m2_machine *m, FILE *f)
 {
     for (int i = 0; i < ROWS; i++) {
@@ -198,8 +222,8 @@ static void write_all(const m2_machine *m, FILE *f)
         if (rows[i].kind == WHOLE) fprintf(f, "%s: %d\n", rows[i].key, *(const int *)(const void *)field);
         if (rows[i].kind == NUMBER) fprintf(f, "%s: %.5g\n", rows[i].key, x);
     }
-    if (m->n_ops) fprintf(f, "ops: # share of the larger of what gemm_gflops and copy_gbs allow\n");
-    for (int i = 0; i < m->n_ops; i++) fprintf(f, "  %s: %.3g\n", m->op[i].name, m->op[i].share);
+    write_ops(m, f, 0, "ops: # share of the larger of what gemm_gflops and copy_gbs allow");
+    write_ops(m, f, 1, "rates: # 10^9 elements per second");
     write_network(f, "node", &m->node);
     write_network(f, "between", &m->between);
 }
@@ -249,23 +273,28 @@ static double misfit(const char *name, const char *op, int64_t length)
     return at < 1 ? 1e2 : fabs(log2(at) - log2((double)(length > 0 ? length : 1)));
 }
 
-static double share_of(const m2_machine *m, const char *op, int64_t length)
+/* The row that describes the call best, or -1. */
+static int row_of(const m2_machine *m, const m2_work *w)
 {
-    double share = 1, best = 1e9;
+    int best = -1;
+    double least = 1e9;
     for (int i = 0; i < m->n_ops; i++) {
-        double misses = misfit(m->op[i].name, op, length);
-        if (misses < 0 || misses >= best) continue;
-        best = misses;
-        share = m->op[i].share;
+        double misses = misfit(m->op[i].name, w->op, w->length);
+        if (misses < 0 || misses >= least) continue;
+        best = i;
+        least = misses;
     }
-    return share > 0 ? share : 1;
+    return best;
 }
 
-double m2_machine_call_seconds(const m2_machine *m, const char *op, int64_t length, const m2_cost *cost,
-                               int load)
+double m2_machine_call_seconds(const m2_machine *m, const m2_work *w, int load)
 {
-    double crowd = m->cores > 0 ? (double)load * m->threads / m->cores : 1;
-    return m->call + m2_machine_bound(m, cost) / share_of(m, op, length) * (crowd > 1 ? crowd : 1);
+    int i = row_of(m, w);
+    double crowd = m->cores > 0 ? (double)load * m->threads / m->cores : 1,
+           share = i < 0 || m->op[i].share <= 0 ? 1 : m->op[i].share,
+           rate = i < 0 ? 0 : m->op[i].rate,
+           alone = rate > 0 ? (double)w->elements / rate : m2_machine_bound(m, &w->cost) / share;
+    return m->call + alone * (crowd > 1 ? crowd : 1);
 }
 
 m2_links *m2_network_links(m2_network *net, int ranks)

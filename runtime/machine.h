@@ -1,7 +1,7 @@
 /* machine.h - a cluster in a page of YAML: what a rank computes, what ranks exchange, how long either takes. Written by
  * `m2 bench ops|step|comm --machine-out FILE`, by hand for machines that are not there; read by `m2 inspect plan`.
  *
- *   a call        call + max(flops / gemm, bytes / copy) / share of its op
+ *   a call        call + max(flops / gemm, bytes / copy) / share of its op, or call + elements / rate of its op
  *   a collective  latency + bytes that a rank sends / bandwidth, of the network that the group of ranks spans
  *
  * Keys, all optional but gemm_gflops and copy_gbs:
@@ -13,9 +13,12 @@
  *   peak_gflops               MFU is a share of it
  *   gemm_gflops, copy_gbs     of a rank: a large matrix product; bytes read and written by a plain copy
  *   call_us                   what a call takes however small it is
- *   ops: {linear: 0.9, longconv@8192: 0.4, other: 0.5}
- *                             share of the larger of what gemm and copy allow; @ sequences of this length, the nearest
- *                             counts; other: ops without a row (1 if it is not there either)
+ *   ops: {linear: 0.9, other: 0.5}
+ *                             share of the larger of what gemm and copy allow; other: ops without a row (1 if it is not there
+ *                             either)
+ *   rates: {longconv@8192: 96, longconv_grad@8192: 30}
+ *                             10^9 elements of the first input per second, where neither bounds the op; @: sequences of this
+ *                             length, the nearest counts (also in ops)
  *   node: {8: {all_reduce: {latency_us: 20, gbs: 370}, all_gather: {}, reduce_scatter: {}, all_to_all: {}}}
  *                             among groups of 8 ranks of a node, all groups at once; gbs: what each rank sends. More sizes of
  *                             groups may follow. us: {4096: 30, 65536: 210}, microseconds for so many bytes that a rank
@@ -69,8 +72,8 @@ typedef struct m2_machine {
     double call;               /* seconds that a call takes however small it is */
     int n_ops;
     struct {
-        char name[32]; /* of the op, or op@length */
-        double share;  /* of what gemm and copy allow */
+        char name[32];      /* of the op, or op@length */
+        double share, rate; /* of what gemm and copy allow; elements per second, 0: the share counts */
     } op[M2_MACHINE_OPS];
     m2_network node, between; /* among the ranks of a node; among ranks of different nodes */
 } m2_machine;
@@ -81,8 +84,10 @@ M2_API m2_status m2_machine_read(const char *path, m2_machine *out) M2_MUST_USE;
 /* *out is what the file says, or zeros if there is no such file: for those that add to it. */
 M2_API m2_status m2_machine_read_or_new(const char *path, m2_machine *out) M2_MUST_USE;
 M2_API m2_status m2_machine_write(const m2_machine *m, const char *path) M2_MUST_USE; /* replaces the file at once */
-/* `row`: the name of an op, or op@length. */
-M2_API m2_status m2_machine_set_op(m2_machine *m, const char *row, double share) M2_MUST_USE;
+/* `name`: of an op, or op@length; elements per second as `rate`, or 0 and a share. */
+M2_API m2_status m2_machine_set_op(m2_machine *m, const char *name, double share, double rate) M2_MUST_USE;
+/* How m2 bench calls the row of an op that worked on sequences of some length: by length if that matters for it. */
+M2_API char *m2_machine_row(char name[32], const char *op, int64_t length); /* returns name */
 /* The row for groups of so many ranks, made empty if need be; NULL when there is no room. */
 M2_API m2_links *m2_network_links(m2_network *net, int ranks);
 M2_API const char *m2_verb_name(m2_verb v); /* "all_reduce", also the name of its op */
@@ -90,8 +95,13 @@ M2_API int m2_verb_find(const char *name);  /* -1: none */
 
 /* ---- what it says ------------------------------------------------------------------------------------------------ */
 M2_API m2_status m2_machine_check(const m2_machine *m, int communicates) M2_MUST_USE; /* enough to predict with? */
-/* length: of the sequences that the call sees; load: ranks on a node, which may have to share its cores. */
-M2_API double m2_machine_call_seconds(const m2_machine *m, const char *op, int64_t length, const m2_cost *cost, int load);
+typedef struct m2_work {
+    const char *op;
+    int64_t length, elements; /* of the sequences that the call sees; of its first input */
+    m2_cost cost;
+} m2_work;
+/* load: ranks on a node, which may have to share its cores. */
+M2_API double m2_machine_call_seconds(const m2_machine *m, const m2_work *work, int load);
 /* The larger of what gemm and copy allow. */
 M2_API double m2_machine_bound(const m2_machine *m, const m2_cost *cost);
 /* bytes: what a rank of the group sends, as the transport counts them. */

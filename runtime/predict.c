@@ -47,7 +47,11 @@ static double call_seconds(const m2_planned *p, const m2_machine *m, const m2_ca
 {
     const m2_comm *comm = c->context;
     int load = p->ranks.comm->local_size;
-    if (!comm) return m2_machine_call_seconds(m, c->op->name, length_seen(c), &c->cost, load);
+    m2_work work = {.op = c->op->name,
+                    .length = length_seen(c),
+                    .elements = c->in[0].rank < 0 ? 0 : m2_desc_count(&c->in[0]),
+                    .cost = c->cost};
+    if (!comm) return m2_machine_call_seconds(m, &work, load);
     m2_group g = group_of(p, m, comm);
     return m2_machine_verb_seconds(m, verb_of(c->op), &g, (double)most_bytes(c));
 }

@@ -6,6 +6,7 @@
 #include "tools/tool.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char bench_ops_usage[] =
@@ -26,6 +27,7 @@ const char bench_ops_usage[] =
 typedef struct tally {
     char row[32];
     double allowed, took; /* seconds */
+    double elements;      /* where the row is one of a length, else 0 */
 } tally;
 
 enum { MAX_TALLIES = 2 * M2_OP_COUNT };
@@ -37,25 +39,18 @@ typedef struct rates {
     int copies;
 } rates;
 
-/* What a long convolution reaches depends on its length. */
-static void row_name(const m2_perf *p, char *name, size_t size)
-{
-    const char *length = strstr(p->row->tensors, " L");
-    int by_length = !strncmp(p->op->name, "longconv", 8) && length;
-    snprintf(name, size, by_length ? "%s@%.*s" : "%s", p->op->name,
-             by_length ? (int)strspn(length + 2, "0123456789") : 0, by_length ? length + 2 : "");
-}
-
 static void note(rates *r, const m2_perf *p, const m2_perf_yard *yard)
 {
+    const char *length = strstr(p->row->tensors, " L");
     char name[32];
     int i = 0;
-    row_name(p, name, sizeof name);
+    m2_machine_row(name, p->op->name, length ? atoll(length + 2) : 0);
     while (i < r->n && strcmp(r->op[i].row, name) != 0) i++;
     if (i == MAX_TALLIES) return;
     if (i == r->n) snprintf(r->op[r->n++].row, sizeof r->op[i].row, "%s", name);
     r->op[i].allowed += p->share * p->seconds;
     r->op[i].took += p->seconds;
+    if (strchr(name, '@')) r->op[i].elements += (double)p->elements;
     r->copy += yard->bandwidth;
     r->copies++;
 }
@@ -89,7 +84,8 @@ static m2_status write_machine(const rates *r, m2_perf_yard *yard, const char *p
     if (!*m.name) snprintf(m.name, sizeof m.name, "%s", dev->name);
     if (!*m.note) snprintf(m.note, sizeof m.note, "measured by m2 bench, %s", yard->precision->name);
     for (int i = 0; i < r->n; i++)
-        M2_TRY(m2_machine_set_op(&m, r->op[i].row, r->op[i].allowed / r->op[i].took));
+        M2_TRY(m2_machine_set_op(&m, r->op[i].row, r->op[i].allowed / r->op[i].took,
+                                 r->op[i].elements / r->op[i].took));
     return m2_machine_write(&m, path);
 }
 

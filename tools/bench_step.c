@@ -130,9 +130,8 @@ static m2_status add_to_machine(const m2_bench *b, const char *path)
         char row[32];
         if (op->collective || took < 1e-3 * b->profiled_seconds || allowed <= 0)
             continue; /* too short to tell */
-        snprintf(row, sizeof row, strncmp(op->name, "longconv", 8) ? "%s" : "%s@%" PRId64, op->name,
-                 b->cfg.model_length);
-        M2_TRY(m2_machine_set_op(&m, row, allowed / took));
+        m2_machine_row(row, op->name, b->cfg.model_length);
+        M2_TRY(m2_machine_set_op(&m, row, allowed / took, strchr(row, '@') ? op->elements / took : 0));
     }
     return m2_machine_write(&m, path);
 }

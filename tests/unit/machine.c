@@ -31,7 +31,7 @@ static void test_round_trip(void)
     CU_ASSERT_EQUAL_FATAL(
         read_text("name: \"a \\\"b\\\"\"\ndevice: cuda\nmemory_gib: 141\nranks_per_node: 8\n"
                   "gemm_gflops: 670000\ncopy_gbs: 3900\ncall_us: 3\n"
-                  "ops: {linear: 0.5, longconv@1024: 0.25, longconv@65536: 0.125, other: 0.75}\n"
+                  "ops: {linear: 0.5, other: 0.75}\nrates: {longconv@1024: 0.25, longconv@65536: 0.125}\n"
                   "node: {8: {all_reduce: {latency_us: 20, gbs: 350}}}\n"
                   "between:\n  2: {all_to_all: {latency_us: 7, gbs: 50, us: {100: 8, 200: 16}}}\n"
                   "  64: {all_reduce: {latency_us: 90, gbs: 48}}\n",
@@ -42,6 +42,7 @@ static void test_round_trip(void)
     CU_ASSERT_STRING_EQUAL(n.name, "a \"b\"");
     CU_ASSERT_STRING_EQUAL(n.transport, "nccl");
     CU_ASSERT(near(n.memory, 141.0 * 1024 * 1024 * 1024) && near(n.gemm, 6.7e14) && near(n.call, 3e-6));
+    CU_ASSERT(n.n_ops == 4 && near(n.op[3].rate, 0.125e9) && n.op[1].rate <= 0 && near(n.op[1].share, 0.75));
     CU_ASSERT_EQUAL(n.between.n, 2);
     CU_ASSERT_EQUAL(n.between.size[1].ranks, 64);
     CU_ASSERT(!memcmp(&m.node, &n.node, sizeof m.node) || near(n.node.size[0].line[0].latency, 20e-6));
@@ -93,15 +94,16 @@ static void test_ops(void)
     m2_cost flops = {100, 1}, bytes = {1, 200};
     CU_ASSERT_EQUAL_FATAL(
         read_text("device: cpu\ngemm_gflops: 1e-9\ncopy_gbs: 1e-9\ncall_us: 1e6\nthreads: 2\ncores: 4\n"
-                  "ops: {linear: 0.5, longconv@1024: 0.25, longconv@65536: 0.125, other: 0.1}\n",
+                  "ops: {linear: 0.5, other: 0.1}\nrates: {longconv@1024: 2e-9, longconv@65536: 1e-9}\n",
                   &m),
         M2_OK);
-    CU_ASSERT(near(m2_machine_call_seconds(&m, "linear", 9, &flops, 1), 1 + 200));
-    CU_ASSERT(near(m2_machine_call_seconds(&m, "linear", 9, &bytes, 1), 1 + 400));
-    CU_ASSERT(near(m2_machine_call_seconds(&m, "linear", 9, &bytes, 4), 1 + 800)); /* 8 threads on 4 cores */
-    CU_ASSERT(near(m2_machine_call_seconds(&m, "linear_grad", 9, &flops, 1), 1 + 1000));
-    CU_ASSERT(near(m2_machine_call_seconds(&m, "longconv", 2048, &flops, 1), 1 + 400));
-    CU_ASSERT(near(m2_machine_call_seconds(&m, "longconv", 1 << 20, &flops, 1), 1 + 800));
+    CU_ASSERT(near(m2_machine_call_seconds(&m, &(m2_work){"linear", 9, 700, flops}, 1), 1 + 200));
+    CU_ASSERT(near(m2_machine_call_seconds(&m, &(m2_work){"linear", 9, 700, bytes}, 1), 1 + 400));
+    CU_ASSERT(near(m2_machine_call_seconds(&m, &(m2_work){"linear", 9, 700, bytes}, 4),
+                   1 + 800)); /* 8 threads on 4 cores */
+    CU_ASSERT(near(m2_machine_call_seconds(&m, &(m2_work){"linear_grad", 9, 700, flops}, 1), 1 + 1000));
+    CU_ASSERT(near(m2_machine_call_seconds(&m, &(m2_work){"longconv", 2048, 700, flops}, 1), 1 + 350));
+    CU_ASSERT(near(m2_machine_call_seconds(&m, &(m2_work){"longconv", 1 << 20, 700, flops}, 1), 1 + 700));
 }
 
 static void test_groups(void)
