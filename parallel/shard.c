@@ -5,19 +5,18 @@ m2_shards m2_shards_make(int64_t elements, int ranks, int64_t bucket, int64_t bl
 {
     int64_t unit = ranks * block, units = (elements + unit - 1) / unit, per = (bucket + unit / 2) / unit;
     if (per < 1) per = 1;
-    if (per > units) per = units > 0 ? units : 1;
+    int64_t buckets = (units + per - 1) / per;
+    per = buckets ? (units + buckets - 1) / buckets : per;
     return (m2_shards){.ranks = ranks,
-                       .buckets = (int)((units + per - 1) / per),
+                       .buckets = (int)buckets,
                        .block = block,
-                       .total = units * unit,
+                       .total = buckets * per * unit,
                        .bucket = per * unit};
 }
 
 m2_slab m2_shards_bucket(const m2_shards *s, int bucket)
 {
-    int64_t end = s->total - (int64_t)(s->buckets - 1 - bucket) * s->bucket;
-    int64_t at = end > s->bucket ? end - s->bucket : 0;
-    return (m2_slab){at, end - at};
+    return (m2_slab){bucket * s->bucket, s->bucket};
 }
 
 m2_shard_part m2_shards_piece(const m2_shards *s, int bucket, int rank)
@@ -35,7 +34,7 @@ int64_t m2_shards_count(const m2_shards *s)
 
 m2_shard_part m2_shards_owner(const m2_shards *s, int64_t element)
 {
-    int bucket = s->buckets - 1 - (int)((s->total - 1 - element) / s->bucket);
+    int bucket = (int)(element / s->bucket);
     m2_slab b = m2_shards_bucket(s, bucket);
     m2_shard_part p = m2_shards_piece(s, bucket, (int)((element - b.at) / (b.count / s->ranks)));
     p.at += element - p.flat.at;

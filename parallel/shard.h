@@ -1,9 +1,10 @@
 /* shard.h - who owns what of a model's flat arrays (parameters, gradients, optimizer state): the partition table of ZeRO.
  * Pure arithmetic.
  *
- * The flat array is cut into buckets, from its end, where the backward pass finishes first; each bucket into one equal
- * piece per rank. So a bucket is reduce-scattered as soon as its gradients are final, every rank owns the same number of
- * elements, and an update needs nothing but own pieces. A rank's pieces in the order of buckets are its shard.
+ * The flat array is cut into equal buckets, of which the backward pass finishes the last one first, each bucket into one
+ * equal piece per rank. So all that a rank owns is a matrix with gaps between its rows, a bucket is reduce-scattered as
+ * soon as its gradients are final, and an update needs nothing but own pieces. A rank's pieces in the order of buckets
+ * are its shard.
  *
  *     flat   | bucket 0: piece of rank 0, 1, .. P-1 | bucket 1: piece of rank 0, 1, .. P-1 | ...
  *     shard  | bucket 0: own piece | bucket 1: own piece | ...
@@ -18,8 +19,8 @@
 typedef struct m2_shards {
     int ranks, buckets;
     int64_t block;  /* pieces are multiples of this */
-    int64_t total;  /* elements of the flat array, padded to a multiple of ranks * block */
-    int64_t bucket; /* elements of every bucket but the first, which has what is left */
+    int64_t total;  /* elements of the flat array, padded to whole buckets */
+    int64_t bucket; /* elements of a bucket, a multiple of ranks * block */
 } m2_shards;
 
 typedef struct m2_shard_part {
@@ -38,7 +39,7 @@ typedef struct m2_zero_memory {
 extern "C" {
 #endif
 
-/* elements >= 0, bucket: about how many elements a bucket should have, block >= 1. */
+/* elements >= 0, bucket: about how many elements a bucket may have, block >= 1. */
 M2_API m2_shards m2_shards_make(int64_t elements, int ranks, int64_t bucket, int64_t block);
 M2_API m2_slab m2_shards_bucket(const m2_shards *s, int bucket); /* in the flat array */
 M2_API m2_shard_part m2_shards_piece(const m2_shards *s, int bucket, int rank);

@@ -79,9 +79,11 @@ typedef struct m2_state {
         void *base;       /* flat array in device memory: row i at rows[i].offset */
         m2_dtype dtype;
         /* ZeRO: not NULL, `base` is only shard `shard` of the flat array. Of ranks with the same shard, the one with
-         * copy == 0 saves it. NULL: every rank has all of it, and saves its even part. */
+         * copy == 0 saves it. NULL: every rank has all of it, and saves its even part. `rest`: the rows that are not in
+         * the table, from flat element shards->total on, which every rank has. */
         const m2_shards *shards;
         int shard, copy;
+        void *rest;
     } arrays[3]; /* only "param" has the rows that are frozen */
 } m2_state;
 

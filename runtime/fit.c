@@ -24,8 +24,15 @@ m2_status m2_training_build(const m2_config *cfg, const m2_ranks *ranks, const m
     m2_program *p = *out;
     m2_tid loss = m2_program_find(p, "loss");
     m2_program_backward(p, loss, &policy);
-    if (ranks->comm->size > 1)
+    if (ranks->comm->size > 1) {
+        m2_sharding zero = {.stage = (int)cfg->optim_zero,
+                            .ranks = ranks->comm->size,
+                            .rank = ranks->comm->rank,
+                            .reduce_scatter = &m2_op_reduce_scatter,
+                            .all_gather = &m2_op_all_gather};
+        m2_program_shard(p, &zero);
         m2_program_reduce(p, &m2_op_all_reduce, ranks->comm, cfg->comm_bucket << 20, &loss, 1);
+    }
     m2_program_update(p, &update);
     m2_plan_options plan = m2_ranks_plan(cfg, ranks);
     return m2_program_plan(p, &plan);

@@ -97,7 +97,7 @@ int m2_collectives(const m2_program *p, int micros, m2_collective_row *rows, int
                 .verb = c.op->name,
                 .axis = c.context == m2_program_spec_of(p)->sequence.context ? "sequence" : "all",
                 .bytes = m2_collective_bytes(c.op, &c.attrs, c.in, c.out, comm->rank, comm->size),
-                .calls = c.once ? 1 : micros};
+                .calls = c.once || c.region == M2_UPDATE ? 1 : micros};
         n++;
     }
     return n;

@@ -15,6 +15,7 @@
 #include "kernels/base/arena.h"
 #include "kernels/ops.h"
 #include "parallel/columns.h"
+#include "parallel/shard.h"
 #include <stdio.h>
 
 typedef int32_t m2_tid; /* a tensor of one program */
@@ -125,6 +126,16 @@ typedef struct m2_update_spec {
 } m2_update_spec;
 M2_API void m2_program_update(m2_program *p, const m2_update_spec *spec);
 
+/* ZeRO: ranks share what every one of them would otherwise have whole. Stage 1: moments, groups and, where parameters have
+ * copies in the compute dtype, master parameters are kept in shards (parallel/shard.h); gradients are reduce-scattered and
+ * updated parameters all-gathered. Stage 2: reduced gradients too. Ranks: those of m2_program_reduce's communicator,
+ * before which this is called. Without it: stage 0, on one rank. */
+typedef struct m2_sharding {
+    int stage, ranks, rank;
+    const m2_op *reduce_scatter, *all_gather; /* collectives from parallel/ */
+} m2_sharding;
+M2_API void m2_program_shard(m2_program *p, const m2_sharding *s);
+
 /* Appends sum-all-reduces of the flat gradient in buckets of about bucket_bytes, each placed right after the last
  * writer of its parameters, active only in the last microbatch of a step, plus one for each tensor in `scalars`
  * (n of them, e.g. the loss). op is a collective from parallel/ (in-place sum over context). Call before update; in an
@@ -167,6 +178,7 @@ M2_API void m2_program_print(const m2_program *p, FILE *out); /* one line per ca
 M2_API m2_status m2_program_bind(m2_program *p, m2_device *dev) M2_MUST_USE;
 /* An EVAL program that uses the parameters of a bound TRAIN program with the same table, instead of its own. */
 M2_API m2_status m2_program_bind_shared(m2_program *p, m2_program *owner) M2_MUST_USE;
+/* Where the master is in shards, m2_program_params_changed must follow. */
 M2_API m2_status m2_program_init_params(m2_program *p, uint64_t seed) M2_MUST_USE;
 
 M2_API m2_tensor m2_program_tensor(const m2_program *p, m2_tid t); /* device memory; valid after bind */
@@ -182,7 +194,17 @@ M2_API m2_status m2_program_post(m2_program *p, const m2_tid *t, int n) M2_MUST_
 M2_API m2_status m2_program_take(m2_program *p, double *values) M2_MUST_USE;
 /* Flat training state, in elements of the master dtype P: which = "param" | "m" | "v" | "grad"; device pointer. */
 M2_API m2_status m2_program_flat(m2_program *p, const char *which, void **base, m2_dtype *dtype) M2_MUST_USE;
-/* After writing master parameters directly (load, tests): refreshes the compute-dtype copies. */
+/* The same where it may be in shards: shards NULL = whole; else base is that of shard `shard`, and rest (of "param") has
+ * what is not in the table, the frozen parameters, from flat element shards->total on. */
+typedef struct m2_part {
+    void *base, *rest;
+    m2_dtype dtype;
+    const m2_shards *shards;
+    int shard;
+} m2_part;
+M2_API m2_status m2_program_part(m2_program *p, const char *which, m2_part *out) M2_MUST_USE;
+/* After writing master parameters directly (load, tests): refreshes the compute-dtype copies. Collective where the master
+ * is in shards. */
 M2_API m2_status m2_program_params_changed(m2_program *p) M2_MUST_USE;
 
 /* Runs forward and (TRAIN) backward of microbatch `micro` of `micros`; inputs were written before. Asynchronous on a

@@ -12,6 +12,7 @@ static void forget_machine(m2_config *cfg)
     memcpy(cfg->run_transport, fresh.run_transport, sizeof cfg->run_transport);
     memcpy(cfg->run_mesh, fresh.run_mesh, sizeof cfg->run_mesh);
     cfg->run_threads = fresh.run_threads;
+    cfg->optim_zero = fresh.optim_zero;
     if (!strcmp(cfg->train_precision, "bf16") || !strcmp(cfg->train_precision, "tf32"))
         snprintf(cfg->train_precision, sizeof cfg->train_precision, "auto");
 }

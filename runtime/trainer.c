@@ -340,7 +340,7 @@ static m2_status prepare_state(trainer *t, const m2_manifest *mf)
         M2_TRY(m2_program_init_params(p, (uint64_t)t->cfg.train_seed));
         if (*t->cfg.train_init && !t->cfg.task_scratch) M2_TRY(m2_warm_start(t->cfg.train_init, &t->state));
     }
-    return m2_program_params_changed(p);
+    return M2_OK;
 }
 
 static m2_status open_data(trainer *t)
@@ -452,6 +452,7 @@ static m2_status set_up(trainer *t, int *done)
         st = m2_training_make(&t->cfg, &t->ranks, &t->training);
         if (st == M2_OK) st = m2_comm_agree(comm, measure_peak(t));
         if (st == M2_OK) st = m2_comm_agree(comm, prepare_state(t, &mf));
+        if (st == M2_OK) st = m2_comm_agree(comm, m2_program_params_changed(t->training.program));
         if (st == M2_OK) st = m2_comm_agree(comm, open_data(t));
         if (st == M2_OK)
             st = m2_saving_open(&t->saving, &t->cfg, &t->dir, t->config_text, t->data.tokenizer, &t->state,

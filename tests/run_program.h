@@ -18,6 +18,7 @@ typedef struct run_way {
     const m2_op *reduce; /* NULL: no collectives */
     void *context;
     int64_t bucket_bytes;
+    m2_sharding zero; /* ranks 0: none */
     m2_device *device;
     int late; /* do not wait for a step before the next one */
 } run_way;
@@ -45,6 +46,7 @@ static inline m2_status run_plan(run_builder build, void *ctx, const run_way *wa
     m2_update_spec adam = {0.9, 0.98, 1e-8, M2_DECAY_COUPLED};
     m2_tid loss = build(p, ctx);
     m2_program_backward(p, loss, &way->recompute);
+    if (way->zero.ranks) m2_program_shard(p, &way->zero);
     if (way->reduce) m2_program_reduce(p, way->reduce, way->context, way->bucket_bytes, &loss, 1);
     m2_program_update(p, &adam);
     return m2_program_plan(p, &way->plan);

@@ -86,6 +86,11 @@ int64_t m2_tensor_bytes(const m2_tensor *t)
     return m2_tensor_count(t) * m2_dtype_size(t->dtype);
 }
 
+int m2_tensor_rows(const m2_tensor *t)
+{
+    return m2_tensor_dense(t) || (t->rank == 2 && t->stride[1] == 1 && t->stride[0] >= t->shape[1]);
+}
+
 int m2_tensor_dense(const m2_tensor *t)
 {
     int64_t step = 1;

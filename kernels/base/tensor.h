@@ -50,6 +50,7 @@ M2_API m2_desc m2_tensor_desc(const m2_tensor *t);
 M2_API int64_t m2_tensor_count(const m2_tensor *t);
 M2_API int64_t m2_tensor_bytes(const m2_tensor *t);
 M2_API int m2_tensor_dense(const m2_tensor *t); /* 1 when row-major without gaps */
+M2_API int m2_tensor_rows(const m2_tensor *t);  /* 1 when dense, or rank 2 with gaps between dense rows */
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,7 @@
 /* adam.cu - one AdamW step over a flat shard in one launch, everything read and written once; formulas of
  * kernels/ops/adam.c.
  *
+ * A shard is one row, or rows with gaps between them, which are other ranks' pieces: rows are blocks in y.
  * A thread takes 4 elements, which share a group; a block strides over the shard. What changes per step (learning rate,
  * clip, step number) and the gradient norm are read from device memory, so the launch can be captured; the first thread of
  * a block turns them into factors. Bytes per element: p, m, v in and out, g in, p16 out: 30. H200: 100% of copy speed. */
@@ -20,7 +21,8 @@ struct Adam {
     const m2_step *step;
     double beta1, beta2, eps;
     bool coupled;
-    int64_t n;
+    int64_t n;                         /* of a row */
+    int64_t step_p, step_s, step_g, step_p16; /* from row to row of p, of m and v, ... */
 };
 
 struct Factors {
@@ -53,6 +55,10 @@ __global__ void __launch_bounds__(256) adam(Adam j)
     if (f.skip) return;
     float b1 = (float)j.beta1, b2 = (float)j.beta2, a1 = (float)(1 - j.beta1), a2 = (float)(1 - j.beta2),
           eps = (float)j.eps;
+    int64_t row = blockIdx.y;
+    j.p += row * j.step_p, j.m += row * j.step_s, j.v += row * j.step_s, j.g += row * j.step_g;
+    j.groups += row * (j.n / M2_GROUP_BLOCK);
+    if (j.p16) j.p16 += row * j.step_p16;
     for (int64_t at = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 4; at < j.n;
          at += (int64_t)gridDim.x * 1024) {
         float4 p = *(float4 *)(j.p + at), g = *(const float4 *)(j.g + at), m = *(float4 *)(j.m + at),
@@ -88,8 +94,14 @@ extern "C" m2_status m2i_cuda_adam(const m2_call *c)
     j.step = c->step;
     j.beta1 = c->attrs.f[M2_ADAM_BETA1], j.beta2 = c->attrs.f[M2_ADAM_BETA2], j.eps = c->attrs.f[M2_ADAM_EPS];
     j.coupled = c->attrs.i[M2_ADAM_DECAY] == M2_DECAY_COUPLED;
-    j.n = m2_tensor_count(&c->in[0]);
-    int64_t blocks = ceil_div(j.n, 1024), most = 8 * 132; /* every block repeats make_factors: a few per SM */
-    if (j.n) adam<<<(unsigned)(blocks < most ? blocks : most), 256, 0, stream_of(c)>>>(j);
+    j.n = last_of(c->in[0]);
+    int64_t rows = rows_of(c->in[0]), blocks = ceil_div(j.n, 1024);
+    j.step_p = step_of(c->out[0]), j.step_g = step_of(c->in[1]), j.step_s = step_of(c->out[1]);
+    j.step_p16 = j.p16 ? step_of(c->out[3]) : 0;
+    if (rows > 65535 || (rows > 1 && step_of(c->out[2]) != j.step_s))
+        return m2_fail(M2_BUG, "adam on CUDA: %lld rows, or moments with different steps", (long long)rows);
+    int64_t most = ceil_div(8 * 132, rows ? rows : 1); /* every block repeats make_factors: a few per SM */
+    dim3 grid((unsigned)(blocks < most ? blocks : most), (unsigned)rows);
+    if (j.n && rows) adam<<<grid, 256, 0, stream_of(c)>>>(j);
     return launched(c);
 }

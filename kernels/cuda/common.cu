@@ -7,7 +7,8 @@ namespace m2cu
 static m2_status check_tensor(const m2_call *c, const m2_tensor &t, const char *name, bool f64)
 {
     if (m2_absent(&t)) return M2_OK;
-    if (!m2_tensor_dense(&t)) return m2_fail(M2_BUG, "%s on CUDA: %s is not dense", c->op->name, name);
+    if (!(c->op->rows ? m2_tensor_rows(&t) : m2_tensor_dense(&t)))
+        return m2_fail(M2_BUG, "%s on CUDA: %s is not dense", c->op->name, name);
     if (t.dtype == M2_F64 && !f64)
         return m2_fail(M2_USAGE,
                        "%s on CUDA: %s is f64, but the GPU computes in f32 and bf16; use the CPU for f64",

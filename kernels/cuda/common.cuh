@@ -39,6 +39,10 @@ inline int64_t last_of(const m2_desc &d)
 {
     return d.rank > 0 ? d.shape[d.rank - 1] : 1;
 }
+inline int64_t step_of(const m2_tensor &t) /* from row to row of a matrix that may have gaps */
+{
+    return t.rank > 1 ? t.stride[0] : 0;
+}
 inline int64_t rows_of(const m2_tensor &t)
 {
     return last_of(t) ? m2_tensor_count(&t) / last_of(t) : 0;

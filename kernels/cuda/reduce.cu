@@ -23,7 +23,18 @@ __device__ __forceinline__ double block_sum_f64(double v)
     return v;
 }
 
-__global__ void __launch_bounds__(256) sumsq_strided(Ref x, int64_t n, double *partial)
+/* x is n elements, or rows of them with gaps between: then groups of 8 do not cross rows. */
+struct Rows {
+    uint32_t width8; /* width / 8; 0: dense */
+    int64_t gap;     /* elements between the end of a row and the next */
+};
+
+__device__ __forceinline__ int64_t place(const Rows &r, int64_t at)
+{
+    return r.width8 ? at + (int64_t)((uint32_t)(at / 8) / r.width8) * r.gap : at;
+}
+
+__global__ void __launch_bounds__(256) sumsq_strided(Ref x, Rows rows, int64_t n, double *partial)
 {
     double sum = 0;
     constexpr int BATCH = 2;
@@ -32,7 +43,7 @@ __global__ void __launch_bounds__(256) sumsq_strided(Ref x, int64_t n, double *p
         Eight e[BATCH];
 #pragma unroll
         for (int k = 0; k < BATCH; k++)
-            e[k] = fetch(x, at + k * step, (int)max(min(n - at - k * step, (int64_t)8), (int64_t)0));
+            e[k] = fetch(x, place(rows, at + k * step), (int)max(min(n - at - k * step, (int64_t)8), (int64_t)0));
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
             float v[8];
@@ -70,7 +81,15 @@ extern "C" m2_status m2i_cuda_sumsq(const m2_call *c)
     int blocks = block_count(n);
     M2_TRY(check_workspace(c, blocks * (int64_t)sizeof(double)));
     double *partial = (double *)c->workspace;
-    if (blocks) sumsq_strided<<<blocks, 256, 0, stream_of(c)>>>(ref(c->in[0]), n, partial);
+    const m2_tensor &x = c->in[0];
+    Rows rows = {0, 0};
+    if (!m2_tensor_dense(&x)) {
+        if (x.shape[1] % 8 || x.stride[0] % 8 || n / 8 > UINT32_MAX)
+            return m2_fail(M2_BUG, "sumsq on CUDA: rows of %lld elements, %lld apart", (long long)x.shape[1],
+                           (long long)x.stride[0]);
+        rows = {(uint32_t)(x.shape[1] / 8), x.stride[0] - x.shape[1]};
+    }
+    if (blocks) sumsq_strided<<<blocks, 256, 0, stream_of(c)>>>(ref(x), rows, n, partial);
     sumsq_total<<<1, 256, 0, stream_of(c)>>>(partial, blocks, (double *)c->out[0].data, c->acc & 1);
     return launched(c);
 }

@@ -1,4 +1,5 @@
-/* adam.c - one AdamW step over a flat shard, everything read and written once.
+/* adam.c - one AdamW step over a flat shard, everything read and written once. A shard may be the rows of a matrix, with gaps
+ * between them where other ranks' pieces are.
  *
  *   c = clip > 0 && norm > clip ? clip / norm : 1;  g' = c g;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
  *   p = p (1 - d);  p = p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
@@ -12,13 +13,13 @@ static m2_status adam_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *o
 {
     (void)attrs;
     const m2_desc *p = &in[0], *groups = &in[4], *norm2 = &in[5];
-    int ok = p->rank == 1 && p->shape[0] % M2_GROUP_BLOCK == 0;
+    int ok = (p->rank == 1 || p->rank == 2) && m2i_last(p) % M2_GROUP_BLOCK == 0;
     for (int i = 1; i < 4; i++) ok = ok && m2_desc_same_shape(p, &in[i]) && in[i].dtype == p->dtype;
-    if (ok) ok = m2i_is_vector(groups, p->shape[0] / M2_GROUP_BLOCK) && groups->dtype == M2_U8;
+    if (ok) ok = m2i_is_vector(groups, m2_desc_count(p) / M2_GROUP_BLOCK) && groups->dtype == M2_U8;
     if (ok && norm2->rank >= 0) ok = m2_desc_count(norm2) == 1 && norm2->dtype == M2_F64;
     if (!ok)
         return m2i_bad_shape(&m2_op_adam, in,
-                             "p, g, m, v (n) with 256 | n, groups u8 (n / 256), norm2 f64 ()");
+                             "p, g, m, v (n) or (k, n) with 256 | n, groups u8 (k n / 256), norm2 f64 ()");
     out[0] = out[1] = out[2] = *p;
     out[3] = *p;
     out[3].dtype = M2_BF16;
@@ -52,6 +53,14 @@ static int open_job(const m2_call *c, job *j)
     return 1;
 }
 
+/* Element at which block k of a shard begins. */
+static int64_t block_at(const m2_tensor *t, int64_t k)
+{
+    int64_t per_row = t->shape[t->rank - 1] / M2_GROUP_BLOCK;
+    if (t->rank < 2) return k * M2_GROUP_BLOCK;
+    return k / per_row * t->stride[0] + k % per_row * M2_GROUP_BLOCK;
+}
+
 #define SELF "kernels/ops/adam.c"
 #include "kernels/ops/twice.h"
 
@@ -69,11 +78,13 @@ static m2_status adam_run(const m2_call *c)
 
 #else
 /* ---- forward ------------------------------------------------------------------------------------------- */
-static void NAME(adam_block)(const job *j, int64_t at, double lr, double decay)
+static void NAME(adam_block)(const job *j, int64_t k, double lr, double decay)
 {
     const m2_call *c = j->call;
-    const REAL *g = (const REAL *)c->in[1].data + at;
-    REAL *p = (REAL *)c->out[0].data + at, *m = (REAL *)c->out[1].data + at, *v = (REAL *)c->out[2].data + at;
+    const REAL *g = (const REAL *)c->in[1].data + block_at(&c->in[1], k);
+    REAL *p = (REAL *)c->out[0].data + block_at(&c->out[0], k);
+    REAL *m = (REAL *)c->out[1].data + block_at(&c->out[1], k);
+    REAL *v = (REAL *)c->out[2].data + block_at(&c->out[2], k);
     REAL b1 = (REAL)c->attrs.f[M2_ADAM_BETA1], b2 = (REAL)c->attrs.f[M2_ADAM_BETA2];
     REAL a1 = (REAL)(1 - c->attrs.f[M2_ADAM_BETA1]), a2 = (REAL)(1 - c->attrs.f[M2_ADAM_BETA2]);
     REAL eps = (REAL)c->attrs.f[M2_ADAM_EPS], clip = (REAL)j->clip, keep = (REAL)(1 - decay);
@@ -85,8 +96,9 @@ static void NAME(adam_block)(const job *j, int64_t at, double lr, double decay)
         v[i] = b2 * v[i] + a2 * x * x;
         p[i] = keep * p[i] - rate * m[i] / (FN(sqrt)(v[i] * fix_v) + eps);
     }
-    uint16_t *p16 = c->out[3].data;
-    for (int i = 0; p16 && i < M2_GROUP_BLOCK; i++) p16[at + i] = m2_bf16_from_f32((float)p[i]);
+    if (m2_absent(&c->out[3])) return;
+    uint16_t *p16 = (uint16_t *)c->out[3].data + block_at(&c->out[3], k);
+    for (int i = 0; i < M2_GROUP_BLOCK; i++) p16[i] = m2_bf16_from_f32((float)p[i]);
 }
 
 static void NAME(adam_blocks)(void *ctx, int64_t begin, int64_t end, int thread)
@@ -98,7 +110,7 @@ static void NAME(adam_blocks)(void *ctx, int64_t begin, int64_t end, int thread)
     int coupled = j->call->attrs.i[M2_ADAM_DECAY] == M2_DECAY_COUPLED;
     for (int64_t k = begin; k < end; k++) {
         double lr = s->lr * s->group[groups[k]].lr_scale, wd = s->group[groups[k]].weight_decay;
-        NAME(adam_block)(j, k * M2_GROUP_BLOCK, lr, coupled ? lr * wd : lr / s->lr_peak * wd);
+        NAME(adam_block)(j, k, lr, coupled ? lr * wd : lr / s->lr_peak * wd);
     }
 }
 #endif
@@ -119,5 +131,6 @@ const m2_op m2_op_adam = {
     .cost = adam_cost,
     .run = adam_run,
     .updates = {1, 3, 4},
+    .rows = 1,
 };
 #endif

@@ -8,7 +8,8 @@ enum { GRAIN = 8192 }; /* elements that are worth a thread */
 static m2_status check(const m2_call *c, const m2_tensor *t, const char *name, int loose, m2_dtype *real)
 {
     if (m2_absent(t)) return M2_OK;
-    if (!m2_tensor_dense(t)) return m2_fail(M2_BUG, "%s on the CPU: %s is not dense", c->op->name, name);
+    if (!(c->op->rows ? m2_tensor_rows(t) : m2_tensor_dense(t)))
+        return m2_fail(M2_BUG, "%s on the CPU: %s is not dense", c->op->name, name);
     if (loose || t->dtype == M2_I32 || t->dtype == M2_U8) return M2_OK;
     if ((t->dtype != M2_F32 && t->dtype != M2_F64) || (*real != M2_DTYPE_COUNT && *real != t->dtype))
         return m2_fail(M2_USAGE, "%s on the CPU computes all in f32 or all in f64, but %s is %s%s",

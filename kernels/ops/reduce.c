@@ -44,13 +44,17 @@ static void NAME(sumsq_chunk)(void *ctx, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const m2_call *c = ctx;
-    int64_t n = m2_tensor_count(&c->in[0]), step = m2i_chunk_rows(n);
+    const m2_tensor *t = &c->in[0];
+    int64_t n = m2_tensor_count(t), step = m2i_chunk_rows(n), width = t->rank == 2 ? t->shape[1] : n;
     for (int64_t k = begin; k < end; k++) {
-        const REAL *x = (const REAL *)c->in[0].data + k * step;
-        int64_t count = (k + 1) * step < n ? step : n - k * step;
+        int64_t at = k * step, stop = at + step < n ? at + step : n;
         double sum = 0;
-        SIMD_SUM(sum)
-        for (int64_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
+        for (int64_t count; at < stop; at += count) { /* the chunk's part of a row; gaps do not change the order */
+            const REAL *x = (const REAL *)t->data + (t->rank == 2 ? at / width * t->stride[0] : 0) + at % width;
+            count = width - at % width < stop - at ? width - at % width : stop - at;
+            SIMD_SUM(sum)
+            for (int64_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
+        }
         ((double *)c->workspace)[k] = sum;
     }
 }
@@ -70,5 +74,6 @@ const m2_op m2_op_sumsq = {
     .workspace = sumsq_workspace,
     .run = sumsq_run,
     .acc = 1,
+    .rows = 1,
 };
 #endif

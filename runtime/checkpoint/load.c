@@ -207,6 +207,8 @@ static m2_status put_run(filling *f, int array, m2_slab all, const char *from)
     const m2_shards *shards = state->arrays[array].shards;
     int64_t size = m2_dtype_size(state->arrays[array].dtype);
     char *base = state->arrays[array].base;
+    if (shards && all.at >= shards->total)
+        base = (char *)state->arrays[array].rest, all.at -= shards->total, shards = NULL;
     if (!shards) return dev->api->copy(dev, base + all.at * size, from, all.count * size, NULL);
     m2_shard_part part;
     for (int bucket = 0; m2_shards_next(shards, state->arrays[array].shard, all, &bucket, &part);)
@@ -294,7 +296,7 @@ static int needs(const m2_manifest *mf, const m2_state *state, target to, const 
 {
     if (to.array < 0) return 0;
     const m2_shards *shards = state->arrays[to.array].shards;
-    if (!shards) return 1;
+    if (!shards || state->rows[to.row].offset >= shards->total) return 1;
     const m2_array_info *t = &mf->tensors[slab->tensor].info;
     int64_t first = 0, last = 0;
     for (int d = 0; d < t->rank; d++) {
@@ -352,7 +354,13 @@ m2_status m2_state_of(m2_program *p, m2_device *dev, int optimizer, m2_state *ou
     out->n_rows = m2_program_params(p, &out->rows);
     for (int a = 0; a < out->n_arrays; a++) {
         out->arrays[a].kind = kinds[a];
-        M2_TRY(m2_program_flat(p, kinds[a], &out->arrays[a].base, &out->arrays[a].dtype));
+        m2_part part;
+        M2_TRY(m2_program_part(p, kinds[a], &part));
+        out->arrays[a].base = part.base;
+        out->arrays[a].rest = part.rest;
+        out->arrays[a].dtype = part.dtype;
+        out->arrays[a].shards = part.shards;
+        out->arrays[a].shard = part.shard;
     }
     return M2_OK;
 }

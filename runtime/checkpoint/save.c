@@ -34,15 +34,18 @@ static m2_status make_folder(m2i_save *s)
     return m2_fence_check(&s->spec.fence);
 }
 
-/* Element of the array's base at which an element of the flat array is. */
-static int64_t in_base(const m2_state *state, int array, int64_t flat)
+/* Where this rank has an element of the flat array. */
+static const char *place_of(const m2_state *state, int array, int64_t flat)
 {
     const m2_shards *shards = state->arrays[array].shards;
+    const char *base = state->arrays[array].base;
+    int64_t size = m2_dtype_size(state->arrays[array].dtype);
     m2_shard_part part;
     int bucket = 0;
-    if (!shards) return flat;
+    if (!shards) return base + flat * size;
+    if (flat >= shards->total) return (const char *)state->arrays[array].rest + (flat - shards->total) * size;
     m2_shards_next(shards, state->arrays[array].shard, (m2_slab){flat, 1}, &bucket, &part);
-    return part.at;
+    return base + part.at * size;
 }
 
 /* The slabs are in the order of arrays and rows, and each is one contiguous run. */
@@ -58,8 +61,7 @@ static m2_status copy_slabs(m2i_save *s, const m2_state *state)
                 const m2_saved_slab *b = &s->mine.slabs[slab];
                 int64_t from = 0, n = m2i_slab_bytes(&s->mine, b);
                 for (int d = 0; d < t->rank; d++) from = from * t->shape[d] + b->offset[d];
-                from = in_base(state, a, state->rows[i].offset + from) * m2_dtype_size(t->dtype);
-                const char *source = (const char *)state->arrays[a].base + from;
+                const char *source = place_of(state, a, state->rows[i].offset + from);
                 M2_TRY(state->device->api->copy(state->device, s->bytes + to, source, n, NULL));
                 to += n;
             }

@@ -115,14 +115,14 @@ static m2_status add_run(m2_manifest *mf, int rank, int64_t begin, int64_t end, 
     return M2_OK;
 }
 
-/* What `rank` saves of a row that is flat elements `all`: of an array in shards, its own pieces of it; else what lies in
- * its share [begin, end). */
+/* What `rank` saves of a row that is flat elements `all`: of an array in shards, its own pieces of it; else, and of rows that
+ * are not in the table, what lies in its share. */
 static m2_status add_row(m2_manifest *mf, const m2_state *state, int array, m2_slab all, int rank,
                          m2_slab share)
 {
     const m2_shards *shards = state->arrays[array].shards;
     int n = 0;
-    if (!shards) {
+    if (!shards || all.at >= shards->total) {
         m2_slab own = m2_slab_meet(all, share);
         return own.count ? add_run(mf, rank, own.at - all.at, own.at - all.at + own.count, &n) : M2_OK;
     }
@@ -145,7 +145,10 @@ m2_status m2i_slabs_plan(const m2_state *state, int rank, int ranks, m2_manifest
             int64_t stop = p->offset + m2i_elements(p->rank, p->dims);
             if (stop > total && (frozen || !(p->flags & M2_PARAM_FROZEN))) total = stop;
         }
-        m2i_share(total, rank, ranks, &begin, &end);
+        const m2_shards *shards = state->arrays[a].shards;
+        int64_t shared = shards && shards->total < total ? shards->total : shards ? total : 0; /* is in the table */
+        m2i_share(total - shared, rank, ranks, &begin, &end);
+        begin += shared, end += shared;
         for (int i = 0; i < state->n_rows; i++) {
             const m2_param *p = &state->rows[i];
             if (!frozen && p->flags & M2_PARAM_FROZEN) continue;

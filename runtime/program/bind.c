@@ -24,25 +24,17 @@ static m2_status create_arenas(m2_program *p)
 {
     m2i_bound *b = &p->b;
     const m2_memory_plan *m = &p->memory;
-    int64_t precise = m2_dtype_size(m2_program_precise_dtype(p)), trained = p->trained * precise;
+    m2_arena *const arenas[] = {[M2I_MASTER] = &b->params,  [M2I_COPY] = &b->params,  [M2I_OWN] = &b->params,
+                                [M2I_GRAD] = &b->grads,     [M2I_M] = &b->optimizer,  [M2I_V] = &b->optimizer,
+                                [M2I_GROUPS] = &b->optimizer};
     M2_TRY(create(p, &b->params, "params", m->params, 0));
     M2_TRY(create(p, &b->grads, "grads", m->grads, 0));
     M2_TRY(create(p, &b->optimizer, "optimizer", m->optimizer, 0));
     M2_TRY(create(p, &b->io, "io", m->io, 0));
     M2_TRY(create(p, &b->activations, "activations", m->activations, 0xff));
     M2_TRY(create(p, &b->workspace, "workspace", m->workspace, 0xff));
-    if (!b->shared) {
-        M2_TRY(take(&b->params, p->flat * precise, &b->base[M2I_MASTER]));
-        if (m2_program_compute_dtype(p) != m2_program_precise_dtype(p))
-            M2_TRY(
-                take(&b->params, p->flat * m2_dtype_size(m2_program_compute_dtype(p)), &b->base[M2I_COPY]));
-    }
-    if (p->has_backward) M2_TRY(take(&b->grads, trained, &b->base[M2I_GRAD]));
-    if (p->has_update) {
-        M2_TRY(take(&b->optimizer, trained, &b->base[M2I_M]));
-        M2_TRY(take(&b->optimizer, trained, &b->base[M2I_V]));
-        M2_TRY(take(&b->optimizer, p->trained / M2_GROUP_BLOCK, &b->base[M2I_GROUPS]));
-    }
+    for (m2i_home h = b->shared ? M2I_GRAD : M2I_MASTER; h <= M2I_GROUPS; h++)
+        M2_TRY(take(arenas[h], m2i_home_count(p, h) * m2_dtype_size(m2i_home_dtype(p, h)), &b->base[h]));
     b->base[M2I_IO] = b->io.base; /* placed by the plan, as are the activations */
     b->base[M2I_ACT] = b->activations.base;
     void *step;
@@ -55,8 +47,8 @@ static m2_status write_groups(m2_program *p)
 {
     if (!p->has_update) return M2_OK;
     m2_device *dev = p->b.device;
-    int64_t n = p->trained / M2_GROUP_BLOCK;
-    uint8_t *groups = calloc((size_t)n + 1, 1);
+    int64_t n = m2i_home_count(p, M2I_GROUPS), all = p->trained / M2_GROUP_BLOCK;
+    uint8_t *groups = calloc((size_t)all + 1, 1);
     if (!groups) return m2_fail(M2_TRANSIENT, "out of memory for the optimizer's groups");
     for (int i = 0; i < p->n_params; i++) {
         const m2_param *row = &p->params[i];
@@ -64,6 +56,11 @@ static m2_status write_groups(m2_program *p)
         if (row->flags & M2_PARAM_FROZEN) continue;
         memset(groups + row->offset / M2_GROUP_BLOCK, row->group,
                (size_t)((count + M2_GROUP_BLOCK - 1) / M2_GROUP_BLOCK));
+    }
+    int64_t piece = n / (p->shards.buckets ? p->shards.buckets : 1);
+    for (int b = 0; b < p->shards.buckets && n < all; b++) { /* the shard's, one piece after the other */
+        int64_t at = m2_shards_piece(&p->shards, b, p->sharding.rank).flat.at / M2_GROUP_BLOCK;
+        memmove(groups + b * piece, groups + at, (size_t)piece);
     }
     m2_status st = dev->api->copy(dev, p->b.base[M2I_GROUPS], groups, n, p->b.stream);
     if (st == M2_OK) st = dev->api->stream_sync(dev, p->b.stream);
@@ -93,6 +90,7 @@ static m2_tensor view(const m2_program *p, const m2_op *op, m2_tid t)
     const m2_sequence_cut *cut = &p->spec.sequence;
     char *base = p->b.base[x->home];
     m2_tensor v = m2_tensor_make(&x->desc, base ? base + x->at : NULL);
+    if (x->step) v.stride[0] = x->step;
     for (int d = 0; d < v.rank && cut->ranks > 1; d++) {
         if (v.axis[d] != 'L' || v.shape[d] != p->spec.length) continue;
         v.whole[d] = m2_program_length(p);
@@ -182,17 +180,12 @@ static m2_status bind_calls(m2_program *p)
     for (int i = 0; i < p->n_calls; i++) M2_TRY(bind_call(p, &p->calls[i], &b->calls[i], &b->run[i]));
     b->whole.end = n;
     cut_segments(p, n);
-    if (!b->base[M2I_COPY]) return M2_OK;
+    if (!b->base[M2I_COPY] || b->shared) return M2_OK;
     m2i_call cast = {.op = &m2_op_cast, .path = "refresh"};
     cast.attrs.i[M2_CAST_OUT_DTYPE] = m2_program_compute_dtype(p);
     for (int i = 0; i < M2_MAX_IN; i++) cast.in[i] = M2_NONE;
     for (int j = 0; j < M2_MAX_OUT; j++) cast.out[j] = M2_NONE;
-    M2_TRY(bind_call(p, &cast, &b->refresh, &b->refresh_run));
-    m2_desc master = m2_desc_make(m2_program_precise_dtype(p), ".", p->flat), copy = master;
-    copy.dtype = m2_program_compute_dtype(p);
-    b->refresh.in[0] = m2_tensor_make(&master, b->base[M2I_MASTER]);
-    b->refresh.out[0] = m2_tensor_make(&copy, b->base[M2I_COPY]);
-    return M2_OK;
+    return bind_call(p, &cast, &b->refresh, &b->refresh_run);
 }
 
 /* ---- bind -------------------------------------------------------------------------------------------------------- */
@@ -260,15 +253,12 @@ static m2_status check_tables(const m2_program *p, const m2_program *owner)
     if (owner->stage != M2I_BOUND)
         return m2_fail(M2_BUG, "the program whose parameters are to be shared is not bound");
     if (p->spec.mode != M2_MODE_EVAL) return m2_fail(M2_BUG, "only an EVAL program can share parameters");
-    if (p->n_params != owner->n_params || p->flat != owner->flat ||
-        p->spec.precision != owner->spec.precision)
-        return m2_fail(
-            M2_BUG,
-            "parameters cannot be shared: %d rows of %lld elements against %d of %lld, or another precision",
-            p->n_params, (long long)p->flat, owner->n_params, (long long)owner->flat);
+    if (p->n_params != owner->n_params || p->spec.precision != owner->spec.precision)
+        return m2_fail(M2_BUG, "parameters cannot be shared: %d rows against %d, or another precision",
+                       p->n_params, owner->n_params);
     for (int i = 0; i < p->n_params; i++) {
         const m2_param *a = &p->params[i], *b = &owner->params[i];
-        if (strcmp(a->name, b->name) || a->offset != b->offset || a->rank != b->rank ||
+        if (strcmp(a->name, b->name) || a->rank != b->rank ||
             a->flags != b->flags || memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims))
             return m2_fail(
                 M2_BUG,
@@ -278,10 +268,23 @@ static m2_status check_tables(const m2_program *p, const m2_program *owner)
     return M2_OK;
 }
 
+/* Ranks that share state pad it: the owner's parameters are where it put them. */
+static void adopt_places(m2_program *p, const m2_program *owner)
+{
+    for (int i = 0; i < p->n_params; i++) {
+        p->params[i].offset = owner->params[i].offset;
+        m2i_at(p, p->params[i].tid)->at = m2i_at(owner, owner->params[i].tid)->at;
+    }
+    p->trained = owner->trained;
+    p->flat = owner->flat;
+    p->whole = owner->whole;
+}
+
 m2_status m2_program_bind_shared(m2_program *p, m2_program *owner)
 {
     M2_TRY(check_bind(p));
     M2_TRY(check_tables(p, owner));
+    adopt_places(p, owner);
     p->b.device = owner->b.device;
     p->b.shared = 1;
     p->b.stream = owner->b.stream; /* so that it reads parameters after the update before it */

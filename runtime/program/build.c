@@ -167,9 +167,7 @@ m2_tid m2i_tensor_new(m2_program *p, m2_desc desc, m2i_home home)
 
 m2_tid m2i_flat_slice(m2_program *p, m2i_home home, int64_t from, int64_t n)
 {
-    m2_dtype t = home == M2I_COPY     ? m2_program_compute_dtype(p)
-                 : home == M2I_GROUPS ? M2_U8
-                                      : m2_program_precise_dtype(p);
+    m2_dtype t = m2i_home_dtype(p, home);
     m2_tid id = m2i_tensor_new(p, m2_desc_make(t, ".", n), home);
     if (id != M2_NONE) m2i_at(p, id)->at = from * m2_dtype_size(t);
     return id;
@@ -288,20 +286,34 @@ m2_tid m2_program_param(m2_program *p, m2_param row)
     return t;
 }
 
-/* Trained parameters first, so that what the optimizer and the all-reduce see is one contiguous array. */
+enum { READ_IN_P, READ_AS_COPY, FROZEN, PLACES };
+
+static int place_of(const m2_program *p, const m2_param *row)
+{
+    if (row->flags & M2_PARAM_FROZEN) return FROZEN;
+    return m2i_at(p, row->tid)->home == M2I_MASTER ? READ_IN_P : READ_AS_COPY;
+}
+
+/* Trained parameters first, so that what the optimizer and the reductions see is one contiguous array; among them first those
+ * that are read in P beside copies, so that ZeRO keeps one short stretch of the master whole. */
 void m2i_layout_params(m2_program *p)
 {
     int64_t at = 0;
-    for (int frozen = 0; frozen < 2; frozen++) {
+    for (int place = 0; place < PLACES; place++) {
         for (int i = 0; i < p->n_params; i++) {
             m2_param *row = &p->params[i];
-            if (!(row->flags & M2_PARAM_FROZEN) != !frozen) continue;
+            if (place_of(p, row) != place) continue;
             m2i_tensor *t = m2i_at(p, row->tid);
+            int64_t gap = place == FROZEN && t->home == M2I_MASTER ? p->trained - p->whole : 0;
             row->offset = at;
-            t->at = at * m2_dtype_size(t->desc.dtype);
+            t->at = (at - gap) * m2_dtype_size(t->desc.dtype);
             at += (m2_desc_count(&t->desc) + M2_GROUP_BLOCK - 1) / M2_GROUP_BLOCK * M2_GROUP_BLOCK;
         }
-        if (!frozen) p->trained = at;
+        int64_t bucket = p->shards.bucket;
+        if (place == READ_IN_P && m2i_master_is_sharded(p)) p->whole = (at + bucket - 1) / bucket * bucket;
+        if (place != READ_AS_COPY) continue;
+        p->trained = at = p->shards.total > at ? p->shards.total : at;
+        if (!m2i_master_is_sharded(p)) p->whole = at;
     }
     p->flat = at;
 }

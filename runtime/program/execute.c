@@ -12,18 +12,21 @@ static m2_status failed(const m2_program *p, int i, m2_status st)
     return m2_context(st, "%s (%s)", p->calls[i].path, p->calls[i].op->name);
 }
 
-static m2_status launch(m2_program *p, int begin, int end, int first)
+static m2_status run_one(m2_program *p, int i, m2_stream *stream, int first)
 {
     m2i_bound *b = &p->b;
     void (*range)(m2_device *, const char *) = b->device->api->range;
-    for (int i = begin; i < end; i++) {
-        if (p->calls[i].context) continue;
-        b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
-        if (range) range(b->device, p->calls[i].path);
-        m2_status st = m2i_run_call(p, i, b->stream);
-        if (range) range(b->device, NULL);
-        if (st != M2_OK) return failed(p, i, st);
-    }
+    b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
+    if (range) range(b->device, p->calls[i].path);
+    m2_status st = m2i_run_call(p, i, stream);
+    if (range) range(b->device, NULL);
+    return st == M2_OK ? M2_OK : failed(p, i, st);
+}
+
+static m2_status launch(m2_program *p, int begin, int end, int first)
+{
+    for (int i = begin; i < end; i++)
+        if (!p->calls[i].context) M2_TRY(run_one(p, i, p->b.stream, first));
     return M2_OK;
 }
 
@@ -64,11 +67,7 @@ static m2_status run_collective(m2_program *p, int i, int first)
         M2_TRY(api->event_record(b->device, b->ready, b->stream));
         M2_TRY(api->event_wait(b->device, b->ready, b->comm_stream));
     }
-    b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
-    if (api->range) api->range(b->device, p->calls[i].path);
-    m2_status st = m2i_run_call(p, i, stream);
-    if (api->range) api->range(b->device, NULL);
-    return st == M2_OK ? M2_OK : failed(p, i, st);
+    return run_one(p, i, stream, first);
 }
 
 /* ---- a microbatch, an update ------------------------------------------------------------------------------------- */
@@ -108,9 +107,9 @@ m2_status m2_program_run_update(m2_program *p, const m2_step *step)
         return m2_fail(M2_BUG, "m2_program_run_update needs a program with m2_program_update");
     M2_TRY(m2i_feed_step(p, step));
     M2_TRY(m2i_fed(p));
-    int begin = p->n_calls;
-    while (begin > 0 && p->calls[begin - 1].region == M2_UPDATE) begin--;
-    return launch(p, begin, p->n_calls, 1);
+    for (int i = 0; i < p->n_calls; i++)
+        if (p->calls[i].region == M2_UPDATE) M2_TRY(run_one(p, i, p->b.stream, 1));
+    return M2_OK;
 }
 
 m2_status m2_program_sync(m2_program *p)

@@ -2,7 +2,8 @@
  *
  *   build.c     scopes, tensors, calls, parameter table        autodiff.c  the backward region
  *   sequence.c  a sequence cut over ranks
- *   reduce.c    collectives of the gradient, the update  memory.c    lifetimes and offsets
+ *   reduce.c    collectives of the gradient            update.c    norm, AdamW, parameters gathered from shards
+ *   shard.c     what ZeRO leaves on a rank             memory.c    lifetimes and offsets
  *   beside.c    exchanges beside the rest: when               lane.c      and how
  *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
  *   state.c     reading, writing, initialising                 print.c     the plan as text
@@ -14,10 +15,11 @@
 
 /* Whose memory a tensor lives in. The flat arrays (all but the last two) have one layout, m2_param.offset. */
 typedef enum m2i_home {
-    M2I_MASTER, /* parameters in P, trained ones first, then frozen ones */
+    M2I_MASTER, /* parameters in P, trained ones first, then frozen ones; trained ones only p->whole where M2I_OWN is */
     M2I_COPY,   /* the same in the compute dtype, where that is not P */
+    M2I_OWN,    /* ZeRO: this rank's shard of the trained parameters in P, where forward reads copies */
     M2I_GRAD,   /* from here on trained parameters only */
-    M2I_M,
+    M2I_M,      /* ZeRO: of this rank's shard, as are the next two */
     M2I_V,
     M2I_GROUPS, /* one byte per M2_GROUP_BLOCK elements */
     M2I_IO,     /* the step's numbers, then the inputs */
@@ -29,6 +31,7 @@ typedef struct m2i_tensor {
     m2_desc desc;
     m2i_home home;
     int64_t at;       /* bytes from the home's base; activations and parameters: set by the plan */
+    int64_t step;     /* matrices with gaps between rows: elements from row to row; else 0 */
     int param;        /* row of the parameter table it is, or is the gradient of; else -1 */
     const char *name; /* of an input or output, else NULL */
     int kept;         /* a named output: alive to the end of the run */
@@ -98,7 +101,7 @@ typedef struct m2i_bound {
     char *base[M2I_HOMES];
     m2_call *calls;
     m2_run_fn *run;
-    m2_call refresh; /* cast of the master parameters to the compute dtype */
+    m2_call refresh; /* a cast of master parameters to the compute dtype */
     m2_run_fn refresh_run;
     m2i_segment whole;     /* forward and backward without the collectives */
     m2i_segment *segments; /* the same cut at the collectives, and before calls that wait for the lane */
@@ -132,6 +135,11 @@ struct m2_program {
     enum { M2I_BUILDING, M2I_BACKWARD_DONE, M2I_UPDATE_DONE, M2I_PLANNED, M2I_BOUND } stage;
     int has_backward, has_update;
     int64_t trained, flat; /* elements of the flat arrays: trained prefix, all */
+    int64_t whole;         /* of the trained prefix, those that M2I_MASTER has */
+    m2_sharding sharding;
+    m2_shards shards; /* total 0: no reduction */
+    void *comm;       /* of the reductions */
+    const m2_op *all_reduce;
 
     m2_plan_options options;
     m2_memory_plan memory;
@@ -164,6 +172,21 @@ static inline m2i_tensor *m2i_at(const m2_program *p, m2_tid t)
 {
     return &p->tensors[t];
 }
+
+/* ---- shard.c */
+int m2i_sharded(const m2_program *p);         /* ZeRO 1 or 2 on more than one rank */
+int m2i_master_is_sharded(const m2_program *p); /* there is M2I_OWN */
+int64_t m2i_home_count(const m2_program *p, m2i_home home); /* elements of a flat array on this rank; 0: it has none */
+m2_dtype m2i_home_dtype(const m2_program *p, m2i_home home);
+/* This rank's pieces of a flat array, one per row; or all of it where it is not in shards. */
+m2_tid m2i_own(m2_program *p, m2i_home home);
+
+/* ---- update.c */
+/* Runs the all-gathers of the update region. */
+m2_status m2i_gather_params(m2_program *p);
+
+/* ---- reduce.c */
+void m2i_append_collective(m2_program *p, const m2_op *op, m2_region region, m2_tid from, m2_tid to, const char *path);
 
 /* ---- profile.c */
 /* Runs bound call i on `stream`, between events while the program is profiled. */

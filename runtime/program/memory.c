@@ -198,13 +198,12 @@ static void plan_inputs(m2_program *p)
 
 static void plan_flat(m2_program *p)
 {
-    int64_t precise = m2_dtype_size(m2_program_precise_dtype(p)),
-            compute = m2_dtype_size(m2_program_compute_dtype(p));
-    int64_t trained = m2_align_up(p->trained * precise, M2_ALIGN);
-    p->memory.params = m2_align_up(p->flat * precise, M2_ALIGN);
-    if (compute != precise) p->memory.params += m2_align_up(p->flat * compute, M2_ALIGN);
-    if (p->has_backward) p->memory.grads = trained;
-    if (p->has_update) p->memory.optimizer = 2 * trained + m2_align_up(p->trained / M2_GROUP_BLOCK, M2_ALIGN);
+    m2_memory_plan *m = &p->memory;
+    int64_t *const sums[] = {[M2I_MASTER] = &m->params, [M2I_COPY] = &m->params,  [M2I_OWN] = &m->params,
+                             [M2I_GRAD] = &m->grads,    [M2I_M] = &m->optimizer,  [M2I_V] = &m->optimizer,
+                             [M2I_GROUPS] = &m->optimizer};
+    for (m2i_home h = 0; h <= M2I_GROUPS; h++)
+        *sums[h] += m2_align_up(m2i_home_count(p, h) * m2_dtype_size(m2i_home_dtype(p, h)), M2_ALIGN);
 }
 
 static m2_status plan(m2_program *p)

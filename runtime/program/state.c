@@ -60,29 +60,63 @@ m2_status m2_program_write(m2_program *p, m2_tid t, const void *host)
 }
 
 /* ---- flat state -------------------------------------------------------------------------------------------------- */
-m2_status m2_program_flat(m2_program *p, const char *which, void **base, m2_dtype *dtype)
+m2_status m2_program_part(m2_program *p, const char *which, m2_part *out)
 {
     static const struct {
         const char *name;
         m2i_home home;
     } arrays[] = {{"param", M2I_MASTER}, {"m", M2I_M}, {"v", M2I_V}, {"grad", M2I_GRAD}};
     M2_TRY(check_bound(p, "m2_program_flat"));
+    *out = (m2_part){.dtype = m2_program_precise_dtype(p), .shard = p->sharding.rank};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         if (strcmp(which, arrays[i].name)) continue;
-        *base = p->b.base[arrays[i].home];
-        *dtype = m2_program_precise_dtype(p);
-        if (*base) return M2_OK;
+        m2i_home home = arrays[i].home;
+        int own = home == M2I_MASTER && m2i_master_is_sharded(p);
+        out->base = p->b.base[own ? M2I_OWN : home];
+        if (own) out->rest = p->b.base[M2I_MASTER] + p->whole * m2_dtype_size(out->dtype);
+        if (own || (home != M2I_MASTER && m2i_home_count(p, home) < p->trained)) out->shards = &p->shards;
+        if (out->base) return M2_OK;
         return m2_fail(M2_USAGE, "this program has no flat '%s': it has no %s", which,
                        arrays[i].home == M2I_MASTER ? "parameters" : "backward or update region");
     }
     return m2_fail(M2_USAGE, "unknown flat array '%s': expected param, m, v or grad", which);
 }
 
+m2_status m2_program_flat(m2_program *p, const char *which, void **base, m2_dtype *dtype)
+{
+    m2_part part;
+    M2_TRY(m2_program_part(p, which, &part));
+    *base = part.base;
+    *dtype = part.dtype;
+    return M2_OK;
+}
+
+/* Element `from` of a flat array of the master, n elements, to element `to` of the copies. */
+static m2_status refresh(m2_program *p, m2i_home home, int64_t from, int64_t to, int64_t n)
+{
+    m2i_bound *b = &p->b;
+    m2_desc master = m2_desc_make(m2_program_precise_dtype(p), ".", n), copy = master;
+    copy.dtype = m2_program_compute_dtype(p);
+    if (!n) return M2_OK;
+    b->refresh.in[0] = m2_tensor_make(&master, b->base[home] + from * m2_dtype_size(master.dtype));
+    b->refresh.out[0] = m2_tensor_make(&copy, b->base[M2I_COPY] + to * m2_dtype_size(copy.dtype));
+    return b->refresh_run(&b->refresh);
+}
+
 m2_status m2_program_params_changed(m2_program *p)
 {
     M2_TRY(check_bound(p, "m2_program_params_changed"));
     if (!p->b.refresh_run) return M2_OK;
-    M2_TRY(p->b.refresh_run(&p->b.refresh));
+    if (!m2i_master_is_sharded(p)) {
+        M2_TRY(refresh(p, M2I_MASTER, 0, 0, p->flat));
+        return m2_program_sync(p);
+    }
+    for (int b = 0; b < p->shards.buckets; b++) {
+        m2_shard_part own = m2_shards_piece(&p->shards, b, p->sharding.rank);
+        M2_TRY(refresh(p, M2I_OWN, own.at, own.flat.at, own.flat.count));
+    }
+    M2_TRY(refresh(p, M2I_MASTER, p->whole, p->trained, p->flat - p->trained));
+    M2_TRY(m2i_gather_params(p));
     return m2_program_sync(p);
 }
 
@@ -157,6 +191,20 @@ static uint64_t init_stream(const m2_param *row)
     return hash(name);
 }
 
+/* The values of a row to where this rank keeps them. */
+static m2_status put_row(m2_program *p, const m2_param *row, const char *values, int64_t n, int64_t size)
+{
+    int bucket = 0;
+    m2_shard_part part;
+    if (!m2i_master_is_sharded(p)) return copy_now(p, p->b.base[M2I_MASTER] + row->offset * size, values, n * size);
+    if (row->flags & M2_PARAM_FROZEN)
+        return copy_now(p, p->b.base[M2I_MASTER] + (row->offset - p->trained + p->whole) * size, values, n * size);
+    while (m2_shards_next(&p->shards, p->sharding.rank, (m2_slab){row->offset, n}, &bucket, &part))
+        M2_TRY(copy_now(p, p->b.base[M2I_OWN] + part.at * size, values + (part.flat.at - row->offset) * size,
+                        part.flat.count * size));
+    return M2_OK;
+}
+
 m2_status m2_program_init_params(m2_program *p, uint64_t seed)
 {
     M2_TRY(check_bound(p, "m2_program_init_params"));
@@ -179,8 +227,8 @@ m2_status m2_program_init_params(m2_program *p, uint64_t seed)
         init j = {.row = row, .key = m2_rng_make_key(seed, 0, init_stream(row)), .dtype = dtype, .out = host};
         j.width = row->rank ? row->dims[row->rank - 1] : 1;
         m2_threads_for(p->b.device->threads, n, 4096, init_elements, &j);
-        st = copy_now(p, p->b.base[M2I_MASTER] + row->offset * size, host, n * size);
+        st = put_row(p, row, host, n, size);
     }
     free(host);
-    return st == M2_OK ? m2_program_params_changed(p) : st;
+    return st == M2_OK && !m2i_master_is_sharded(p) ? m2_program_params_changed(p) : st;
 }

@@ -9,11 +9,12 @@
 static int table_is_good(int64_t elements, int ranks, int64_t bucket, int64_t block)
 {
     m2_shards s = m2_shards_make(elements, ranks, bucket, block);
-    int good = s.total >= elements && s.total < elements + ranks * block && s.total % (ranks * block) == 0;
+    int good = s.total >= elements && s.total < elements + s.bucket && s.bucket % (ranks * block) == 0 &&
+               s.bucket <= (bucket > ranks * block ? bucket + ranks * block : ranks * block);
     int64_t at = 0;
     for (int b = 0; b < s.buckets; b++) { /* pieces in order are the flat array */
         m2_slab whole = m2_shards_bucket(&s, b);
-        good &= whole.at == at && whole.count <= s.bucket && (b == 0 || whole.count == s.bucket);
+        good &= whole.at == at && whole.count == s.bucket;
         for (int r = 0; r < ranks; r++) {
             m2_shard_part p = m2_shards_piece(&s, b, r);
             good &= p.flat.at == at && p.flat.count == whole.count / ranks && p.flat.count % block == 0 &&
