@@ -1,5 +1,6 @@
 #include "runtime/ranks.h"
 #include "kernels/base/log.h"
+#include "runtime/search.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -60,7 +61,7 @@ m2_status m2_precision_choose(const m2_config *cfg, const m2_device *dev, m2_pre
 static m2_status open_mesh(const m2_config *cfg, m2_ranks *r)
 {
     m2_grid grid;
-    M2_TRY(m2_context(m2_grid_parse(cfg->run_mesh, r->comm->size, &grid), "run.mesh"));
+    M2_TRY(m2_search_grid(cfg, r->comm, &grid));
     if (grid.size[M2_AXIS_SEQUENCE] == 1) return M2_OK;
     M2_TRY(m2_mesh_open(r->comm, &grid, &r->mesh));
     r->world = r->comm;

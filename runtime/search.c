@@ -151,3 +151,39 @@ void m2_search_free(m2_search *s)
     free(s->row);
     *s = (m2_search){0};
 }
+
+/* ---- run.mesh=auto ----------------------------------------------------------------------------------------------- */
+static m2_status choose_mesh(const m2_config *cfg, const m2_comm *all, char *mesh, size_t size)
+{
+    m2_machine m;
+    m2_search s;
+    if (!*cfg->run_machine)
+        return m2_fail(
+            M2_USAGE,
+            "run.mesh=auto predicts with a description of this machine: set run.machine=FILE (m2 bench ops "
+            "and m2 bench comm --machine-out FILE write one), or a mesh");
+    M2_TRY(m2_context(m2_machine_read(cfg->run_machine, &m), "run.machine"));
+    if (all->device && strcmp(all->device->api->kind, m.device) != 0)
+        return m2_fail(M2_USAGE, "run.machine=%s describes ranks on %s, these run on %s", cfg->run_machine,
+                       m.device, all->device->api->kind);
+    m2_planner_spec spec = {.ranks = all->size, .local_size = all->local_size, .machine = &m};
+    m2_status st = m2_search_make(cfg, &spec, 1, &s);
+    if (st == M2_OK) {
+        snprintf(mesh, size, "%s", s.row[0].mesh);
+        m2_log(M2_LOG_INFO, "run.mesh=auto: %s", s.why);
+    }
+    m2_search_free(&s);
+    return st;
+}
+
+m2_status m2_search_grid(const m2_config *cfg, m2_comm *all, m2_grid *out)
+{
+    char mesh[32] = "";
+    if (strcmp(cfg->run_mesh, "auto") != 0)
+        return m2_context(m2_grid_parse(cfg->run_mesh, all->size, out), "run.mesh");
+    *out = (m2_grid){{1, 1}};
+    if (all->size == 1) return M2_OK;
+    M2_TRY(m2_comm_agree(all, all->rank ? M2_OK : choose_mesh(cfg, all, mesh, sizeof mesh)));
+    M2_TRY(all->host->api->broadcast(all->host, mesh, sizeof mesh, M2_U8, 0, NULL));
+    return m2_grid_parse(mesh, all->size, out);
+}

@@ -28,5 +28,7 @@ M2_API m2_status m2_search_make(const m2_config *cfg, const m2_planner_spec *spe
 M2_API void m2_search_free(m2_search *s); /* accepts a zeroed one */
 /* Puts a candidate into a configuration. */
 M2_API m2_status m2_candidate_take(const m2_candidate *c, m2_config *cfg) M2_MUST_USE;
+/* run.mesh, where "auto" is the fastest mesh for these ranks on run.machine, which only rank 0 reads. Collective. */
+M2_API m2_status m2_search_grid(const m2_config *cfg, m2_comm *all, m2_grid *out) M2_MUST_USE;
 
 #endif

@@ -92,8 +92,17 @@ static void print_ops(const m2_bench *b)
 }
 
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
+static json_t *json_memory(const m2_memory_plan *m)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "params", (json_int_t)m->params, "grads",
+                     (json_int_t)m->grads, "optimizer", (json_int_t)m->optimizer, "activations",
+                     (json_int_t)m->activations, "workspace", (json_int_t)m->workspace, "io",
+                     (json_int_t)m->io);
+}
+
 static m2_status print_json(const m2_bench *b)
 {
+    m2_memory_plan used = m2_program_memory_used(b->training.program);
     json_t *ops = json_array();
     for (int i = 0; i < b->n_ops; i++) {
         const m2_bench_op *op = &b->op[i];
@@ -104,14 +113,14 @@ static m2_status print_json(const m2_bench *b)
                                              op->cost.flops, "bytes", op->cost.bytes, "of_peak", share,
                                              "bound", bound));
     }
-    json_t *root =
-        json_pack("{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "device",
-                  b->ranks.device->name, "precision", m2_precision_name(b->ranks.precision), "ranks",
-                  b->ranks.comm->size, "threads", b->ranks.device->threads, "parameters",
-                  (json_int_t)m2_program_param_count(b->training.program), "step_seconds", b->step_seconds,
-                  "fastest_step_seconds", b->fastest, "profiled_step_seconds", b->profiled_seconds,
-                  "tokens_per_s", tokens_per_second(b), "flops_per_step", b->flops, "mfu", mfu(b),
-                  "gemm_flops_per_s", b->gemm, "copy_bytes_per_s", b->copy, "loss", b->loss, "ops", ops);
+    json_t *root = json_pack(
+        "{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "device",
+        b->ranks.device->name, "precision", m2_precision_name(b->ranks.precision), "ranks",
+        b->ranks.comm->size, "threads", b->ranks.device->threads, "parameters",
+        (json_int_t)m2_program_param_count(b->training.program), "step_seconds", b->step_seconds,
+        "fastest_step_seconds", b->fastest, "profiled_step_seconds", b->profiled_seconds, "tokens_per_s",
+        tokens_per_second(b), "flops_per_step", b->flops, "mfu", mfu(b), "gemm_flops_per_s", b->gemm,
+        "copy_bytes_per_s", b->copy, "loss", b->loss, "memory_used", json_memory(&used), "ops", ops);
     int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(root);
     putchar('\n');

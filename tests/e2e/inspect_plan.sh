@@ -37,6 +37,15 @@ ranks 2 "$M2" train config.yaml train.steps=2 run.dir=run >log 2>&1 || { cat log
 planned=$(sed -nE 's/^memory +(.*) per rank$/\1/p' out)
 grep -q "; $planned per rank" log || { cat out log; fail "training does not have the planned $planned per rank"; }
 
+# memory, byte for byte: what the plan of 2 ranks says, and the high-water marks of the arenas after steps on 2 ranks
+memory() { grep -oE '"(params|grads|optimizer|activations|workspace|io)": [0-9]+' "$1" | sort; }
+for mesh in data=2,seq=1 data=1,seq=2; do
+    "$M2" inspect plan config.yaml --ranks 2 --local 2 run.mesh=$mesh --json >plan.json || fail "plan of $mesh"
+    ranks 2 "$M2" bench step config.yaml run.mesh=$mesh --steps 1 --json >step.json || fail "steps on $mesh"
+    [ "$(memory plan.json | wc -l)" = 6 ] || fail "memory of six kinds"
+    cmp -s <(memory plan.json) <(memory step.json) || { diff <(memory plan.json) <(memory step.json); fail "memory on $mesh"; }
+done
+
 # a machine that m2 bench measured, and a step predicted on it: its parts add up
 "$M2" bench ops --device cpu --op norm --machine-out machine.yaml >/dev/null || fail "bench ops"
 ranks 2 "$M2" bench comm run.device=cpu --most 65536 --machine-out machine.yaml >comm || fail "bench comm"
@@ -52,6 +61,10 @@ awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
 grep -qE '^chosen +data=[12],seq=[12].* ms per step, .* the next mesh, data=[12],seq=[12]' out || { cat out; fail "no reason for the mesh"; }
 "$M2" inspect plan "$M2_SOURCE/configs/gpt/tiny.yaml" --ranks 16 --machine "$M2_SOURCE/configs/machines/h200.yaml" >out || fail "a committed machine"
 grep -q 'bf16' out || { cat out; fail "not planned for a GPU"; }
+ranks 2 "$M2" train config.yaml train.steps=1 run.dir=auto-run run.mesh=auto run.machine=machine.yaml >log 2>&1 || { cat log; fail "training with run.mesh=auto"; }
+grep -qE "run.mesh=auto: data=[12],seq=[12].* ms per step" log || { cat log; fail "training does not say why it takes a mesh"; }
+ranks 2 "$M2" train config.yaml train.steps=1 run.dir=no-run run.mesh=auto >log 2>&1 && fail "run.mesh=auto without run.machine"
+grep -q 'set run.machine=FILE' log || { cat log; fail "message about run.machine"; }
 "$M2" inspect plan config.yaml --mesh auto 2>err && fail "--mesh auto without a machine"
 grep -q 'run.mesh=auto needs --machine FILE' err || { cat err; fail "message about --mesh auto"; }
 "$M2" inspect plan config.yaml --machine config.yaml 2>err && fail "a configuration as machine"
