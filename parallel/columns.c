@@ -74,7 +74,7 @@ static const char *amount(char *text, int64_t bytes)
 static int choose_groups(const m2_exchange_ask *a, const m2_exchange_choice *c)
 {
     enum { MOST = 4 };
-    const int64_t worth = 64 << 10; /* bytes for one peer */
+    const int64_t worth = 1 << 20; /* bytes for one peer */
     int monarch = c->kind == M2_EXCHANGE_MONARCH, peers = a->ranks > 1 ? a->ranks - 1 : 1;
     int64_t channels = monarch ? a->channels : a->channels / a->ranks,
             bytes = (monarch ? c->monarch_bytes : c->channel_bytes) / 2 / peers, groups = a->groups;

@@ -79,7 +79,7 @@ static void print_call(const m2_program *p, int i, FILE *out)
     const m2i_call *c = &p->calls[i];
     m2_cost cost = m2i_call_cost(p, c);
     line l = {.n = 0};
-    char mark = c->again ? '*' : c->context ? '!' : ' ';
+    char mark = c->again ? '*' : c->beside ? '|' : c->context ? '!' : ' ';
     put(&l, "%4d%c%-*s %-14s %8.2f %8.1f ", i, mark, PATH, tail(c->path, PATH), c->op->name, cost.bytes / 1e6,
         cost.flops / 1e6);
     put_outputs(&l, p, c);
@@ -132,7 +132,7 @@ void m2_program_print(const m2_program *p, FILE *out)
     fprintf(out,
             "     [shape] @offset in blocks of %d bytes, ~ in the memory of an input; + adds, (+) adds from "
             "the second "
-            "microbatch on;\n     * recomputed, ! in the last microbatch only\n",
+            "microbatch on;\n     * recomputed, ! a collective, | one beside the calls that do not need it\n",
             M2_ALIGN);
     print_region(p, M2_FORWARD, "forward", out);
     print_region(p, M2_BACKWARD, "backward", out);

@@ -5,8 +5,8 @@
 
 allowance=$((900 << 10)) # KiB: the program, its libraries, MPI's shared memory, reading data
 
-planned() { # planned RANKS MESH: KiB per rank
-    "$M2" inspect plan config.yaml --ranks "$1" run.mesh="$2" 2>/dev/null |
+planned() { # planned RANKS MESH [OPTION]: KiB per rank
+    "$M2" inspect plan config.yaml --ranks "$1" run.mesh="$2" ${3:+"$3"} 2>/dev/null |
         awk '/^memory/ { on = 1; next } /^[a-z]/ { on = 0 } on { sum += $(NF - 1) } END { printf "%d\n", sum / 1024 }'
 }
 
@@ -20,7 +20,8 @@ data: {train: train.h5}
 run: {device: cpu, threads: 1}
 checkpoint.every: 0
 END
-alone=$(planned 1 1x1) each=$(planned 4 1x4)
+alone=$(planned 1 1x1) each=$(planned 4 1x4 run.exchange=channel) monarch=$(planned 4 1x4 run.exchange=monarch)
+[ "$monarch" -lt "$each" ] || each=$monarch
 limit=$((each + allowance))
 echo "planned: $((alone >> 10)) MiB on one rank, $((each >> 10)) MiB on each of 4; limit $((limit >> 10)) MiB"
 [ "$alone" -gt "$limit" ] || fail "one rank fits the limit too"
@@ -28,7 +29,12 @@ cat >limited.sh <<END
 ulimit -v $limit
 exec "$M2" train config.yaml "\$@"
 END
-ranks 4 bash limited.sh run.dir=four run.mesh=1x4 >log 2>&1 || { cat log; fail "four ranks in $((limit >> 10)) MiB each"; }
-[ "$(losses four | awk '{ print $1, ($2 > 5 && $2 < 6) }')" = "1 1" ] || { losses four; fail "no step, or a strange loss"; }
+for exchange in channel monarch; do
+    ranks 4 bash limited.sh run.dir=$exchange run.mesh=1x4 run.exchange=$exchange >log 2>&1 ||
+        { cat log; fail "four ranks in $((limit >> 10)) MiB each, $exchange exchange"; }
+    [ "$(losses $exchange | awk '{ print $1, ($2 > 5 && $2 < 6) }')" = "1 1" ] || { losses $exchange; fail "no step, or a strange loss"; }
+done
+[ "$(losses channel | awk '{ printf "%.5f", $2 }')" = "$(losses monarch | awk '{ printf "%.5f", $2 }')" ] ||
+    { losses channel monarch; fail "the exchanges differ"; }
 bash limited.sh run.dir=one run.mesh= train.micro=1 >log 2>&1 && fail "one rank alone went on beyond the limit"
 grep -qi 'memory\|alloc' log || { cat log; fail "the failure of one rank is not about memory"; }

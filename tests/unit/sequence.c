@@ -39,6 +39,7 @@ static void test_bidirectional_monarch(void)
 static void test_single(void)
 {
     all_meshes(&(way){"gpt", "channel", 24, 4, {2, 3, 4, 8}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL});
+    all_meshes(&(way){"bert", "channel", 28, 1, {2, 4, 7}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL});
     all_meshes(&(way){"gpt", "monarch", 10, 2, {2, 3, 4, 7, 8}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL});
     all_meshes(&(way){"bert", "monarch", 12, 3, {2, 3, 4, 7, 8}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL});
 }
