@@ -79,4 +79,24 @@ M2_API void m2_fft_quarter(int64_t n, int64_t from, int64_t to, double *out);
 #ifdef __cplusplus
 }
 #endif
+
+#ifdef __CUDACC__
+#define M2_FFT_ANYWHERE __host__ __device__ static inline
+#else
+#define M2_FFT_ANYWHERE static inline
+#endif
+/* Frequency-sparse filters (longconv's BAND, kernels/ops.h). Where `quarter` is a twist, frequency k of n stands for
+ * (k - 1/4) / n of a turn: does it stay in a band that is this share of all? */
+static inline int64_t m2_fft_band_points(int64_t length)
+{
+    int64_t n = 256;
+    while (n < length) n *= 2;
+    return n;
+}
+
+M2_FFT_ANYWHERE int m2_fft_in_band(int64_t k, int64_t n, double band)
+{
+    int64_t quarters = k == 0 ? 1 : 4 * k - 1 < 2 * n ? 4 * k - 1 : 4 * (n - k) + 1;
+    return (double)quarters <= 2.0 * band * (double)n;
+}
 #endif

@@ -10,6 +10,7 @@
 #ifndef REAL
 #include "kernels/fft_cpu.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +81,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static m2i_fft *destroy(m2i_fft *f)
 {
     for (int s = 0; f && s < M2_FFT_MAX_ORDER; s++) free(f->twiddle[s]);
-    if (f) free(f->quarter);
+    if (f) free(f->quarter), free(f->frequency);
     free(f);
     return NULL;
 }
@@ -153,6 +154,59 @@ m2_status m2i_fft_get(int64_t points, m2_dtype dtype, int which, const m2i_fft *
         return m2_fail(M2_USAGE, "plan %d of a Monarch DFT of %lld points was asked for; there are %d", which,
                        (long long)points, count);
     return m2i_fft_get_plan(&plan[which], dtype, out);
+}
+
+/* The last stage leaves four rows of V points in an order of its own; the smallest transform with all four shows it: the
+ * frequency of a point is the angle that a lone 1 at position 1 got. */
+static m2_status order_of_last(m2_dtype dtype, int *frequency)
+{
+    int lanes = (int)(M2I_VECTOR / m2_dtype_size(dtype));
+    m2_fft plan;
+    const m2i_fft *f;
+    _Alignas(M2I_VECTOR) char memory[2 * 4 * M2I_VECTOR];
+    M2_TRY(m2_fft_make(2, (int[]){4, lanes}, &plan));
+    M2_TRY(m2i_fft_get_plan(&plan, dtype, &f));
+    memset(memory, 0, sizeof memory);
+    float *single = (float *)(void *)memory;
+    double *wide = (double *)(void *)memory;
+    if (dtype == M2_F64) wide[1] = 1;
+    else single[1] = 1;
+    m2i_fft_run(f, memory, 1, NULL, NULL, 0);
+    for (int p = 0; p < 4 * lanes; p++) {
+        int re = 2 * (p - p % lanes) + p % lanes, im = re + lanes;
+        double x = dtype == M2_F64 ? wide[re] : (double)single[re], y = dtype == M2_F64 ? wide[im] : (double)single[im];
+        double turns = -atan2(y, x) / 6.283185307179586;
+        frequency[p] = (int)(lrint(turns * 4 * lanes) + 4 * lanes) % (4 * lanes);
+    }
+    return M2_OK;
+}
+
+static m2_status add_frequencies(m2i_fft *f)
+{
+    int group = 4 * f->lanes, own[4 * M2I_VECTOR];
+    M2_TRY(order_of_last(f->dtype, own));
+    int32_t *table = malloc((size_t)f->plan.n * sizeof *table);
+    if (!table)
+        return m2_fail(M2_TRANSIENT, "no memory for the frequencies of a Monarch DFT of %lld points",
+                       (long long)f->plan.n);
+    for (int64_t p = 0; p < f->plan.n; p++) {
+        int k = own[p % group]; /* of {4, V}: row k % 4 of these four, and in it frequency k / 4 */
+        table[p] = (int32_t)m2_fft_frequency(&f->plan, p - p % group + k % 4 * f->lanes + k / 4);
+    }
+    pthread_mutex_lock(&lock);
+    if (f->frequency) free(table);
+    else f->frequency = table;
+    pthread_mutex_unlock(&lock);
+    return M2_OK;
+}
+
+m2_status m2i_fft_get_band(int64_t points, m2_dtype dtype, const m2i_fft **out)
+{
+    m2_fft plan;
+    m2_fft_menu own = menu_of(dtype);
+    M2_TRY(m2_fft_exact(points, &own, &plan));
+    M2_TRY(m2i_fft_get_plan(&plan, dtype, out));
+    return (*out)->frequency ? M2_OK : add_frequencies((m2i_fft *)(uintptr_t)*out);
 }
 
 double m2i_fft_flops(int64_t points, m2_dtype dtype)

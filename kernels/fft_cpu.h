@@ -34,6 +34,7 @@ typedef struct m2i_fft {
     void *twiddle[M2_FFT_MAX_ORDER];
     /* t[j] = low[j % V] high[j / V]: low re[V], im[V], then (re, im) of each high. */
     void *quarter;
+    int32_t *frequency; /* of each point of a row's spectrum; NULL until m2i_fft_get_band asked for it */
     struct m2i_fft *next;
 } m2i_fft;
 
@@ -48,6 +49,9 @@ m2_status m2i_fft_get_plan(const m2_fft *plan, m2_dtype dtype, const m2i_fft **o
 /* A bundle in place: forward if `forward`, then `point` on every piece (NULL: nothing), then the inverse times n if
  * `inverse`. Pieces that fit the first-level cache go through all of it before the next one is touched. */
 void m2i_fft_run(const m2i_fft *f, void *z, int forward, m2i_fft_point point, void *ctx, int inverse);
+
+/* The plan for rows of exactly `points`, a power of two that is a multiple of 4V, with its frequencies. */
+m2_status m2i_fft_get_band(int64_t points, m2_dtype dtype, const m2i_fft **out) M2_MUST_USE;
 
 /* The cheapest plans, and the seconds that a forward and an inverse transform of a row are expected to take on one
  * core; at most M2I_FFT_CHOICES. Returns how many, 0 if none will do. */

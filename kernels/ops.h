@@ -32,6 +32,9 @@
  *   u may come in segments, (S, C, B, L/S): pre, post, y and their gradients then too (parallel/exchange.h). Taps
  *   stay (F, Lk).
  *   a = u*pre;  s[t] = sum_{j<=t} k[t-j] a[j] + sum_{j>t} kr[j-t-1] a[j] + D a[t];  y = s*post.   k, kr, D are P.
+ *   BAND in (0, 1): frequency-sparse (SPEC 7.6). With n the least power of two >= max(L, 256), the filter (k, kr, D: all of
+ *   it but kr[L-1], which reaches nothing) loses its frequencies (j - 1/4) / n of a turn, j < n, that are further than BAND / 2
+ *   from a whole turn: a low-pass, which reaches into the future a little even without kr. 0 or 1: nothing is lost.
  *   VARIANT: kernels/op.h, m2_variant.
  *   longconv_grad(u, k, kr, D, pre, post, dy) -> du, dk, dkr, dD, dpre, dpost.
  * ---- columns(x, [xr], [x0]) -> z      first block stage of the longconv of a sequence cut into columns (kernels/ops/monarch.c)
@@ -108,6 +111,7 @@ enum { M2_BLOCKDIAG_N_OUT = 0 };
 enum { M2_SHORTCONV_GATE = 0, M2_SHORTCONV_CHUNKS };
 enum { M2_GATE_NONE, M2_GATE_FIRST, M2_GATE_SECOND };
 enum { M2_LONGCONV_SHARE = 0, M2_LONGCONV_VARIANT };
+enum { M2_LONGCONV_BAND = 0 };
 enum { M2_SHARE_HEAD, M2_SHARE_INDEX };
 enum { M2_COLUMNS_ROWS = 0, M2_COLUMNS_WIDTH, M2_COLUMNS_AT, M2_COLUMNS_OWN, M2_COLUMNS_LENGTH, M2_COLUMNS_OUT_DTYPE };
 enum { M2_CYCLIC_SHARE = 0, M2_CYCLIC_SEGMENTS };

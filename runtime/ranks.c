@@ -88,7 +88,13 @@ m2_status m2_ranks_exchange(const m2_config *cfg, const m2_ranks *r, m2_exchange
                        "cannot: its head looks "
                        "at whole sequences. Leave run.mesh empty: all ranks share the batch",
                        cfg->run_mesh, parts, cfg->model_family, cfg->task_name);
-    m2_exchange_ask ask = {.want = cfg->run_exchange,
+    int whole = cfg->model_filter_band == 1 && (!cfg->model_filter_taps || cfg->model_filter_taps == length);
+    if (!whole && !strcmp(cfg->run_exchange, "monarch"))
+        return m2_fail(
+            M2_USAGE,
+            "run.exchange=monarch takes filters of model.length taps and all frequencies: leave out "
+            "model.filter.taps and model.filter.band, or use run.exchange=channel");
+    m2_exchange_ask ask = {.want = whole ? cfg->run_exchange : "channel",
                            .length = length,
                            .channels = cfg->model_width,
                            .filters = cfg->model_width / cfg->model_share,

@@ -22,6 +22,7 @@
  * kernels come in two instances, the rest in one. */
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
+#include "band.cuh"
 #include "rows.cuh"
 #include "ways.cuh"
 #include <cuda_runtime.h>
@@ -609,17 +610,20 @@ m2_status run_any(const m2_call *call, bool grad)
 
 extern "C" m2_status m2i_cuda_longconv(const m2_call *call)
 {
+    if (m2cu::band_of(&call->attrs)) return m2cu::run_band(call, false);
     return m2cu::run_any(call, false);
 }
 
 extern "C" m2_status m2i_cuda_longconv_grad(const m2_call *call)
 {
+    if (m2cu::band_of(&call->attrs)) return m2cu::run_band(call, true);
     return m2cu::run_any(call, true);
 }
 
 /* Bytes of call->workspace; in[] as for the CPU op's query. */
 extern "C" int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad)
 {
+    if (m2cu::band_of(attrs)) return m2cu::band_workspace(attrs, in, grad);
     m2cu::Plan p = m2cu::make_plan(attrs, &in[0], &in[1], grad);
     return m2cu::total_bytes(p, grad);
 }

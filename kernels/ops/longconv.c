@@ -6,6 +6,7 @@
  * D is one more tap of lag 0, so its gradient is that of lag 0. Backward, with G = DFT(t dy post), and A recomputed:
  *     da = Re(conj(t) n IDFT(G conj(K))),  dc = conj(t) IDFT(sum over rows of G conj(A)),  dD = dk[0] = Re dc[0],
  *     du = da pre,  dpre = da u,  dpost = s dy.
+ * Frequency-sparse: K and the sum over rows lose what is out of the band (kernels/ops.h), on rows of the n given there.
  * Rows may lie in segments, u (S, C, B, l) with L = S l: position t of a row is in segment t / l. That is how an exchange
  * between ranks leaves them, and takes them (parallel/exchange.h).
  * A unit of work is some rows of one filter: its spectrum is computed once per unit, and dc summed there in the
@@ -45,9 +46,17 @@ static int longconv_fits(const m2_desc *in)
     return 1;
 }
 
+static int sparse(const m2_attrs *attrs)
+{
+    return attrs->f[M2_LONGCONV_BAND] > 0 && attrs->f[M2_LONGCONV_BAND] < 1;
+}
+
 static m2_status longconv_shape(const m2_attrs *attrs, const m2_desc *in, m2_desc *out)
 {
-    (void)attrs;
+    double band = attrs->f[M2_LONGCONV_BAND];
+    if (!(band >= 0 && band <= 1))
+        return m2_fail(M2_USAGE, "longconv: band is %g; it is the share of the filters' frequencies that stays, 0 to 1",
+                       band);
     if (!longconv_fits(in))
         return m2i_bad_shape(
             &m2_op_longconv, in,
@@ -94,6 +103,7 @@ typedef struct job {
     span row;
     int64_t batch, filters, sharing, taps; /* `sharing` channels have one filter */
     int64_t rows, bundles, parts;          /* of one filter: rows, bundles of rows, units they are cut into */
+    double band;                           /* the share of the filter's frequencies that stays; 0: all */
     char *partial[3];                      /* dk, dkr, dD of each part; NULL: straight to the output */
 } job;
 
@@ -101,7 +111,11 @@ static m2_status plan(job *j, const m2_attrs *attrs, const m2_desc *u, const m2_
 {
     int64_t channels = u->shape[u->rank - 3], segment = u->shape[u->rank - 1];
     int variant = (int)attrs->i[M2_LONGCONV_VARIANT];
-    M2_TRY(m2i_fft_get(length_of(u), u->dtype, variant > 0 ? variant - 1 : 0, &j->fft));
+    j->band = sparse(attrs) ? attrs->f[M2_LONGCONV_BAND] : 0;
+    if (j->band > 0)
+        M2_TRY(m2i_fft_get_band(m2_fft_band_points(length_of(u)), u->dtype, &j->fft));
+    else
+        M2_TRY(m2i_fft_get(length_of(u), u->dtype, variant > 0 ? variant - 1 : 0, &j->fft));
     j->batch = u->shape[u->rank - 2];
     j->row = (span){length_of(u), segment, u->rank == 4 ? (channels * j->batch - 1) * segment : 0};
     j->filters = k->shape[0], j->taps = k->shape[1];
@@ -145,7 +159,7 @@ static int64_t longconv_grad_workspace(const m2_attrs *attrs, const m2_desc *in,
 static int variants(const m2_attrs *attrs, const m2_desc *in, int threads, m2_variant *list, int most,
                     int gradient)
 {
-    (void)attrs;
+    if (sparse(attrs)) return 0; /* the points are given */
     m2_fft plans[M2I_FFT_CHOICES];
     double seconds[M2I_FFT_CHOICES], length = (double)length_of(&in[U]), filters = (double)in[K].shape[0];
     int count = m2i_fft_choices(length_of(&in[U]), in[U].dtype, plans, seconds);
@@ -336,6 +350,17 @@ static int64_t NAME(reverse_taps)(const job *j) /* lag -L touches nothing */
     return j->taps < j->row.length ? j->taps : j->row.length - 1;
 }
 
+/* What is out of the band goes. Whole blocks of a permuted spectrum have all frequencies, so no stage could be left out. */
+static void NAME(cut)(const job *j, REAL *z)
+{
+    const m2i_fft *f = j->fft;
+    for (int64_t p = 0; p < f->plan.n; p++)
+        if (!m2_fft_in_band(f->frequency[p], f->plan.n, j->band)) {
+            REAL *at = z + 2 * (p - p % LANES) + p % LANES;
+            at[0] = at[LANES] = 0;
+        }
+}
+
 /* K: every row of the bundle is the filter's spectrum over n. */
 static void NAME(filter)(const job *j, int64_t filter, REAL *z)
 {
@@ -357,6 +382,7 @@ static void NAME(filter)(const job *j, int64_t filter, REAL *z)
     }
     for (int64_t g = 1; g < f->rows; g++) memcpy(z + 2 * n * g, z, (size_t)(2 * n) * sizeof *z);
     m2i_fft_run(f, z, 1, NULL, NULL, 0);
+    if (j->band > 0) NAME(cut)(j, z);
 }
 
 static REAL *NAME(target)(const job *j, int output, int64_t filter, int64_t part, int *acc)
@@ -379,6 +405,7 @@ static void NAME(filter_gradient)(const job *j, int64_t filter, int64_t part, RE
     int acc_k, acc_kr, acc_d;
     REAL *dk = NAME(target)(j, 0, filter, part, &acc_k), *dkr = NAME(target)(j, 1, filter, part, &acc_kr);
     REAL *dd = NAME(target)(j, 2, filter, part, &acc_d), scale = 1 / (REAL)n;
+    if (j->band > 0) NAME(cut)(j, z);
     m2i_fft_run(f, z, 0, NULL, NULL, 1);
     for (int64_t g = 1; g < f->rows; g++)
         for (int64_t i = 0; i < 2 * n; i++) z[i] += z[2 * n * g + i];
@@ -484,6 +511,7 @@ const m2_op m2_op_longconv = {
     .in_name = {"u", "k", "kr", "D", "pre", "post"},
     .out_name = {"y"},
     .attr_i = {"share", "variant"},
+    .attr_f = {"band"},
     .shape = longconv_shape,
     .cost = longconv_cost,
     .workspace = longconv_workspace,
@@ -506,6 +534,7 @@ const m2_op m2_op_longconv_grad = {
     .in_name = {"u", "k", "kr", "D", "pre", "post", "dy"},
     .out_name = {"du", "dk", "dkr", "dD", "dpre", "dpost"},
     .attr_i = {"share", "variant"},
+    .attr_f = {"band"},
     .cost = longconv_grad_cost,
     .workspace = longconv_grad_workspace,
     .variants = longconv_grad_variants,

@@ -6,6 +6,7 @@
  *
  * The filters, one per model.share channels, come from a small network of the position (SPEC 3.3):
  *   h = sin(a (W0 z + b0)), again per inner layer, then k = (W h) exp(-t |delta|), z the positional features
+ * model.filter.taps cuts them, model.filter.band keeps their low frequencies only (kernels/ops.h).
  * Bidirectional ones have a second network, with the same z and a, for the taps that reach into the future. */
 #include "runtime/models/layers.h"
 
@@ -13,13 +14,20 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A filter shorter than the sequence is the beginning of the one that would be as long: positions stay fractions of
+ * model.length. */
+static int64_t taps_of(const m2_config *cfg)
+{
+    return cfg->model_filter_taps ? cfg->model_filter_taps : cfg->model_length;
+}
+
 m2_tid m2i_position(m2_program *p, const m2_config *cfg)
 {
-    return m2i_param(p, "filter.position", cfg->model_length, cfg->model_filter_emb, M2_INIT_POSEMB,
+    return m2i_param(p, "filter.position", taps_of(cfg), cfg->model_filter_emb, M2_INIT_POSEMB,
                      (double)cfg->model_length, M2_GROUP_FILTER, M2_PARAM_PRECISE | M2_PARAM_FROZEN);
 }
 
-/* -> k (F, L) */
+/* -> k (F, taps) */
 static m2_tid implicit_filter(m2_program *p, const m2_config *cfg, m2_tid position, m2_tid frequency)
 {
     int64_t width = cfg->model_filter_width, filters = cfg->model_width / cfg->model_share;
@@ -54,7 +62,7 @@ static m2_tid long_convolution(m2_program *p, const m2_config *cfg, const m2i_mi
     m2_tid frequency = m2i_param(p, "frequency", cfg->model_filter_width, 0, M2_INIT_CONST,
                                  cfg->model_filter_freq, M2_GROUP_FILTER, M2_PARAM_PRECISE);
     if (position == M2_NONE)
-        position = m2i_param(p, "position", cfg->model_length, cfg->model_filter_emb, M2_INIT_POSEMB,
+        position = m2i_param(p, "position", taps_of(cfg), cfg->model_filter_emb, M2_INIT_POSEMB,
                              (double)cfg->model_length, M2_GROUP_POSITION, M2_PARAM_PRECISE);
     m2_tid k = implicit_filter(p, cfg, position, frequency);
     if (kind->bidirectional) {
@@ -65,18 +73,18 @@ static m2_tid long_convolution(m2_program *p, const m2_config *cfg, const m2i_mi
     m2_program_pop(p);
     m2_tid skip = m2i_param(p, "skip", cfg->model_width / cfg->model_share, 0, M2_INIT_NORMAL, 1,
                             M2_GROUP_DECAYED, M2_PARAM_PRECISE | m2i_alike(cfg));
-    m2_attrs share = {.i[M2_LONGCONV_SHARE] =
-                          strcmp(cfg->model_share_by, "index") ? M2_SHARE_HEAD : M2_SHARE_INDEX};
+    m2_attrs attrs = {.i[M2_LONGCONV_SHARE] =
+                          strcmp(cfg->model_share_by, "index") ? M2_SHARE_HEAD : M2_SHARE_INDEX,
+                      .f[M2_LONGCONV_BAND] = cfg->model_filter_band < 1 ? cfg->model_filter_band : 0};
     m2_tid operands[M2_MAX_IN] = {u, k, future, skip, M2_NONE, post, M2_NONE, M2_NONE};
-    return m2_program_call(p, "conv", &m2_op_longconv, &share, operands, out);
+    return m2_program_call(p, "conv", &m2_op_longconv, &attrs, operands, out);
 }
 
 m2_tid m2i_mixer(m2_program *p, const m2_config *cfg, const m2i_mixing *kind, m2_tid position, m2_tid u)
 {
     int64_t d = cfg->model_width, taps = cfg->model_short_taps;
     unsigned flags = M2_PARAM_PRECISE | m2i_alike(cfg);
-    m2i_dense in = {
-        .out = 3 * d, .in = d, .std = cfg->model_init_std, .x_cm = kind->residual, .y_cm = 1};
+    m2i_dense in = {.out = 3 * d, .in = d, .std = cfg->model_init_std, .x_cm = kind->residual, .y_cm = 1};
     m2i_dense out = {.out = d, .in = d, .std = kind->out_std, .x_cm = 1};
     if (kind->residual) u = m2_build_unary(p, "turn", &m2_op_transpose, NULL, u);
     m2_tid q = m2i_linear(p, "in", u, &in), gated[M2_MAX_OUT];

@@ -50,6 +50,17 @@ static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
     if (cfg->model_filter_emb % 2 == 0)
         return m2_fail(M2_USAGE, "model.filter.emb=%lld must be odd: time, and as many cosines as sines",
                        (long long)cfg->model_filter_emb);
+    if (cfg->model_filter_taps > cfg->model_length)
+        return m2_fail(
+            M2_USAGE,
+            "model.filter.taps=%lld is more than model.length=%lld: 0 takes as many as there can be",
+            (long long)cfg->model_filter_taps, (long long)cfg->model_length);
+    if (cfg->model_filter_band < 1 && !strcmp(cfg->model_family, "gpt"))
+        return m2_fail(
+            M2_USAGE,
+            "model.filter.band=%g: without its high frequencies a filter reaches into the future, which a "
+            "model.family=gpt must not see; use 1, or cut filters with model.filter.taps",
+            cfg->model_filter_band);
     if (strcmp(cfg->task_name, "none") != 0 && strcmp(cfg->model_family, "bert") != 0)
         return m2_fail(M2_USAGE, "task.name=%s needs model.family=bert, not %s", cfg->task_name,
                        cfg->model_family);
@@ -57,8 +68,8 @@ static m2_status check(const m2_config *cfg, const m2_program_spec *spec)
         return m2_fail(M2_USAGE, "model.vocab is not set, and there is no token store to take it from");
     int64_t length = spec->length * (spec->sequence.ranks > 1 ? spec->sequence.ranks : 1);
     if (length != cfg->model_length) /* the filters' positions are fractions of model.length */
-        return m2_fail(M2_BUG, "a program of %lld positions for a model of model.length=%lld", (long long)length,
-                       (long long)cfg->model_length);
+        return m2_fail(M2_BUG, "a program of %lld positions for a model of model.length=%lld",
+                       (long long)length, (long long)cfg->model_length);
     return M2_OK;
 }
 

@@ -211,7 +211,8 @@ static m2_tid by_channels(conv *c, const m2_tid *in, const m2_attrs *attrs, m2_t
         if (c->x[g] != M2_NONE) rest = p->calls[p->n_calls - 1].out[1];
     }
     for (int g = 0; g < n; g++) {
-        m2_attrs exchange = {.i = {ranks, n, g}}, share = share_of(c, g);
+        m2_attrs exchange = {.i = {ranks, n, g}}, share = attrs ? *attrs : (m2_attrs){0};
+        share.i[M2_LONGCONV_SHARE] = share_of(c, g).i[M2_LONGCONV_SHARE];
         m2_tid local[M2_MAX_IN] = {c->x[g], c->filter[g][0], c->filter[g][1], c->filter[g][2],
                                    M2_NONE, M2_NONE,         M2_NONE,         M2_NONE},
                out[M2_MAX_OUT];
@@ -235,13 +236,16 @@ static m2_attrs column_stage(const m2_program *p)
 }
 
 /* The filters of this rank's columns, and of the mirrored ones for lags that reach ahead. */
-static void cut_filters(conv *c, const m2_tid *in, m2_tid filter[3])
+static void cut_filters(conv *c, const m2_tid *in, int band, m2_tid filter[3])
 {
     m2_program *p = c->p;
     const m2_sequence_cut *cut = &p->spec.sequence;
     int64_t length = m2_program_length(p), taps = m2_program_desc(p, in[K]).shape[1];
     m2_runs ahead = m2_columns_runs(&cut->columns, length, cut->ranks, cut->rank),
             back = m2_columns_runs(&cut->columns, length, cut->ranks, cut->ranks - 1 - cut->rank);
+    if (band)
+        m2_program_reject(
+            p, m2_fail(M2_USAGE, "%s: the monarch exchange has no frequency-sparse filters", c->path));
     if (taps != length)
         m2_program_reject(p, m2_fail(M2_USAGE,
                                      "%s: the monarch exchange needs filters of all %lld taps, got %lld",
@@ -260,7 +264,7 @@ static m2_tid by_columns(conv *c, const m2_tid *in, const m2_attrs *attrs, m2_ti
     m2_tid filter[3], k[GROUPS], y = M2_NONE;
     m2_status st = open_conv(c, in, attrs, c->groups, 0);
     if (st != M2_OK) return m2_program_reject(p, m2_context(st, "%s", c->path));
-    cut_filters(c, in, filter);
+    cut_filters(c, in, attrs && attrs->f[M2_LONGCONV_BAND] > 0, filter);
     share_filters(c, filter, 0);
     for (int g = 0; g < c->groups; g++) {
         m2_runs own = {g * each, each, each, 0};

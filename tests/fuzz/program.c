@@ -223,6 +223,7 @@ static void longconv(grower *g)
 {
     m2_tid in[M2_MAX_IN], out[M2_MAX_OUT];
     m2_attrs a = {.i[0] = draw(g, 2)};
+    if (draw(g, 4) == 0) a.f[M2_LONGCONV_BAND] = 0.4;
     for (int i = 0; i < M2_MAX_IN; i++) in[i] = M2_NONE;
     in[0] = pick(g, &g->channel);
     in[1] = param(g, "kernel", 0.3, M2_PARAM_PRECISE, 2, C / 2, 6, 0);

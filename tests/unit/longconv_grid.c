@@ -1,7 +1,7 @@
 /* longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N]
  *
  * The long convolution over a grid of lengths, batch sizes and channels, in every precision of the device, with its forms
- * (gates, negative lags, shared filters, short filters) and variants (kernels/op.h) in turn. At each point:
+ * (gates, negative lags, shared filters, short and frequency-sparse filters) and variants (kernels/op.h) in turn. At each point:
  *   - outputs and input gradients of some whole rows against float64: sums for short rows, for long ones a Fourier
  *     transform of this file, itself compared with the sums; and two outputs of every other row against their sums;
  *   - causality: a change of all inputs from t on changes no output before t;
@@ -30,11 +30,16 @@ static const struct form {
     unsigned present;
     int share, by; /* channels per filter: 1, or one of 7 and 8 that divides them */
     int part;      /* taps: this many thirds of L */
+    double band;   /* share of the frequencies that filters keep; 0: all */
 } forms[] = {
-    {"causal", 0, 0, M2_SHARE_HEAD, 3},
-    {"gated, shared by head, two thirds of the taps", 1 << D | 1 << PRE | 1 << POST, 1, M2_SHARE_HEAD, 2},
-    {"two-sided, shared by index", 1 << KR | 1 << D, 1, M2_SHARE_INDEX, 3},
-    {"two-sided, gated, a third of the taps", 1 << KR | 1 << D | 1 << PRE | 1 << POST, 0, M2_SHARE_HEAD, 1},
+    {"causal", 0, 0, M2_SHARE_HEAD, 3, 0},
+    {"gated, shared by head, two thirds of the taps", 1 << D | 1 << PRE | 1 << POST, 1, M2_SHARE_HEAD, 2, 0},
+    {"two-sided, shared by index", 1 << KR | 1 << D, 1, M2_SHARE_INDEX, 3, 0},
+    {"two-sided, gated, a third of the taps", 1 << KR | 1 << D | 1 << PRE | 1 << POST, 0, M2_SHARE_HEAD, 1,
+     0},
+    {"gated, half of the frequencies, two thirds of the taps", 1 << D | 1 << PRE | 1 << POST, 1,
+     M2_SHARE_HEAD, 2, 0.5},
+    {"two-sided, a tenth of the frequencies", 1 << KR | 1 << D, 0, M2_SHARE_HEAD, 3, 0.1},
 };
 enum { FORMS = sizeof forms / sizeof *forms };
 
@@ -85,6 +90,8 @@ typedef struct conv {
     const struct form *form;
     const struct precision *prec;
     int64_t c, b, l, filters, taps;
+    int64_t made;                           /* sparse: the filter whose taps are in `sparse` */
+    double *sparse;                         /* lags 0 ... L - 1, then -1, -2, ... */
     int turn;                               /* the number of this point: all variants get their turn */
     m2_desc desc[SLOTS];                    /* of inputs; gradients and y are like them */
     void *in[SLOTS], *y, *before, *out[DY]; /* here; out[s]: gradient of input s */
@@ -159,6 +166,7 @@ static void destroy(conv *v)
     device->api->free(device, M2_MEM_DEVICE, v->there_y);
     free(v->y);
     free(v->before);
+    free(v->sparse);
 }
 
 /* Runs the op, or its gradient; inputs in mask `swapped` are their gradients. Results come back here. */
@@ -168,6 +176,7 @@ static void run(conv *v, int gradient, unsigned swapped)
     m2_call call = {.op = op, .n_in = op->n_in, .n_out = op->n_out, .device = device};
     m2_desc in[M2_MAX_IN], out[M2_MAX_OUT];
     call.attrs.i[M2_LONGCONV_SHARE] = v->form->by;
+    call.attrs.f[M2_LONGCONV_BAND] = v->form->band;
     for (int i = 0; i < M2_MAX_IN; i++) {
         in[i] = i < op->n_in && has(v, i) ? v->desc[i] : m2_desc_none();
         if (in[i].rank >= 0)
@@ -197,20 +206,14 @@ static int64_t filter_of(const conv *v, int64_t channel)
     return v->form->by == M2_SHARE_INDEX ? channel % v->filters : channel / (v->c / v->filters);
 }
 
-static double weight(const conv *v, int64_t f, int64_t lag)
-{
-    double skip = lag == 0 && has(v, D) ? get(v->in[D], v->prec->p, f) : 0;
-    int64_t m = lag < 0 ? -lag - 1 : lag;
-    if (m >= v->taps || (lag < 0 && !has(v, KR))) return skip;
-    return skip + get(v->in[lag < 0 ? KR : K], v->prec->p, f * v->taps + m);
-}
-
 static double input(const conv *v, int slot, int64_t at) /* 1 for a gate that is not there */
 {
     return has(v, slot) ? get(v->in[slot], v->prec->t, at) : 1;
 }
 
-static double sum_at(const conv *v, int64_t row, int64_t t) /* y of row at t */
+static double weight(conv *v, int64_t f, int64_t lag);
+
+static double sum_at(conv *v, int64_t row, int64_t t) /* y of row at t */
 {
     double s = 0;
     int64_t first = t - v->taps + 1, last = has(v, KR) ? t + v->taps : t;
@@ -242,19 +245,73 @@ static void fourier(int64_t n, int64_t step, double (*z)[2], double (*root)[2], 
     for (int part = 0; !inverse && part < 2; part++) fourier(h, 2 * step, z + part * h, root, 0);
 }
 
+static void roots(int64_t n, double (*root)[2])
+{
+    for (int64_t i = 0; i < n / 2; i++) {
+        double angle = 6.283185307179586476925 * (double)i / (double)n;
+        root[i][0] = cos(angle), root[i][1] = -sin(angle);
+    }
+}
+
+static double tap(const conv *v, int64_t f, int64_t lag) /* as given */
+{
+    double skip = lag == 0 && has(v, D) ? get(v->in[D], v->prec->p, f) : 0;
+    int64_t m = lag < 0 ? -lag - 1 : lag;
+    if (m >= v->taps || (lag < 0 && (!has(v, KR) || m == v->l - 1))) return skip; /* lag -L reaches nothing */
+    return skip + get(v->in[lag < 0 ? KR : K], v->prec->p, f * v->taps + m);
+}
+
+/* The filter without the frequencies that a sparse one lacks, by the definition in kernels/ops.h. */
+static void make_sparse(conv *v, int64_t f)
+{
+    int64_t n = 256, bits = 8;
+    while (n < v->l) n *= 2, bits++;
+    double(*c)[2] = malloc((size_t)n * sizeof *c), (*root)[2] = malloc((size_t)n / 2 * sizeof *root);
+    if (!v->sparse) v->sparse = malloc((size_t)(2 * v->l) * sizeof *v->sparse);
+    CU_ASSERT_FATAL(c && root && v->sparse);
+    for (int64_t i = 0; i < n; i++) {
+        double x = tap(v, f, i), y = -tap(v, f, i - n),
+               angle = 6.283185307179586476925 * (double)i / (double)(4 * n);
+        c[i][0] = x * cos(angle) - y * sin(angle), c[i][1] = x * sin(angle) + y * cos(angle);
+    }
+    roots(n, root);
+    fourier(n, 1, c, root, 0);
+    for (int64_t p = 0; p < n; p++) {
+        int64_t k = 0;
+        for (int b = 0; b < bits; b++) k |= (p >> b & 1) << (bits - 1 - b); /* its order: bits reversed */
+        double turn = ((double)k - 0.25) / (double)n;
+        if (fabs(turn - rint(turn)) > v->form->band / 2) c[p][0] = c[p][1] = 0;
+    }
+    fourier(n, 1, c, root, 1);
+    for (int64_t i = 0; i < n; i++) {
+        double angle = 6.283185307179586476925 * (double)i / (double)(4 * n);
+        double x = (c[i][0] * cos(angle) + c[i][1] * sin(angle)) / (double)n;
+        double y = (c[i][1] * cos(angle) - c[i][0] * sin(angle)) / (double)n;
+        if (i < v->l) v->sparse[i] = x;
+        if (n - 1 - i < v->l) v->sparse[v->l + n - 1 - i] = -y;
+    }
+    v->made = f;
+    free(c);
+    free(root);
+}
+
+static double weight(conv *v, int64_t f, int64_t lag)
+{
+    if (v->form->band == 0) return tap(v, f, lag);
+    if (v->made != f) make_sparse(v, f);
+    return lag < 0 ? v->sparse[v->l - lag - 1] : v->sparse[lag];
+}
+
 /* y of a row, and da: the same filter applied to the reversed dy post, reversed. One goes as the real part, the other as
  * the imaginary part: the filter is real. */
-static void by_fourier(const conv *v, int64_t row, double *y, double *da)
+static void by_fourier(conv *v, int64_t row, double *y, double *da)
 {
     int64_t n = 2, l = v->l, f = filter_of(v, row / v->b);
     while (n < 2 * l) n *= 2;
     double(*z)[2] = calloc((size_t)n, sizeof *z), (*k)[2] = calloc((size_t)n, sizeof *k);
     double(*root)[2] = malloc((size_t)n / 2 * sizeof *root);
     CU_ASSERT_FATAL(z && k && root);
-    for (int64_t i = 0; i < n / 2; i++) {
-        double angle = 6.283185307179586476925 * (double)i / (double)n;
-        root[i][0] = cos(angle), root[i][1] = -sin(angle);
-    }
+    roots(n, root);
     for (int64_t i = 0; i < l; i++) {
         int64_t at = row * l + i, back = row * l + l - 1 - i;
         z[i][0] = input(v, U, at) * input(v, PRE, at);
@@ -279,7 +336,7 @@ static void by_fourier(const conv *v, int64_t row, double *y, double *da)
     free(root);
 }
 
-static void by_sums(const conv *v, int64_t row, double *y, double *da)
+static void by_sums(conv *v, int64_t row, double *y, double *da)
 {
     int64_t l = v->l, f = filter_of(v, row / v->b), at = row * l;
     for (int64_t t = 0; t < l; t++) y[t] = da[t] = 0;
@@ -318,7 +375,7 @@ static double relative(distance d)
     return d.size > 0 ? sqrt(d.wrong / d.size) : sqrt(d.wrong);
 }
 
-static void compare_row(const conv *v, int64_t row, distance *y, distance *du, distance *dpre)
+static void compare_row(conv *v, int64_t row, distance *y, distance *du, distance *dpre)
 {
     double *want = malloc(sizeof *want * (size_t)v->l), *da = malloc(sizeof *da * (size_t)v->l);
     CU_ASSERT_FATAL(want && da);
@@ -334,7 +391,7 @@ static void compare_row(const conv *v, int64_t row, distance *y, distance *du, d
 }
 
 /* Some whole rows, the first and the last among them, and spots of all others. */
-static void compare(const conv *v, int which)
+static void compare(conv *v, int which)
 {
     int64_t rows = v->c * v->b, whole = FULL_POINTS / v->l > 0 ? FULL_POINTS / v->l : 1, next = 0;
     distance y = {0}, spots = {0}, du = {0}, dpre = {0};
@@ -346,7 +403,7 @@ static void compare(const conv *v, int which)
             next++;
             continue;
         }
-        for (int s = 0; s < SPOTS; s++) {
+        for (int s = 0; s < SPOTS && v->form->band == 0; s++) {
             int64_t t = (int64_t)(m2_rng_mix((uint64_t)(row * SPOTS + s)) % (uint64_t)v->l);
             add(&spots, get(v->y, v->prec->t, row * v->l + t), sum_at(v, row, t));
         }
@@ -364,7 +421,7 @@ static void causality(conv *v, int which)
     int64_t rows = v->c * v->b, n = count(v, U),
             from = 1 + (int64_t)(m2_rng_mix((uint64_t)v->l) % (uint64_t)v->l);
     double size = 0, change = 0;
-    if (has(v, KR) || from >= v->l) return;
+    if (has(v, KR) || v->form->band > 0 || from >= v->l) return;
     for (int64_t i = 0; i < n; i++)
         if (i % v->l >= from) set(v->in[U], t, i, noise(99, i));
     move(v->there_in[U], v->in[U], &v->desc[U]);
@@ -424,7 +481,13 @@ static void adjoints(conv *v, int which)
 
 static void point(int64_t c, int64_t b, int64_t l, const struct form *form, int which)
 {
-    conv v = {.form = form, .prec = &precisions[which], .c = c, .b = b, .l = l, .turn = worst[which].points};
+    conv v = {.form = form,
+              .prec = &precisions[which],
+              .c = c,
+              .b = b,
+              .l = l,
+              .made = -1,
+              .turn = worst[which].points};
     make(&v);
     run(&v, 0, 0);
     causality(&v, which);
@@ -478,7 +541,7 @@ static void grid(void)
 static void witness(void)
 {
     for (int f = 0; f < FORMS; f++) {
-        conv v = {.form = &forms[f], .prec = &precisions[1], .c = 8, .b = 2, .l = 100};
+        conv v = {.form = &forms[f], .prec = &precisions[1], .c = 8, .b = 2, .l = 100, .made = -1};
         double y[2][100], da[2][100];
         make(&v);
         fill(&v, DY);
@@ -489,7 +552,7 @@ static void witness(void)
             for (int i = 0; i < 100; i++) {
                 add(&d, y[1][i], y[0][i]);
                 add(&d, da[1][i], da[0][i]);
-                add(&spot, sum_at(&v, row, i), y[0][i]);
+                if (forms[f].band == 0) add(&spot, sum_at(&v, row, i), y[0][i]);
             }
             CU_ASSERT(relative(d) < 1e-14 && relative(spot) < 1e-15);
         }

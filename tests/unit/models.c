@@ -77,7 +77,7 @@ static void test_options(void)
     static const char *const variants[] = {
         "model.mlp=none",  "model.mlp=dense",      "model.mlp=blockdiag",   "model.mlp=blockdiag_glu",
         "model.share=1",   "model.share_by=index", "model.filter.layers=0", "model.short_taps=5",
-        "model.dropout=0", "model.length=1",       "model.family=bert"};
+        "model.dropout=0", "model.length=1",       "model.family=bert",     "model.filter.taps=5"};
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         m2_config cfg = config(4, small);
         m2_program *p = NULL;
@@ -186,6 +186,26 @@ static void test_recipes(void)
     }
 }
 
+/* Filters shorter than the sequence, and without their high frequencies: what the convolutions of a model get. */
+static void test_short_filters(void)
+{
+    static const char *const options[] = {
+        "model.family=bert",   "model.width=16",         "model.layers=2", "model.length=12",
+        "model.filter.taps=5", "model.filter.band=0.25", "model.vocab=24"};
+    m2_config cfg = config(7, options);
+    m2_program *p = NULL;
+    int seen = 0;
+    CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_EVAL, &p), M2_OK);
+    for (int k = 0; k < m2_program_calls(p); k++) {
+        m2_call_info c = m2_program_call_info(p, k);
+        if (c.op != &m2_op_longconv) continue;
+        CU_ASSERT(c.in[1].shape[1] == 5 && c.in[2].shape[1] == 5 && c.in[0].shape[2] == 12);
+        seen++;
+    }
+    CU_ASSERT_EQUAL(seen, 4);
+    m2_program_free(&p);
+}
+
 static double std_of(const m2_param *rows, int n, const char *name)
 {
     for (int i = 0; i < n; i++)
@@ -267,8 +287,10 @@ static void test_refusals(void)
     static const char *const wrong[][2] = {{"model.share=7", "model.share=7 does not divide"},
                                            {"model.filter.emb=32", "must be odd"},
                                            {"model.vocab=0", "model.vocab is not set"},
+                                           {"model.filter.taps=999", "is more than model.length=512"},
+                                           {"model.filter.band=0.5", "reaches into the future"},
                                            {"model.mlp_ratio=2.5", "is not a whole number"}};
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         m2_program *p;
         const char *const options[] = {"model.width=257", "model.share=1", "model.mlp=dense", wrong[i][0]};
         m2_config cfg = config(4, options);
@@ -292,6 +314,7 @@ int main(void)
     CU_add_test(suite, "precisions", test_precisions);
     CU_add_test(suite, "files", test_files);
     CU_add_test(suite, "recipes of tasks", test_recipes);
+    CU_add_test(suite, "short filters", test_short_filters);
     CU_add_test(suite, "initial values", test_initial_values);
     CU_add_test(suite, "initialisations", test_initialisations);
     CU_add_test(suite, "refusals", test_refusals);

@@ -44,6 +44,16 @@ static void test_single(void)
     all_meshes(&(way){"bert", "monarch", 12, 3, {2, 3, 4, 7, 8}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL});
 }
 
+static void test_sparse(void)
+{
+    static const way w = {"bert", "auto", 24, 1, {2, 3}, M2_PREC_F64, 1e-12, 1e-9, 1, 1, NULL};
+    now = &w;
+    sparse = 1;
+    sequence_forget();
+    for (int ranks = 1; ranks <= 3; ranks++) on_ranks(ranks, sequence_rank, ranks);
+    sparse = 0;
+}
+
 int main(void)
 {
     static const CU_TestInfo tests[] = {
@@ -52,6 +62,7 @@ int main(void)
         {"causal, monarch exchange", test_causal_monarch},
         {"bidirectional, recomputed, monarch exchange", test_bidirectional_monarch},
         {"in single precision", test_single},
+        {"short filters of few frequencies", test_sparse},
         CU_TEST_INFO_NULL};
     int failed = run_suite("sequences over ranks", tests);
     sequence_forget();

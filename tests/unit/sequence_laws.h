@@ -27,6 +27,7 @@ typedef struct way {
 } way;
 
 static const way *now; /* the case under test, and what one rank found */
+static int sparse;     /* filters are a third as long, and lack half of their frequencies */
 static double *gradients, *parameters, loss_alone;
 static double *kept[8]; /* what each rank of a naive plan ended with: any other plan must to the bit */
 static int64_t trained; /* elements of the flat arrays on one rank: on more they end with padding */
@@ -47,6 +48,7 @@ static inline m2_config config(const m2_grid *g)
     c.model_filter_layers = 1;
     c.model_mlp_ratio = 1, c.model_share = now->share, c.model_filter_width = 8, c.model_filter_emb = 5;
     c.mlm_rate = 0.25, c.model_mlp_dropout = bert ? 0.1 : 0, c.model_bidirectional = bert;
+    if (sparse) c.model_filter_taps = LENGTH / 3, c.model_filter_band = 0.5;
     c.train_batch = BATCH, c.train_micro = now->micro, c.comm_bucket = 1;
     return c;
 }
