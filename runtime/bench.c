@@ -82,6 +82,16 @@ static int slowest_first(const void *a, const void *b)
     return by_value(&((const m2_bench_op *)b)->seconds, &((const m2_bench_op *)a)->seconds);
 }
 
+static void add_call(m2_bench_op *row, const m2_call_info *c, int times_run, double seconds)
+{
+    row->collective = c->context != NULL;
+    row->calls += times_run;
+    row->seconds += seconds;
+    row->cost.flops += c->cost.flops * times_run;
+    row->cost.bytes += c->cost.bytes * times_run;
+    if (c->in[0].rank >= 0) row->elements += (double)m2_desc_count(&c->in[0]) * times_run;
+}
+
 /* Collectives and the update run once in a step, the rest in every microbatch. */
 static m2_status sum_ops(m2_bench *b, const double *times)
 {
@@ -91,12 +101,8 @@ static m2_status sum_ops(m2_bench *b, const double *times)
         int times_run = c.region == M2_UPDATE || c.once ? 1 : b->training.batch.micros;
         m2_bench_op *row = op_row(b, c.op->name);
         M2_CHECK(row);
-        row->collective = c.context != NULL;
-        row->calls += times_run;
-        row->seconds += times[i];
-        row->cost.flops += c.cost.flops * times_run;
-        row->cost.bytes += c.cost.bytes * times_run;
-        if (c.in[0].rank >= 0) row->elements += (double)m2_desc_count(&c.in[0]) * times_run;
+        add_call(row, &c, times_run, times[i]);
+        if (strstr(c.path, ".filter.")) add_call(&b->filters, &c, times_run, times[i]);
     }
     qsort(b->op, (size_t)b->n_ops, sizeof *b->op, slowest_first);
     return M2_OK;

@@ -29,6 +29,7 @@ typedef struct m2_bench {
     double loss;                  /* of the last step: a number, if all is well */
     int n_ops;
     m2_bench_op op[M2_BENCH_OPS]; /* slowest first */
+    m2_bench_op filters;          /* what of all these makes the long convolutions' filters, and their networks' gradients */
 } m2_bench;
 
 /* Runs `steps` steps on random tokens, some before that do not count, and three with every call timed. Collective. */

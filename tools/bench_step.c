@@ -86,6 +86,10 @@ static void print_ops(const m2_bench *b)
                op->seconds * 1e3, 100 * op->seconds / total, op->cost.flops / s * 1e-9,
                op->cost.bytes / s * 1e-9, 100 * share, bound);
     }
+    const m2_bench_op *f = &b->filters;
+    printf("%-15s %7" PRId64
+           " %10.3f %6.1f%%   of these: networks of the long filters, and their gradients\n",
+           "filters", f->calls, f->seconds * 1e3, 100 * f->seconds / total);
     printf("%-15s %7s %10.3f %6.1f%%\n", "between calls", "", (total - sum) * 1e3,
            100 * (total - sum) / total);
     printf("%-15s %7s %10.3f\n", "profiled step", "", total * 1e3);
@@ -113,14 +117,15 @@ static m2_status print_json(const m2_bench *b)
                                              op->cost.flops, "bytes", op->cost.bytes, "of_peak", share,
                                              "bound", bound));
     }
-    json_t *root = json_pack(
-        "{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "device",
-        b->ranks.device->name, "precision", m2_precision_name(b->ranks.precision), "ranks",
-        b->ranks.comm->size, "threads", b->ranks.device->threads, "parameters",
-        (json_int_t)m2_program_param_count(b->training.program), "step_seconds", b->step_seconds,
-        "fastest_step_seconds", b->fastest, "profiled_step_seconds", b->profiled_seconds, "tokens_per_s",
-        tokens_per_second(b), "flops_per_step", b->flops, "mfu", mfu(b), "gemm_flops_per_s", b->gemm,
-        "copy_bytes_per_s", b->copy, "loss", b->loss, "memory_used", json_memory(&used), "ops", ops);
+    json_t *root =
+        json_pack("{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}",
+                  "device", b->ranks.device->name, "precision", m2_precision_name(b->ranks.precision),
+                  "ranks", b->ranks.comm->size, "threads", b->ranks.device->threads, "parameters",
+                  (json_int_t)m2_program_param_count(b->training.program), "step_seconds", b->step_seconds,
+                  "fastest_step_seconds", b->fastest, "profiled_step_seconds", b->profiled_seconds,
+                  "tokens_per_s", tokens_per_second(b), "flops_per_step", b->flops, "mfu", mfu(b),
+                  "gemm_flops_per_s", b->gemm, "copy_bytes_per_s", b->copy, "loss", b->loss, "filter_seconds",
+                  b->filters.seconds, "memory_used", json_memory(&used), "ops", ops);
     int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(root);
     putchar('\n');
