@@ -23,6 +23,7 @@
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 #include "band.cuh"
+#include "longconv_mma.cuh"
 #include "rows.cuh"
 #include "ways.cuh"
 #include <cuda_runtime.h>
@@ -595,8 +596,25 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
     return run_all(j, true);
 }
 
+/* Where tensor cores can do it (longconv_mma.cu) they are the first variant. */
+bool on_tensor_cores(const m2_attrs *attrs, const m2_desc &u)
+{
+    return attrs->i[M2_LONGCONV_VARIANT] <= 1 && mma_conv_takes(attrs, u);
+}
+m2_attrs among_ways(const m2_attrs *attrs, const m2_desc &u)
+{
+    m2_attrs a = *attrs;
+    if (a.i[M2_LONGCONV_VARIANT] > 0 && mma_conv_takes(attrs, u)) a.i[M2_LONGCONV_VARIANT]--;
+    return a;
+}
+
 m2_status run_any(const m2_call *call, bool grad)
 {
+    m2_desc u = m2_tensor_desc(&call->in[0]);
+    if (on_tensor_cores(&call->attrs, u)) return mma_conv_run(call, grad);
+    m2_call here = *call;
+    here.attrs = among_ways(&call->attrs, u);
+    call = &here;
     switch (call->in[0].dtype) {
     case M2_F32: return run_typed<float>(call, grad);
     case M2_BF16: return run_typed<__nv_bfloat16>(call, grad);
@@ -624,7 +642,9 @@ extern "C" m2_status m2i_cuda_longconv_grad(const m2_call *call)
 extern "C" int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad)
 {
     if (m2cu::band_of(attrs)) return m2cu::band_workspace(attrs, in, grad);
-    m2cu::Plan p = m2cu::make_plan(attrs, &in[0], &in[1], grad);
+    if (m2cu::on_tensor_cores(attrs, in[0])) return m2cu::mma_conv_workspace(attrs, in[0], in[1], grad);
+    m2_attrs here = m2cu::among_ways(attrs, in[0]);
+    m2cu::Plan p = m2cu::make_plan(&here, &in[0], &in[1], grad);
     return m2cu::total_bytes(p, grad);
 }
 
@@ -638,11 +658,13 @@ extern "C" int m2i_cuda_longconv_variants(const m2_attrs *attrs, const m2_desc *
     Plan p = make_plan(&chosen, &in[0], &in[1], grad);
     int order[WAYS], n = list_ways(p.N, p.rows.jump != 0, grad, order);
     double points = (double)p.N * (double)p.rows.count * (double)p.rows.F;
-    for (int i = 0; i < n && i < most; i++) {
+    int count = 0;
+    if (most > 0 && mma_conv_takes(attrs, in[0])) list[count++] = mma_conv_variant(attrs, in[0], in[1], grad);
+    for (int i = 0; i < n && count < most; i++, count++) {
         const Way &way = ways[order[i]];
-        snprintf(list[i].name, sizeof list[i].name, "%lld x %lld in one block", (long long)(p.N / way.inner),
+        snprintf(list[count].name, sizeof list[count].name, "%lld x %lld in one block", (long long)(p.N / way.inner),
                  (long long)way.inner);
-        list[i].seconds = points * 1e-12 * cost_of(way, p.N, p.rows.jump != 0, grad);
+        list[count].seconds = points * 1e-12 * cost_of(way, p.N, p.rows.jump != 0, grad);
     }
-    return n < most ? n : most;
+    return count;
 }
