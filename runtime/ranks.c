@@ -3,9 +3,31 @@
 #include "runtime/search.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- device ------------------------------------------------------------------------------------------------------ */
+/* Where the device keeps what it measures. The user's cache may be missing or read-only: then nothing is measured. */
+static m2_status tune(const m2_config *cfg, m2_device *dev)
+{
+    char folder[1024];
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"), *where = cfg->run_tune;
+    int cached = !strcmp(where, "auto");
+    if (!dev->api->tune || !strcmp(where, "off")) return M2_OK;
+    if (cached) {
+        if (!(cache && *cache) && !(home && *home)) return M2_OK;
+        if (cache && *cache)
+            snprintf(folder, sizeof folder, "%s/m2", cache);
+        else
+            snprintf(folder, sizeof folder, "%s/.cache/m2", home);
+        where = folder;
+    }
+    m2_status st = m2_context(dev->api->tune(dev, where), "run.tune");
+    if (st == M2_OK || !cached) return st;
+    m2_log_once(M2_LOG_INFO, "matrix products take the library's first choices: %s", m2_message());
+    return M2_OK;
+}
+
 /* A launcher may show each rank all GPUs of the node, or only its own as number 0: ranks are dealt to what they see. */
 static m2_status open_device(const m2_config *cfg, int local_rank, m2_device **out)
 {
@@ -13,7 +35,8 @@ static m2_status open_device(const m2_config *cfg, int local_rank, m2_device **o
     char own[32];
     int gpus = strcmp(spec, "cuda") && strcmp(spec, "auto") ? 0 : m2_device_gpus();
     snprintf(own, sizeof own, "cuda:%d", gpus ? local_rank % gpus : 0);
-    return m2_context(m2_device_open(gpus ? own : spec, (int)cfg->run_threads, out), "run.device");
+    M2_TRY(m2_context(m2_device_open(gpus ? own : spec, (int)cfg->run_threads, out), "run.device"));
+    return tune(cfg, *out);
 }
 
 static m2_status same_kind(const m2_ranks *r)

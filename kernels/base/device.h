@@ -60,6 +60,9 @@ typedef struct m2_device_api {
     m2_status (*capture_end)(m2_device *dev, m2_stream *stream, m2_graph **out);
     m2_status (*graph_launch)(m2_device *dev, m2_graph *graph, m2_stream *stream);
     void (*graph_destroy)(m2_device *dev, m2_graph *graph);
+    /* Large matrix products: measure the library's kernels when a shape is met first, outside capture, and keep the fastest in a
+     * file in `folder`; whoever shares the file computes the same bits. NULL on the CPU. */
+    m2_status (*tune)(m2_device *dev, const char *folder);
     /* Opens a named range for profilers (NVTX) around what follows, or closes the innermost: path NULL. NULL on the CPU. */
     void (*range)(m2_device *dev, const char *path);
 } m2_device_api;

@@ -285,6 +285,7 @@ static m2_device_api make_api()
     a.capture_begin = cuda_capture_begin, a.capture_end = cuda_capture_end;
     a.graph_launch = cuda_graph_launch, a.graph_destroy = cuda_graph_destroy;
     a.range = cuda_range;
+    a.tune = m2cu::products_tune;
     return a;
 }
 

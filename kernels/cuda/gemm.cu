@@ -3,11 +3,15 @@
  * cuBLASLt thinks in columns: a matrix stored by rows is its transpose stored by columns. A result stored by rows is
  * computed as (AB)^T = B^T A^T; what is left are transposition flags, so nothing is ever transposed in memory.
  *
- * The best kernel by cuBLASLt's heuristics is looked up once per shape and kept in a table of plans; making a plan touches
- * no GPU memory, so it may even happen during graph capture. cuBLASLt's kernels are deterministic on one stream. */
+ * cuBLASLt's first choice by its heuristics is looked up once per shape and kept in a table of plans; making a plan touches
+ * no GPU memory, so it may even happen during graph capture. It is the fastest for most shapes, but takes up to 1.8 times as
+ * long for some: where the device has a file of choices (choices.cuh), a large product's candidates are measured when it is
+ * met first. cuBLASLt's kernels are deterministic on one stream. */
+#include "choices.cuh"
 #include "gemm.cuh"
 
 #include <cublasLt.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 namespace m2cu
@@ -23,7 +27,7 @@ struct Key {
 
 struct Plan {
     Key key;
-    bool possible;
+    bool possible, settled; /* has a kernel; its choice is final */
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c, d;
     cublasLtMatmulAlgo_t algo;
@@ -33,6 +37,7 @@ struct Plans {
     cublasLtHandle_t handle;
     Plan *plan;
     int count, room;
+    Choices *choices; /* NULL: the first choice is good enough */
 };
 
 struct Job {
@@ -111,7 +116,8 @@ void describe_desc(const Key &k, cublasLtMatmulDesc_t *out)
     if (k.batch > 1) set(*out, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &k.bias_step, sizeof k.bias_step);
 }
 
-bool choose(Plans *plans, Plan *p)
+/* The best kernels by cuBLASLt's heuristics, best first; returns how many, at most `most`. */
+int candidates(Plans *plans, const Plan *p, cublasLtMatmulHeuristicResult_t *out, int most)
 {
     const Key &k = p->key;
     cublasLtMatmulPreference_t pref = nullptr;
@@ -126,12 +132,17 @@ bool choose(Plans *plans, Plan *p)
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align[1], sizeof align[1]);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align[2], sizeof align[2]);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align[3], sizeof align[3]);
-    cublasLtMatmulHeuristicResult_t best;
     int found = 0;
     cublasStatus_t st = cublasLtMatmulAlgoGetHeuristic(plans->handle, p->desc, p->a, p->b, p->c, p->d, pref,
-                                                       1, &best, &found);
+                                                       most, out, &found);
     cublasLtMatmulPreferenceDestroy(pref);
-    if (st != CUBLAS_STATUS_SUCCESS || !found || best.state != CUBLAS_STATUS_SUCCESS) return false;
+    return st == CUBLAS_STATUS_SUCCESS ? found : 0;
+}
+
+bool choose(Plans *plans, Plan *p)
+{
+    cublasLtMatmulHeuristicResult_t best;
+    if (!candidates(plans, p, &best, 1) || best.state != CUBLAS_STATUS_SUCCESS) return false;
     p->algo = best.algo;
     return true;
 }
@@ -139,6 +150,7 @@ bool choose(Plans *plans, Plan *p)
 void make_plan(Plans *plans, const Key &k, Plan *p)
 {
     p->key = k;
+    p->settled = false;
     describe_desc(k, &p->desc);
     p->a = layout(k.type_ab, k.trans_a ? k.k : k.m, k.trans_a ? k.m : k.k, k.lda, k.step_a, k.batch);
     p->b = layout(k.type_ab, k.trans_b ? k.n : k.k, k.trans_b ? k.k : k.n, k.ldb, k.step_b, k.batch);
@@ -171,6 +183,105 @@ Plan *find_plan(const m2_call *call, const Key &key)
     }
     make_plan(plans, key, &plans->plan[plans->count]);
     return &plans->plan[plans->count++];
+}
+
+/* ---- measured choices ---------------------------------------------------------------------------------------------- */
+constexpr int MOST_CANDIDATES = 16, ROUNDS = 4;
+constexpr double WORTH_MEASURING = 1e10; /* floating-point operations: about 15 us on a large GPU */
+
+struct Launch { /* one product, ready to be run with any algorithm */
+    const m2_call *call;
+    const Plan *plan;
+    const Job *job;
+    float beta;
+    void *workspace;
+    int64_t workspace_bytes;
+
+    cublasStatus_t operator()(const cublasLtMatmulAlgo_t &algo) const
+    {
+        float alpha = 1;
+        return cublasLtMatmul(((Plans *)call->device->state)->handle, plan->desc, &alpha, job->a, plan->a, job->b,
+                              plan->b, &beta, job->c, plan->c, job->d, plan->d, &algo, workspace,
+                              (size_t)workspace_bytes, stream_of(call));
+    }
+};
+
+double operations(const Key &k)
+{
+    return 2.0 * (double)k.m * (double)k.n * (double)k.k * k.batch;
+}
+
+/* ms[i]: the best time of candidate i in ROUNDS turns; beyond any where it fails. */
+void measure(const Launch &run, const cublasLtMatmulHeuristicResult_t *candidate, int count, float *ms)
+{
+    cudaEvent_t from, to;
+    cudaEventCreate(&from), cudaEventCreate(&to);
+    for (int i = 0; i < count; i++) ms[i] = 1e30f;
+    for (int round = 0; round <= ROUNDS; round++) /* the first turn only warms up */
+        for (int i = 0; i < count; i++) {
+            float t = 1e30f;
+            cudaEventRecord(from, stream_of(run.call));
+            cublasStatus_t st = run(candidate[i].algo);
+            cudaEventRecord(to, stream_of(run.call));
+            cudaEventSynchronize(to);
+            cudaEventElapsedTime(&t, from, to);
+            if (round && st == CUBLAS_STATUS_SUCCESS && t < ms[i]) ms[i] = t;
+        }
+    cudaEventDestroy(from), cudaEventDestroy(to);
+}
+
+/* Measures the candidates and keeps the fastest; the first unless another gains 2%. What the product adds to is saved and
+ * put back; without memory for that, nothing is measured. */
+m2_status measure_and_add(Plans *plans, Plan *p, const Launch &run)
+{
+    const Key &k = p->key;
+    cublasLtMatmulHeuristicResult_t candidate[MOST_CANDIDATES];
+    float ms[MOST_CANDIDATES];
+    int count = candidates(plans, p, candidate, MOST_CANDIDATES), best = 0;
+    if (count < 2) return M2_OK;
+    size_t size = (size_t)(k.type_d == CUDA_R_16BF ? 2 : 4),
+           bytes = ((size_t)(k.batch - 1) * (size_t)k.step_d + (size_t)(k.n - 1) * (size_t)k.ldd + (size_t)k.m) * size;
+    void *saved = nullptr;
+    bool adds = run.beta != 0 && run.job->c == run.job->d;
+    if (adds && cudaMalloc(&saved, bytes) != cudaSuccess) {
+        cudaGetLastError();
+        return M2_OK;
+    }
+    if (adds) cudaMemcpyAsync(saved, run.job->d, bytes, cudaMemcpyDeviceToDevice, stream_of(run.call));
+    measure(run, candidate, count, ms);
+    if (adds) cudaMemcpyAsync(run.job->d, saved, bytes, cudaMemcpyDeviceToDevice, stream_of(run.call));
+    if (adds) cudaStreamSynchronize(stream_of(run.call)), cudaFree(saved);
+    for (int i = 1; i < count; i++)
+        if (ms[i] < ms[best]) best = i;
+    float fastest = ms[best];
+    if (ms[0] <= 1.02f * fastest) best = 0;
+    char remark[256];
+    snprintf(remark, sizeof remark,
+             "%s: m %lld, n %lld, k %lld, batch %d: %.3f ms, %.0f TFLOP/s, %.3f of the fastest of %d; the first takes %.3f ms",
+             run.call->op->name, (long long)k.m, (long long)k.n, (long long)k.k, k.batch, ms[best],
+             operations(k) / ms[best] / 1e9, fastest / ms[best], count, ms[0]);
+    p->algo = candidate[best].algo;
+    return choices_add(plans->choices, &k, sizeof k, p->algo, remark);
+}
+
+m2_status settle(Plans *plans, Plan *p, const Launch &run)
+{
+    cudaStreamCaptureStatus capturing;
+    if (!plans->choices || operations(p->key) < WORTH_MEASURING) {
+        p->settled = true;
+        return M2_OK;
+    }
+    if (choices_find(plans->choices, &p->key, sizeof p->key, &p->algo)) {
+        p->settled = true;
+        return M2_OK;
+    }
+    if (cudaStreamIsCapturing(stream_of(run.call), &capturing) != cudaSuccess || capturing) return M2_OK;
+    M2_TRY(choices_lock(plans->choices));
+    m2_status st = M2_OK;
+    if (!choices_find(plans->choices, &p->key, sizeof p->key, &p->algo)) st = measure_and_add(plans, p, run);
+    choices_unlock(plans->choices);
+    p->settled = true;
+    return st;
 }
 
 /* A sum over nothing: c = bias, or 0. Only where a block has no inputs or a batch no tokens. */
@@ -208,17 +319,16 @@ m2_status product(const m2_call *call, const Product &p, void *workspace, int64_
         return m2_fail(M2_USAGE, "%s on CUDA multiplies matrices of one dtype, got %s and %s", call->op->name,
                        m2_dtype_name(p.a.dtype), m2_dtype_name(p.b.dtype));
     if (j.key.k <= 0) return nothing_to_sum(call, p);
-    const Plan *plan = find_plan(call, j.key);
+    Plan *plan = find_plan(call, j.key);
     if (!plan || !plan->possible)
         return m2_fail(M2_BUG,
                        "%s: cuBLASLt has no kernel for the product of (%lld, %lld) and (%lld, %lld) in %s",
                        call->op->name, (long long)p.a.rows, (long long)p.a.cols, (long long)p.b.rows,
                        (long long)p.b.cols, m2_dtype_name(p.a.dtype));
     if (p.bias) set(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof p.bias);
-    float alpha = 1, beta = p.acc || p.start.data ? 1.0f : 0.0f;
-    cublasStatus_t st = cublasLtMatmul(((Plans *)call->device->state)->handle, plan->desc, &alpha, j.a,
-                                       plan->a, j.b, plan->b, &beta, j.c, plan->c, j.d, plan->d, &plan->algo,
-                                       workspace, (size_t)workspace_bytes, stream_of(call));
+    Launch run = {call, plan, &j, p.acc || p.start.data ? 1.0f : 0.0f, workspace, workspace_bytes};
+    if (!plan->settled) M2_TRY(settle((Plans *)call->device->state, plan, run));
+    cublasStatus_t st = run(plan->algo);
     if (st == CUBLAS_STATUS_SUCCESS) return M2_OK;
     return m2_fail(M2_BUG, "%s: cuBLASLt failed to multiply (%lld, %lld) by (%lld, %lld): %s", call->op->name,
                    (long long)p.a.rows, (long long)p.a.cols, (long long)p.b.rows, (long long)p.b.cols,
@@ -237,12 +347,20 @@ m2_status products_open(m2_device *dev)
     return m2_fail(M2_USAGE, "cuBLASLt cannot use this GPU: %s", cublasLtGetStatusString(st));
 }
 
+m2_status products_tune(m2_device *dev, const char *folder)
+{
+    Plans *plans = (Plans *)dev->state;
+    choices_close(plans->choices);
+    return choices_open(folder, dev->name, &plans->choices);
+}
+
 void products_close(m2_device *dev)
 {
     Plans *plans = (Plans *)dev->state;
     if (!plans) return;
     for (int i = 0; i < plans->count; i++) free_plan(&plans->plan[i]);
     if (plans->handle) cublasLtDestroy(plans->handle);
+    choices_close(plans->choices);
     free(plans->plan);
     free(plans);
     dev->state = nullptr;

@@ -44,6 +44,8 @@ int64_t product_workspace(int64_t m, int64_t n, int64_t k);
 m2_status product(const m2_call *call, const Product &p, void *workspace, int64_t workspace_bytes);
 
 m2_status products_open(m2_device *dev); /* fills dev->state */
+/* From now on large products' candidates are measured when met first, choices kept in this folder (choices.cuh). */
+m2_status products_tune(m2_device *dev, const char *folder);
 void products_close(m2_device *dev);
 
 } // namespace m2cu
