@@ -17,7 +17,8 @@ namespace m2cu
 namespace
 {
 
-constexpr int THREADS_IN_ALL = 132 * 768, MOST_THREADS = 512; /* that a large GPU holds at once; of a block */
+constexpr int THREADS_PER_SM = 576, THREADS_IN_ALL = 132 * THREADS_PER_SM, /* that a large GPU holds at once */
+    MOST_THREADS = 512;                                                    /* of a block */
 
 struct Norm {
     Ref x, delta, sum, y;        /* forward */
@@ -112,67 +113,82 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
     }
 }
 
-/* One row; its part of dgamma and dbeta is added to dg and db. */
-template <int K>
-__device__ __forceinline__ void backward_row(const Norm &j, int64_t row, float mean, float r,
-                                             const float (&g)[K][8], float (&dg)[K][8], float (&db)[K][8])
+/* Rows [row, row + ROWS), those before `end`; their part of dgamma and dbeta is added to dg and db. */
+template <int K, int ROWS>
+__device__ __forceinline__ void backward_rows(const Norm &j, int64_t row, int64_t end, const float2 (&stats)[ROWS],
+                                              int phase, const float (&g)[K][8], float (&dg)[K][8],
+                                              float (&db)[K][8])
 {
-    Eight s[K], dy[K], dsum[K];
-    float sums[2] = {};
+    Eight s[ROWS][K], dy[ROWS][K], dsum[ROWS][K];
+    float sums[2 * ROWS] = {};
 #pragma unroll
-    for (int k = 0; k < K; k++) {
-        int n = j.width - column<K>(k);
-        int64_t at = row * j.width + column<K>(k);
-        s[k] = fetch(j.s, at, n);
-        dy[k] = fetch(j.dy, at, j.dy.data ? n : 0);
-        dsum[k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
-    }
+    for (int i = 0; i < ROWS; i++)
 #pragma unroll
-    for (int k = 0; k < K; k++) {
-        int n = j.width - column<K>(k);
-        float x[8], y[8];
-        unpack(j.s, s[k], n, x);
-        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
-#pragma unroll
-        for (int c = 0; c < 8; c++) { /* beyond the width, y and g are zero */
-            float norm = (x[c] - mean) * r;
-            dg[k][c] += y[c] * norm;
-            db[k][c] += y[c];
-            sums[0] += y[c] * g[k][c];
-            sums[1] += y[c] * g[k][c] * norm;
+        for (int k = 0; k < K; k++) {
+            int n = row + i < end ? j.width - column<K>(k) : 0;
+            int64_t at = (row + i) * j.width + column<K>(k);
+            s[i][k] = fetch(j.s, at, n);
+            dy[i][k] = fetch(j.dy, at, j.dy.data ? n : 0);
+            dsum[i][k] = fetch(j.dsum, at, j.dsum.data ? n : 0);
         }
-    }
-    block_sum(sums, row & 1);
-    float a = sums[0] / (float)j.width, b = sums[1] / (float)j.width;
 #pragma unroll
-    for (int k = 0; k < K; k++) {
-        int n = j.width - column<K>(k);
-        int64_t at = row * j.width + column<K>(k);
-        float x[8], y[8], v[8], w[8];
-        unpack(j.s, s[k], n, x);
-        unpack(j.dy, dy[k], j.dy.data ? n : 0, y);
-        unpack(j.dsum, dsum[k], j.dsum.data ? n : 0, v);
+    for (int i = 0; i < ROWS; i++)
 #pragma unroll
-        for (int c = 0; c < 8; c++) w[c] = v[c] += r * (y[c] * g[k][c] - a - (x[c] - mean) * r * b);
-        if (n > 0 && j.dx.data) put(j.dx, at, n, v);
-        if (n > 0 && j.ddelta.data) put(j.ddelta, at, n, w);
+        for (int k = 0; k < K; k++) {
+            int n = row + i < end ? j.width - column<K>(k) : 0;
+            float x[8], y[8];
+            unpack(j.s, s[i][k], n, x);
+            unpack(j.dy, dy[i][k], j.dy.data ? n : 0, y);
+#pragma unroll
+            for (int c = 0; c < 8; c++) { /* beyond the width and the rows, y is zero */
+                float norm = (x[c] - stats[i].x) * stats[i].y;
+                dg[k][c] += y[c] * norm;
+                db[k][c] += y[c];
+                sums[2 * i] += y[c] * g[k][c];
+                sums[2 * i + 1] += y[c] * g[k][c] * norm;
+            }
+        }
+    block_sum(sums, phase);
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        float a = sums[2 * i] / (float)j.width, b = sums[2 * i + 1] / (float)j.width;
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            int n = row + i < end ? j.width - column<K>(k) : 0;
+            int64_t at = (row + i) * j.width + column<K>(k);
+            float x[8], y[8], v[8], w[8];
+            unpack(j.s, s[i][k], n, x);
+            unpack(j.dy, dy[i][k], j.dy.data ? n : 0, y);
+            unpack(j.dsum, dsum[i][k], j.dsum.data ? n : 0, v);
+#pragma unroll
+            for (int c = 0; c < 8; c++)
+                w[c] = v[c] += stats[i].y * (y[c] * g[k][c] - a - (x[c] - stats[i].x) * stats[i].y * b);
+            if (n > 0 && j.dx.data) put(j.dx, at, n, v);
+            if (n > 0 && j.ddelta.data) put(j.ddelta, at, n, w);
+        }
     }
 }
 
-/* The bound for K = 1 is one on registers: four blocks of 192 threads per SM, eight of 96. */
-template <int K> __global__ void __launch_bounds__(K == 1 ? 768 : MOST_THREADS) norm_backward(Norm j)
+/* The bound for K = 1 is one on registers: three blocks of 192 threads per SM, six of 96, two rows in flight in each. */
+template <int K> __global__ void __launch_bounds__(K == 1 ? THREADS_PER_SM : MOST_THREADS) norm_backward(Norm j)
 {
+    constexpr int ROWS = rows_at_once<K>();
     int64_t row = blockIdx.x * j.strip, end = min(row + j.strip, j.rows);
     float g[K][8], dg[K][8] = {}, db[K][8] = {};
     const float2 *stats = (const float2 *)j.stats;
-    float2 next = make_float2(0, 0);
-    if (row < end) next = stats[row];
+    float2 next[ROWS];
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) next[i] = row + i < end ? stats[row + i] : make_float2(0, 0);
 #pragma unroll
     for (int k = 0; k < K; k++) load(vector(j.gamma, j.s), column<K>(k), j.width - column<K>(k), g[k]);
-    for (; row < end; row++) {
-        float2 now = next;
-        if (row + 1 < end) next = stats[row + 1];
-        backward_row<K>(j, row, now.x, now.y, g, dg, db);
+    for (int phase = 0; row < end; row += ROWS, phase ^= 1) {
+        float2 now[ROWS];
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            now[i] = next[i];
+            if (row + ROWS + i < end) next[i] = stats[row + ROWS + i];
+        }
+        backward_rows<K, ROWS>(j, row, end, now, phase, g, dg, db);
     }
     float *to = j.partial + (int64_t)blockIdx.x * 2 * j.width;
 #pragma unroll

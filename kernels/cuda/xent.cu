@@ -58,6 +58,18 @@ __device__ __forceinline__ void block_merge(float &m, float &s)
     warp_merge(m, s);
 }
 
+/* The first column of this thread, a multiple of 8, at most 0 for the first: blocks start at whole cache lines whatever the
+ * row's start, which is worth a quarter of the bandwidth where rows are no multiple of 128 bytes. */
+__device__ __forceinline__ int first_column(const Xent &j, int64_t base)
+{
+    return (int)threadIdx.x * 8 - (j.x.wide ? (int)(base % 64) : 0);
+}
+/* How many columns there are from `at` on; 0 before the row. */
+__device__ __forceinline__ int columns(const Xent &j, int at)
+{
+    return at < 0 ? 0 : j.width - at;
+}
+
 __global__ void __launch_bounds__(THREADS) xent_rows(Xent j)
 {
     __shared__ int best;
@@ -65,14 +77,14 @@ __global__ void __launch_bounds__(THREADS) xent_rows(Xent j)
     float m = -3.402823466e38f, s = 0;
     int place = -1, step = blockDim.x * 8;
     if (threadIdx.x == 0) best = j.width;
-    for (int at = threadIdx.x * 8; at < j.width; at += BATCH * step) {
+    for (int at = first_column(j, base); at < j.width; at += BATCH * step) {
         Eight e[BATCH];
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) e[k] = fetch(j.x, base + at + k * step, j.width - at - k * step);
+        for (int k = 0; k < BATCH; k++) e[k] = fetch(j.x, base + at + k * step, columns(j, at + k * step));
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
             float x[8];
-            int n = j.width - at - k * step;
+            int n = columns(j, at + k * step);
             if (n <= 0) continue;
             unpack(j.x, e[k], n, x);
             float top = x[0];
@@ -159,14 +171,14 @@ __global__ void __launch_bounds__(THREADS) xent_grad_rows(Xent j)
     bool valid = target != j.ignore;
     float shift = j.lse[blockIdx.x] * LOG2E,
           scale = (j.dloss ? *j.dloss : 1.0f) / (float)(j.denom ? j.denom : *j.valid);
-    for (int at = threadIdx.x * 8; at < j.width; at += BATCH * step) {
+    for (int at = first_column(j, base); at < j.width; at += BATCH * step) {
         Eight e[BATCH];
 #pragma unroll
         for (int k = 0; k < BATCH; k++)
-            e[k] = fetch(j.x, base + at + k * step, valid ? j.width - at - k * step : 0);
+            e[k] = fetch(j.x, base + at + k * step, valid ? columns(j, at + k * step) : 0);
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
-            int n = j.width - at - k * step;
+            int n = columns(j, at + k * step);
             if (n <= 0) continue;
             float x[8];
             unpack(j.x, e[k], valid ? n : 0, x);

@@ -409,6 +409,8 @@ m2_cost m2i_call_cost(const m2_program *p, const m2i_call *c)
     m2_cost cost = {0};
     m2i_call_descs(p, c, in, out);
     (c->op->cost ? c->op->cost : m2_op_cost_bytes)(&c->attrs, in, out, &cost);
+    for (int j = 0; j < M2_MAX_OUT; j++) /* what a call adds to is read as well */
+        if (c->acc_first >> j & 1 && out[j].rank >= 0) cost.bytes += (double)m2_desc_bytes(&out[j]);
     return cost;
 }
 
