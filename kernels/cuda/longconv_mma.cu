@@ -8,21 +8,21 @@
  * Error against float64: 2.0e-3 relative L2, of which the bf16 result's own rounding is 1.7e-3.
  *
  * H200, 65,536 tokens x 1024 channels and filters, gated, `m2 bench conv --device cuda --gates`, ms forward / with backward.
- * Bound: bytes that must move, 0.13 / 0.36. Prediction: issue slots at 4 per clock (instructions counted in the machine code:
- * per point 15 forward, 36 with backward) and tensor cores at half their peak, where they do not overlap with memory.
+ * Bound: bytes that must move, 0.13 / 0.36. Prediction: instructions of a row in the machine code, four per clock and SM; the
+ * tensor cores' share of it is smaller at every length.
  *   L      prediction    result         what limits it
- *   1024   0.22 / 0.60   0.256 / 0.902  latency: registers allow 32 warps per SM forward, 16 backward
- *   2048   0.22 / 0.60   0.273 / 0.913  the same, 16 warps each
- *   4096   0.24 / 0.65   0.290 / 1.009  the same
- *   8192   0.26 / 0.70   0.393 / 1.381  backward: one block per SM (132 KiB), so barriers leave the SM idle
- *   16384  0.33 / 0.95   0.597 / 2.277  one block per SM both ways; sums go through L2; 4 rows per filter's spectrum
- *   32768  0.50 / 1.50   1.049 / 4.137  the outer DFT of 128 as one product, its constants from L1; backward one transform at
- *                                       a time, the other waits in L2; 2 rows per filter's spectrum
+ *   1024   0.16 / 0.47   0.256 / 0.902  latency between barriers: registers allow 32 warps per SM forward, 16 backward
+ *   2048   0.13 / 0.50   0.273 / 0.913  the same, 16 warps each
+ *   4096   0.14 / 0.45   0.290 / 1.009  the same, 24 and 16 warps
+ *   8192   0.13 / 0.49   0.393 / 1.381  backward: one block per SM (132 KiB of shared memory), idle at its barriers
+ *   16384  0.17 / 0.58   0.597 / 2.277  one block per SM both ways; sums go through L2; 4 rows per filter's spectrum
+ *   32768  0.17 / 0.65   1.049 / 4.137  the same, 2 rows per spectrum; outer DFT of 128 as one product with its constants from
+ *                                       L1; backward one transform at a time, the other waits in L2
  * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower). */
 #include "longconv_mma.cuh"
 #include "common.cuh"
 #include "mma_fft.cuh"
-#include "rows.cuh"
+#include "pieces.cuh"
 #include <stdio.h>
 
 namespace m2cu
@@ -30,7 +30,6 @@ namespace m2cu
 namespace
 {
 
-typedef __nv_bfloat16 bf16;
 struct Gates {
     const bf16 *u, *pre, *post, *dy;
     bf16 *y, *du, *dpre, *dpost;
@@ -43,73 +42,7 @@ struct Filter {
     bool acc_k, acc_kr, acc_D;
 };
 
-/* ---- pieces of rows ---------------------------------------------------------------------------------------------- */
-template <int W> __device__ __forceinline__ void unpack(const uint32_t (&w)[W / 2], float (&v)[W])
-{
-#pragma unroll
-    for (int i = 0; i < W / 2; i++)
-        v[2 * i] = __uint_as_float(w[i] << 16), v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-}
-
-/* One row. PLAIN: in one piece, of a length and at addresses that are multiples of 8 columns; else anything. */
-template <bool PLAIN> struct Line {
-    int64_t start, jump;
-    FastDiv segment;
-    int L;
-    bool wide;
-    __device__ __forceinline__ Line(const Rows &rows, bool wide_, int f, int i)
-        : start(rows.row(f, i)), jump(rows.jump), segment(rows.segment), L((int)rows.L), wide(wide_)
-    {
-    }
-    __device__ __forceinline__ int64_t at(int n) const
-    {
-        return PLAIN ? start + n : start + n + (int64_t)segment.div((uint32_t)n) * jump;
-    }
-    /* The bits of positions n ... n + W - 1; zero past the end. */
-    template <int W> __device__ __forceinline__ void fetch(const bf16 *p, int n, uint32_t (&w)[W / 2]) const
-    {
-#pragma unroll
-        for (int i = 0; i < W / 2; i++) w[i] = 0;
-        if (PLAIN || wide) {
-            if (n >= L) return;
-            const bf16 *a = p + at(n);
-            if constexpr (W == 8) {
-                uint4 v = __ldg((const uint4 *)a);
-                w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
-            } else if constexpr (W == 4) {
-                uint2 v = __ldg((const uint2 *)a);
-                w[0] = v.x, w[1] = v.y;
-            } else {
-                w[0] = __ldg((const uint32_t *)a);
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < W; i++)
-                if (n + i < L) w[i / 2] |= (uint32_t)__bfloat16_as_ushort(p[at(n + i)]) << i % 2 * 16;
-        }
-    }
-    /* p[n + i] = or += v[i] */
-    __device__ __forceinline__ void put(bf16 *p, int n, const float (&v)[8], bool acc) const
-    {
-        if (n >= L) return;
-        float old[8] = {};
-        uint32_t w[4];
-        if (acc) {
-            fetch<8>(p, n, w); /* not through the read-only cache's promise: nobody else writes these */
-            unpack<8>(w, old);
-        }
-        if (PLAIN || wide) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) w[i] = pack_two(v[2 * i] + old[2 * i], v[2 * i + 1] + old[2 * i + 1]);
-            *(uint4 *)(p + at(n)) = make_uint4(w[0], w[1], w[2], w[3]);
-        } else {
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                if (n + i < L) p[at(n + i)] = __float2bfloat16_rn(v[i] + old[i]);
-        }
-    }
-};
-
+/* ---- rows of a filter, scaled ------------------------------------------------------------------------------------- */
 /* The block's maximum of each of n numbers; every thread calls, and has it. `part`: n WARPS words of shared memory that
  * nobody has read since a barrier before the last. */
 template <int n, int WARPS> __device__ __forceinline__ void block_max(uint32_t (&top)[n], uint32_t *part)
