@@ -59,6 +59,7 @@ sed -i 's/every: 20/every: 0/; s/width: 32/width: 128/; s/length: 48/length: 128
 for op in linear shortconv longconv addnorm xent adam; do
     "$M2" bench ops --device cpu --threads 1 --op $op --machine-out machine.yaml >ops 2>&1 || { cat ops; fail "bench ops"; }
 done
+"$M2" bench step config.yaml --steps 9 --machine-out machine.yaml >ops 2>&1 || { cat ops; fail "bench step"; }
 over_links 4 "$M2" bench comm run.device=cpu --most 1048576 --machine-out machine.yaml >comm 2>&1 || { cat comm; fail "bench comm"; }
 grep -q '^all_reduce among 4 between nodes' comm || { cat comm; fail "bench comm does not see four nodes"; }
 sed -nE '/^between/,$p' machine.yaml
