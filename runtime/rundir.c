@@ -146,10 +146,15 @@ static m2_status sign(int fd, const char *file)
     return M2_OK;
 }
 
+m2_status m2_rundir_make(const m2_rundir *dir)
+{
+    return make_folder(dir->checkpoints);
+}
+
 m2_status m2_rundir_open(m2_rundir *dir)
 {
     char file[M2_PATH + 8];
-    M2_TRY(make_folder(dir->checkpoints));
+    M2_TRY(m2_rundir_make(dir));
     snprintf(file, sizeof file, "%s/lock", dir->path);
     dir->lock = open(file, O_RDWR | O_CREAT, 0666);
     if (dir->lock < 0) return m2_fail(M2_IO, "opening %s failed: %s", file, strerror(errno));

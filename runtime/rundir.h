@@ -16,6 +16,7 @@ M2_API void m2_rundir_default(const m2_config *cfg, const char *config_path, cha
 
 /* The paths alone. */
 M2_API m2_status m2_rundir_paths(const char *path, m2_rundir *out) M2_MUST_USE;
+M2_API m2_status m2_rundir_make(const m2_rundir *dir) M2_MUST_USE; /* the folders alone */
 /* Makes the folders and takes the lock, waiting a few seconds for a process that is just ending. M2_USAGE when another
  * one keeps it. The lock is the kernel's (fcntl): a process that dies, in whatever way, has released it. Where the file
  * system has no locks, or an earlier start of the same Slurm job still holds it from a node that was cut off, the fencing

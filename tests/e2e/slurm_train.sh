@@ -1,6 +1,7 @@
 #!/bin/bash
 # sbatch over 4 nodes x 2 ranks trains gpt/tiny: the same losses, and the same bits, as 8 ranks of mpirun on one node. A job that
-# gets USR1, as it does before its time limit, saves, ends with 75, is requeued and resumes: the same bits as an uninterrupted one.
+# gets USR1, as it does before its time limit, saves, ends with 75, is requeued and resumes: the same bits as an uninterrupted
+# one. m2 submit writes such a job, hands it to sbatch and says where its log is.
 . "$M2_SOURCE/tests/e2e/slurm.bash" || exit 1
 small_run
 mkdir configs
@@ -28,3 +29,21 @@ logged "$told" 'run: told, resuming after step' || { cat m2-"$told".log; fail "d
 logged "$told" 'start 2: done' || fail "not done at its second start"
 same_bits told whole
 echo "USR1: exit code 75, requeued, $(grep -o 'resuming after step [0-9]*' m2-"$told".log), the same bits as uninterrupted"
+
+unset M2_PREFLIGHT
+"$M2" submit config.yaml --nodes 2 --time 5 --dry-run train.steps=20 run.dir=sent >script || fail "m2 submit --dry-run"
+bash -n script || { cat script; fail "its script is no bash"; }
+[ ! -e sent ] || fail "--dry-run made a folder"
+"$M2" submit config.yaml --nodes 2 --time 5 train.steps=20 run.dir=sent "data.train=$PWD/train.h5" >log 2>&1 || { cat log; fail "m2 submit"; }
+cmp script sent/job.sbatch >/dev/null && fail "the script does not have what the command line said"
+sent=$(sed -n 's/^job \([0-9]*\): 2 nodes x 1 rank,.*/\1/p' log)
+[ -n "$sent" ] || { cat log; fail "it does not say which job"; }
+in_time 60 ended "$sent"
+file=$(sed -n 's/^log *//p' log)
+is "$sent" COMPLETED && grep -q 'start 1: done' "$file" || { cat log "$file"; fail "job $sent is $(state "$sent")"; }
+grep -q '^  all-reduce .*right sums' "$file" || { cat "$file"; fail "no preflight"; }
+for bad in "--nodes 5 --time 5" "--nodes 2 --time tomorrow" "--nodes 2" "--nodes 0 --time 5"; do
+    "$M2" submit config.yaml $bad run.dir=bad >log 2>&1
+    [ $? = 64 ] && [ ! -e bad ] || { cat log; fail "m2 submit $bad"; }
+done
+echo "m2 submit: job $sent, its log in $(basename "$file"), done after a preflight"
