@@ -52,6 +52,7 @@ int64_t m2i_home_count(const m2_program *p, m2i_home home)
 m2_tid m2i_own(m2_program *p, m2i_home home)
 {
     int64_t count = m2i_home_count(p, home);
+    if (count > p->trained) count = p->trained; /* behind it lies what is not trained */
     m2_dtype t = m2i_home_dtype(p, home);
     if (!m2i_sharded(p) || home == M2I_GROUPS) return m2i_flat_slice(p, home, 0, count);
     int64_t own = m2_shards_count(&p->shards);
