@@ -73,7 +73,8 @@ static m2_status find_scripts(job *j)
     snprintf(guess + length, sizeof guess - length, "/launch/train.sbatch");
     if (access(guess, R_OK)) snprintf(guess, sizeof guess, "launch/train.sbatch");
     if (access(guess, R_OK))
-        return m2_fail(M2_USAGE, "m2 submit: there is no launch/train.sbatch in %s/../.. nor here: run it in the folder of the sources",
+        return m2_fail(M2_USAGE, "m2 submit: there is no launch/train.sbatch in %s/../.. nor here: "
+                       "run it in the folder of the sources",
                        j->program);
     *strrchr(guess, '/') = 0;
     return realpath(guess, j->launch) ? M2_OK : m2_fail(M2_IO, "m2 submit: %s: %s", guess, strerror(errno));
