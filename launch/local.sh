@@ -1,10 +1,17 @@
 #!/bin/bash
-# local.sh [-n RANKS] PROGRAM [ARGUMENTS...] - PROGRAM under mpirun on this machine. RANKS: default one per GPU, else one per
-# core. Ranks get equal shares of the cores, bound to them; more ranks than cores share them unbound. The exit code is the
-# program's (table: m2 help exit-codes).
+# usage: local.sh [-n RANKS] PROGRAM [ARGUMENTS...]
+#
+# PROGRAM under mpirun on this machine:  launch/local.sh build/bin/m2 train configs/gpt/tiny.yaml data.train=text.h5
+#
+#   -n RANKS   default: one per GPU (of those that CUDA_VISIBLE_DEVICES lists, if it is set), else one per core
+#
+# Ranks get equal shares of the cores this process may use, neighbours first, and are bound to them; more ranks than cores share
+# them unbound. The environment is that of env.sh beside this file. The exit code is the program's (m2 help exit-codes).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-usage() { echo "usage: local.sh [-n RANKS] PROGRAM [ARGUMENTS...]" >&2; exit 64; }
+help() { sed -n '2,9s/^# \{0,1\}//p' "$here/local.sh"; }
+usage() { help | head -1 >&2; exit 64; }
+case "${1:-}" in -h | --help) help; exit 0 ;; esac
 
 # CPUs this process may use, neighbours first: by NUMA node, then core, then hardware thread.
 cpus() {

@@ -46,5 +46,6 @@ same_bits killed whole
 same_bits power whole
 same_bits cable whole_long
 ! ls cable/checkpoints | grep -q tmp || fail "left behind: $(ls cable/checkpoints)"
-[ "$(grep -c 'start 2: done' m2-"$cable".log)" = 1 ] && ! logged "$cable" 'start 3' || fail "the old start disturbed the new one"
+[ "$(grep -c 'start 2: done' m2-"$cable".log)" = 1 ] && ! logged "$cable" 'start 3' ||
+    { cat m2-"$cable".log; fail "the old start disturbed the new one"; }
 echo "cable of $off out for 40 s: $(grep -o 'taken over by.*' m2-"$cable".log); the new start: same bits"
