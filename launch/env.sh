@@ -7,9 +7,6 @@ want() { [ -n "${!1+set}" ] || export "$1=$2"; } # want NAME VALUE
 want OMPI_MCA_orte_base_help_aggregate 1
 # A rank that exits with a failure ends the job: the others would wait for it in a collective.
 want OMPI_MCA_orte_abort_on_non_zero_status 1
-# After Ctrl-C or SIGTERM mpirun gives its ranks this many seconds, not one, to write a checkpoint before it
-# kills them. (A rank that hangs after another one failed is killed that much later, too.)
-want OMPI_MCA_odls_base_sigkill_timeout 15
 # Ranks of one node copy straight out of each other's memory (process_vm_readv). A container's system call filter may
 # forbid that, and then every large message fails with "Read -1, expected ..., errno = 1": through shared memory there.
 if grep -q '^Seccomp:[[:space:]]*2' /proc/self/status 2>/dev/null; then

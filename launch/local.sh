@@ -7,9 +7,10 @@
 #
 # Ranks get equal shares of the cores this process may use, neighbours first, and are bound to them; more ranks than cores share
 # them unbound. The environment is that of env.sh beside this file. The exit code is the program's (m2 help exit-codes).
+# Ctrl-C or SIGTERM: the ranks get SIGUSR1, at which m2 saves and ends with 75; at the second one they are killed.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-help() { sed -n '2,9s/^# \{0,1\}//p' "$here/local.sh"; }
+help() { sed -n '2,10s/^# \{0,1\}//p' "$here/local.sh"; }
 usage() { help | head -1 >&2; exit 64; }
 case "${1:-}" in -h | --help) help; exit 0 ;; esac
 
@@ -56,4 +57,15 @@ options+=(--mca mpi_yield_when_idle $((share == 0)))
     export M2_LOCAL_CPUS=${list//$'\n'/ } M2_LOCAL_SHARE=$share
     set -- "$here/local.sh" --as-rank "$@"
 }
-exec mpirun "${options[@]}" -n "$ranks" "$@"
+
+# mpirun kills its ranks a second after a signal, too soon for a checkpoint; made to wait longer, it also waits that much longer
+# whenever a rank fails. So it does not see Ctrl-C (setsid), but passes on SIGUSR1; and it does not outlive this script.
+setpriv --pdeathsig KILL setsid mpirun "${options[@]}" -n "$ranks" "$@" <&0 &
+pid=$!
+told=0
+trap 'told=$((told + 1)); [ $told = 1 ] && kill -USR1 $pid || kill -TERM $pid' INT TERM
+while :; do
+    code=0
+    wait $pid || code=$?
+    kill -0 $pid 2>/dev/null || exit $code
+done
