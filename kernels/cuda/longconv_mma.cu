@@ -21,7 +21,7 @@
  * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower). */
 #include "longconv_mma.cuh"
 #include "common.cuh"
-#include "mma_fft.cuh"
+#include "mma_fft_long.cuh"
 #include "pieces.cuh"
 #include <stdio.h>
 
@@ -40,6 +40,37 @@ struct Filter {
     float *k, *kr, *D;
     int64_t Lk;
     bool acc_k, acc_kr, acc_D;
+    bool wide; /* pieces of 8 taps start at multiples of 16 bytes */
+    /* v[i] = p[n + i] of filter f's taps; zero past the end. n: a multiple of W. */
+    template <int W> __device__ __forceinline__ void fetch(const float *p, int64_t f, int n, float (&v)[W]) const
+    {
+        const float *a = p + f * Lk + n;
+        if (W >= 4 && wide) {
+#pragma unroll
+            for (int i = 0; i < W; i += 4) {
+                float4 four = n < Lk ? *(const float4 *)(a + i) : make_float4(0, 0, 0, 0);
+                v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < W; i++) v[i] = n + i < Lk ? a[i] : 0.0f;
+        }
+    }
+    /* p[n + i] = or += v[i] */
+    __device__ __forceinline__ void put(float *p, int64_t f, int n, const float (&v)[8], bool acc) const
+    {
+        float *a = p + f * Lk + n, old[8] = {};
+        if (acc) fetch<8>(p, f, n, old);
+        if (wide) {
+            if (n >= Lk) return;
+            *(float4 *)a = make_float4(v[0] + old[0], v[1] + old[1], v[2] + old[2], v[3] + old[3]);
+            *(float4 *)(a + 4) = make_float4(v[4] + old[4], v[5] + old[5], v[6] + old[6], v[7] + old[7]);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                if (n + i < Lk) a[i] = v[i] + old[i];
+        }
+    }
 };
 
 /* ---- rows of a filter, scaled ------------------------------------------------------------------------------------- */
@@ -179,86 +210,96 @@ template <class X> __global__ void __launch_bounds__(256) fill_constants(uint4 *
         to[at] = make_uint4(X::constant(at, 0), X::constant(at, 1), X::constant(at, 2), X::constant(at, 3));
 }
 
-/* A block per filter: its spectrum, N words (re and im of group k0 at (2 k0) 32, (2 k0 + 1) 32), and its scale. */
+/* A block's rows of a filter: first, first + step, ... */
+struct Share {
+    int first, step;
+};
+
+/* The spectrum of filter f, N words (re and im of group k0 at (2 k0) 32, (2 k0 + 1) 32); returns its scale. A thread reads
+ * back only what it wrote. */
+template <class X>
+__device__ __forceinline__ float spectrum_of(X &fft, const Filter &taps, int64_t f, __half *buf, uint32_t *part, uint4 *K)
+{
+    typename X::Entry re, im;
+    uint32_t tops[X::BATCHES], top[1] = {0};
+#pragma unroll
+    for (int b = 0; b < X::BATCHES; b++) { /* operands at the warp's scale, then at the block's */
+        constexpr int W = X::W;
+        float x[X::BATCH][W], y[X::BATCH][W], most = 0;
+#pragma unroll
+        for (int p = 0; p < X::BATCH; p++) {
+            int n = fft.position(b * X::BATCH + p);
+            float reversed[W] = {};
+            taps.fetch<W>(taps.k, f, n, x[p]);
+            if (n == 0 && taps.D) x[p][0] += taps.D[f];
+            if (taps.kr) taps.fetch<W>(taps.kr, f, X::N - W - n, reversed);
+#pragma unroll
+            for (int i = 0; i < W; i++) {
+                y[p][i] = -reversed[W - 1 - i];
+                most = fmaxf(most, fmaxf(fabsf(x[p][i]), fabsf(y[p][i]))); /* a NaN enters as it is */
+            }
+        }
+        tops[b] = __reduce_max_sync(~0u, __float_as_uint(most));
+        top[0] = max(top[0], tops[b]);
+        X::pack_entry(x, scale_for(tops[b], 6), re, b);
+        X::pack_entry(y, scale_for(tops[b], 6), im, b);
+    }
+    block_max<1, X::WARPS>(top, part);
+    const float scale = scale_for(top[0], 6); /* complex rows: one bit of room */
+#pragma unroll
+    for (int b = 0; b < X::BATCHES; b++) {
+        X::scale_entry(re, scale * inverse(scale_for(tops[b], 6)), b);
+        X::scale_entry(im, scale * inverse(scale_for(tops[b], 6)), b);
+    }
+    fft.template enter<true>(re, im, buf);
+    __syncthreads();
+    top[0] = 0;
+    fft.prepare();
+#pragma unroll 1
+    for (int i = 0; i < X::GROUPS; i++)
+        top[0] = max(top[0], magnitude(fft.inner(buf, i * X::WARPS + fft.warp)));
+    block_max<1, X::WARPS>(top, part + X::WARPS);
+    float unit = scale_for(top[0], -2); /* a complex number of such parts stays below 1 */
+#pragma unroll 1
+    for (int i = 0; i < X::GROUPS; i++) {
+        int k0 = i * X::WARPS + fft.warp;
+        store_words(K + k0 * 64 + fft.lane, scaled(fft.inner(buf, k0), unit));
+    }
+    return sqrtf((float)X::N) * inverse(scale) * inverse(unit);
+}
 template <class X>
 __global__ void __launch_bounds__(X::THREADS)
     filter_spectrum(Filter taps, const uint4 *constants, uint4 *K, float *scale_K, int f0)
 {
     extern __shared__ uint4 smem[];
-    __half *buf = (__half *)smem;
-    __shared__ uint32_t part[2][X::WARPS];
+    __shared__ uint32_t part[2 * X::WARPS];
     X fft(constants);
-    int64_t f = f0 + blockIdx.x;
-    typename X::Entry re, im;
-    float scale = 1;
-    uint32_t top[1] = {0};
-#pragma unroll 1
-    for (int pass = 0; pass < 2; pass++) { /* the maximum, then operands at its scale */
-#pragma unroll
-        for (int b = 0; b < X::BATCHES; b++) {
-            float x[X::BATCH][X::W], y[X::BATCH][X::W];
-#pragma unroll
-            for (int p = 0; p < X::BATCH; p++)
-#pragma unroll
-                for (int i = 0; i < X::W; i++) {
-                    int n = fft.position(b * X::BATCH + p) + i, m = X::N - 1 - n;
-                    float v = n < taps.Lk ? taps.k[f * taps.Lk + n] : 0.0f;
-                    x[p][i] = n == 0 && taps.D ? v + taps.D[f] : v;
-                    y[p][i] = taps.kr && m < taps.Lk ? -taps.kr[f * taps.Lk + m] : 0.0f;
-                    uint32_t most =
-                        max(__float_as_uint(x[p][i]) & 0x7fffffffu, __float_as_uint(y[p][i]) & 0x7fffffffu);
-                    top[0] = max(top[0], most);
-                }
-            if (!pass) continue;
-            X::pack_entry(x, scale, re, b);
-            X::pack_entry(y, scale, im, b);
-        }
-        if (pass) continue;
-        block_max<1, X::WARPS>(top, part[0]);
-        scale = scale_for(top[0], 6); /* complex rows: one bit of room */
-    }
-    fft.template enter<true>(re, im, buf);
-    __syncthreads();
-    top[0] = 0;
-#pragma unroll 1
-    for (int i = 0; i < X::GROUPS; i++)
-        top[0] = max(top[0], magnitude(fft.inner(buf, i * X::WARPS + fft.warp)));
-    block_max<1, X::WARPS>(top, part[1]);
-    float unit = scale_for(top[0], -2); /* a complex number of such parts stays below 1 */
-#pragma unroll 1
-    for (int i = 0; i < X::GROUPS; i++) {
-        int k0 = i * X::WARPS + fft.warp;
-        store_words(K + ((int64_t)blockIdx.x * X::R + k0) * 64 + fft.lane, scaled(fft.inner(buf, k0), unit));
-    }
-    if (threadIdx.x == 0) scale_K[blockIdx.x] = sqrtf((float)X::N) * inverse(scale) * inverse(unit);
+    float scale = spectrum_of(fft, taps, f0 + blockIdx.x, (__half *)smem, part, K + (int64_t)blockIdx.x * X::R * 64);
+    if (threadIdx.x == 0) scale_K[blockIdx.x] = scale;
 }
 
-template <class X, bool PLAIN, int BLOCKS>
-__global__ void __launch_bounds__(X::THREADS, BLOCKS)
-    mma_forward(Rows rows, Gates io, const uint4 *__restrict__ constants, const uint4 *__restrict__ K,
-                const float *__restrict__ scale_K, int f0)
+/* A share of the rows of filter f, whose spectrum is K with its scale. */
+template <class X, bool PLAIN>
+__device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
+                                             float scale_K, __half *buf, uint32_t *part)
 {
-    extern __shared__ uint4 smem[];
-    __half *buf = (__half *)smem;
-    __shared__ uint32_t part[X::WARPS];
-    X fft(constants);
-    int f = f0 + blockIdx.y;
-    for (int i = blockIdx.x; i < rows.count; i += gridDim.x) {
+    for (int i = share.first; i < rows.count; i += share.step) {
         Line<PLAIN> line(rows, io.wide, f, i);
         Taken<X> x(fft, line, io.u, io.pre);
         float scale = common_scale(x, part);
         fft.template enter<false>(x.x, x.x, buf);
         __syncthreads();
+        fft.prepare();
 #pragma unroll 1
         for (int n = 0; n < X::GROUPS; n++) {
             int k0 = n * X::WARPS + fft.warp;
-            Words k = load_words(K + ((int64_t)blockIdx.y * X::R + k0) * 64, fft.lane);
+            Words k = words_of(K[k0 * 64 + fft.lane], K[k0 * 64 + 32 + fft.lane]);
             Words z = fft.inner(buf, k0);
             times<false>(z, k);
             fft.keep(fft.inner_inverse(z, k0), buf, k0);
         }
         __syncthreads();
-        float back = scale_K[blockIdx.y] * inverse(scale);
+        float back = scale_K * inverse(scale);
         fft.template leave<false>(buf, [&](int n, float(&s)[8]) {
             float g[8];
             uint32_t w[4];
@@ -267,6 +308,31 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
             for (int e = 0; e < 8; e++) s[e] *= io.post ? back * g[e] : back;
             line.put(io.y, n, s, false);
         });
+    }
+}
+template <class X, bool PLAIN, int BLOCKS>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS)
+    mma_forward(Rows rows, Gates io, const uint4 *constants, const uint4 *K, const float *scale_K, int f0)
+{
+    extern __shared__ uint4 smem[];
+    __shared__ uint32_t part[X::WARPS];
+    X fft(constants);
+    forward_rows<X, PLAIN>(fft, rows, io, f0 + blockIdx.y, Share{(int)blockIdx.x, (int)gridDim.x},
+                           K + (int64_t)blockIdx.y * X::R * 64, scale_K[blockIdx.y], (__half *)smem, part);
+}
+/* A block takes whole filters; K has room for one per block. */
+template <class X, bool PLAIN, int BLOCKS>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS)
+    whole_forward(Rows rows, Gates io, Filter taps, const uint4 *constants, uint4 *K)
+{
+    extern __shared__ uint4 smem[];
+    __half *buf = (__half *)smem;
+    __shared__ uint32_t part[2 * X::WARPS];
+    X fft(constants);
+    K += (int64_t)blockIdx.x * X::R * 64;
+    for (int f = blockIdx.x; f < rows.F; f += gridDim.x) {
+        float scale = spectrum_of(fft, taps, f, buf, part, K);
+        forward_rows<X, PLAIN>(fft, rows, io, f, Share{0, 1}, K, scale, buf, part);
     }
 }
 
@@ -311,24 +377,18 @@ template <class X> struct Fits {
     static constexpr size_t BYTES = (TWO ? 2 : 1) * X::BUFFER + (SUMS ? X::N * sizeof(float2) : 0);
 };
 
-/* Backward of rows. dK: [split][filter][k0][4 32] sums. Where two transforms do not fit shared memory, that of dy waits in
- * `temp`, N words per block. */
-template <class X, bool PLAIN, int BLOCKS>
-__global__ void __launch_bounds__(X::THREADS, BLOCKS)
-    mma_backward(Rows rows, Gates io, const uint4 *__restrict__ constants, const uint4 *__restrict__ K,
-                 const float *__restrict__ scale_K, float4 *dK, uint4 *temp, int f0)
+/* Backward of a share of the rows of filter f: `dK` gets the sums of the gradient of its spectrum, [k0][4 32]. Where two
+ * transforms do not fit shared memory, that of dy waits in `temp`, N words. */
+template <class X, bool PLAIN>
+__device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
+                                              float scale_K, float4 *dK, uint4 *temp, uint4 *smem, uint32_t *part)
 {
-    extern __shared__ uint4 smem[];
     __half *buf = (__half *)smem;
-    __shared__ uint32_t part[2 * X::WARPS];
     constexpr bool TWO = Fits<X>::TWO, KEEP = Fits<X>::SUMS;
-    X fft(constants);
     __half *bufd = TWO ? buf + 2 * X::PLANE : buf;
-    int f = f0 + blockIdx.y, lane = fft.lane;
-    float4 *dKf = dK + ((int64_t)blockIdx.x * gridDim.y + blockIdx.y) * X::R * 128,
-           *sums = KEEP ? (float4 *)((char *)smem + X::BUFFER * 2) : dKf;
-    temp += ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * X::R * 64;
-    for (int i = blockIdx.x; i < rows.count; i += gridDim.x) {
+    const int lane = fft.lane;
+    float4 *sums = KEEP ? (float4 *)((char *)smem + X::BUFFER * 2) : dK;
+    for (int i = share.first; i < rows.count; i += share.step) {
         Line<PLAIN> line(rows, io.wide, f, i);
         float sa, sd;
         if constexpr (TWO) {
@@ -342,6 +402,7 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
             sd = common_scale(d, part);
             fft.template enter<false>(d.x, d.x, bufd);
             __syncthreads();
+            fft.prepare();
 #pragma unroll 1
             for (int n = 0; n < X::GROUPS; n++) {
                 int k0 = n * X::WARPS + fft.warp;
@@ -353,16 +414,17 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
         }
         __syncthreads();
         float both = inverse(sa) * inverse(sd);
+        fft.prepare();
 #pragma unroll 1
         for (int n = 0; n < X::GROUPS; n++) {
             int k0 = n * X::WARPS + fft.warp;
-            Words za = fft.inner(buf, k0),
-                  zd = TWO ? fft.inner(bufd, k0) : words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]);
             Sums sum = {};
-            if (i != blockIdx.x) sum = load_sums(sums + k0 * 128, lane);
+            if (i != share.first) sum = load_sums(sums + k0 * 128, lane);
+            Words k = words_of(K[k0 * 64 + lane], K[k0 * 64 + 32 + lane]);
+            Words zd = TWO ? fft.inner(bufd, k0) : words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]),
+                  za = fft.inner(buf, k0);
             correlate(sum, zd, za, both);
             store_sums(sums + k0 * 128, lane, sum);
-            Words k = load_words(K + ((int64_t)blockIdx.y * X::R + k0) * 64, lane);
             times<false>(za, k);
             if (io.dpost) fft.keep(fft.inner_inverse(za, k0), buf, k0);
             times<true>(zd, k);
@@ -373,7 +435,7 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
                 store_words(temp + k0 * 64 + lane, zd);
         }
         __syncthreads();
-        float back_a = scale_K[blockIdx.y] * inverse(sa), back_d = scale_K[blockIdx.y] * inverse(sd);
+        float back_a = scale_K * inverse(sa), back_d = scale_K * inverse(sd);
         if (io.dpost) /* before du, which may be the memory of dy: each element has one thread here and there */
             fft.template leave<false>(buf, [&](int n, float(&s)[8]) {
                 float g[8];
@@ -411,24 +473,33 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
     if (KEEP)
         for (int n = 0; n < X::GROUPS; n++) {
             int k0 = n * X::WARPS + fft.warp;
-            store_sums(dKf + k0 * 128, lane, load_sums(sums + k0 * 128, lane));
+            store_sums(dK + k0 * 128, lane, load_sums(sums + k0 * 128, lane));
         }
 }
-
-/* Gradient of one filter's taps from the sums of its spectrum's gradient. */
-template <class X>
-__global__ void __launch_bounds__(X::THREADS)
-    filter_grad(Filter to, const uint4 *constants, const float4 *dK, int splits, int f0)
+/* dK: [split][filter][k0][4 32], temp: [filter][split][N] */
+template <class X, bool PLAIN, int BLOCKS>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS)
+    mma_backward(Rows rows, Gates io, const uint4 *constants, const uint4 *K, const float *scale_K, float4 *dK, uint4 *temp,
+                 int f0)
 {
     extern __shared__ uint4 smem[];
-    __half *buf = (__half *)smem;
-    __shared__ uint32_t part[X::WARPS];
+    __shared__ uint32_t part[2 * X::WARPS];
     X fft(constants);
-    int64_t f = f0 + blockIdx.x;
+    backward_rows<X, PLAIN>(fft, rows, io, f0 + blockIdx.y, Share{(int)blockIdx.x, (int)gridDim.x},
+                            K + (int64_t)blockIdx.y * X::R * 64, scale_K[blockIdx.y],
+                            dK + ((int64_t)blockIdx.x * gridDim.y + blockIdx.y) * X::R * 128,
+                            temp + ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * X::R * 64, smem, part);
+}
+
+/* Gradient of filter f's taps from the sums of its spectrum's gradient, `splits` of them at `stride`. */
+template <class X>
+__device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, const float4 *dK, int splits, int64_t stride,
+                                        __half *buf, uint32_t *part)
+{
     auto total = [&](int k0) {
         Sums s = {};
         for (int i = 0; i < splits; i++) {
-            Sums one = load_sums(dK + (((int64_t)i * gridDim.x + blockIdx.x) * X::R + k0) * 128, fft.lane);
+            Sums one = load_sums(dK + i * stride + k0 * 128, fft.lane);
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 s.re[e / 4][e % 4] += one.re[e / 4][e % 4], s.im[e / 4][e % 4] += one.im[e / 4][e % 4];
@@ -439,6 +510,7 @@ __global__ void __launch_bounds__(X::THREADS)
     for (int n = 0; n < X::GROUPS; n++) top[0] = max(top[0], magnitude(total(n * X::WARPS + fft.warp)));
     block_max<1, X::WARPS>(top, part);
     float scale = scale_for(top[0], 6), back = sqrtf((float)X::N) * inverse(scale);
+    fft.prepare();
     for (int n = 0; n < X::GROUPS; n++) {
         int k0 = n * X::WARPS + fft.warp;
         fft.keep(fft.inner_inverse(packed(scaled(total(k0), scale)), k0), buf, k0);
@@ -447,29 +519,53 @@ __global__ void __launch_bounds__(X::THREADS)
     if (to.k || to.D)
         fft.template leave<false>(buf, [&](int n, float(&v)[8]) {
 #pragma unroll
-            for (int e = 0; e < 8; e++) {
-                float x = v[e] * back;
-                int64_t at = f * to.Lk + n + e;
-                if (to.k && n + e < to.Lk) to.k[at] = to.acc_k ? to.k[at] + x : x;
-                if (to.D && n + e == 0) to.D[f] = to.acc_D ? to.D[f] + x : x;
-            }
+            for (int e = 0; e < 8; e++) v[e] *= back;
+            if (to.D && n == 0) to.D[f] = to.acc_D ? to.D[f] + v[0] : v[0];
+            if (to.k) to.put(to.k, f, n, v, to.acc_k);
         });
     if (to.kr)
         fft.template leave<true>(buf, [&](int n, float(&v)[8]) {
+            float reversed[8];
 #pragma unroll
-            for (int e = 0; e < 8; e++) {
-                int m = X::N - 1 - n - e;
-                int64_t at = f * to.Lk + m;
-                if (m < to.Lk) to.kr[at] = (to.acc_kr ? to.kr[at] : 0.0f) - v[e] * back;
-            }
+            for (int e = 0; e < 8; e++) reversed[e] = v[7 - e] * -back;
+            to.put(to.kr, f, X::N - 8 - n, reversed, to.acc_kr);
         });
+}
+template <class X>
+__global__ void __launch_bounds__(X::THREADS)
+    filter_grad(Filter to, const uint4 *constants, const float4 *dK, int splits, int f0)
+{
+    extern __shared__ uint4 smem[];
+    __shared__ uint32_t part[X::WARPS];
+    X fft(constants);
+    grad_of(fft, to, f0 + blockIdx.x, dK + (int64_t)blockIdx.x * X::R * 128, splits, (int64_t)gridDim.x * X::R * 128,
+            (__half *)smem, part);
+}
+/* A block takes whole filters, from taps to their gradient; K, dK and temp have room for one per block. */
+template <class X, bool PLAIN, int BLOCKS>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS)
+    whole_backward(Rows rows, Gates io, Filter taps, Filter to, const uint4 *constants, uint4 *K, float4 *dK, uint4 *temp)
+{
+    extern __shared__ uint4 smem[];
+    __half *buf = (__half *)smem;
+    __shared__ uint32_t part[2 * X::WARPS];
+    X fft(constants);
+    K += (int64_t)blockIdx.x * X::R * 64, temp += (int64_t)blockIdx.x * X::R * 64, dK += (int64_t)blockIdx.x * X::R * 128;
+    for (int f = blockIdx.x; f < rows.F; f += gridDim.x) {
+        float scale = spectrum_of(fft, taps, f, buf, part, K);
+        backward_rows<X, PLAIN>(fft, rows, io, f, Share{0, 1}, K, scale, dK, temp, smem, part);
+        if (to.k || to.kr || to.D) {
+            __syncthreads();
+            grad_of(fft, to, f, dK, 1, 0, buf, part);
+        }
+    }
 }
 
 /* ---- plan and launches ---------------------------------------------------------------------------------------------- */
 struct Plan {
     Rows rows;
     int64_t N;
-    int nf, splits;                         /* filters at a time; blocks that share a filter's rows */
+    int nf, splits;                         /* filters at a time; blocks that share a filter's rows, 0: whole filters per block */
     int64_t constants, K, scales, dK, temp; /* bytes */
     int64_t total() const { return constants + K + scales + dK + temp; }
 };
@@ -497,24 +593,38 @@ template <class X> void begin(const Job &j)
 {
     launch(fill_constants<X>, dim3((unsigned)ceil_div(X::CONSTANTS, 256)), 256, 0, j.stream, j.constants);
 }
-template <class X, int BLOCKS> void run_forward(const Job &j, int f0, int nf)
+/* The filters' spectra, and their gradients: kernels of their own where several blocks share a filter. */
+template <class X> void run_spectrum(const Job &j, int f0, int nf)
 {
     launch(filter_spectrum<X>, dim3(nf), X::THREADS, X::BUFFER, j.stream, j.taps, (const uint4 *)j.constants,
            j.K, j.scales, f0);
+}
+template <class X, int BLOCKS> void run_forward(const Job &j, int f0, int nf)
+{
+    const uint4 *constants = j.constants;
+    if constexpr (X::WHOLE)
+        if (!j.p.splits)
+            return launch(j.plain ? whole_forward<X, true, BLOCKS> : whole_forward<X, false, BLOCKS>, dim3(j.p.nf), X::THREADS,
+                          X::BUFFER, j.stream, j.p.rows, j.io, j.taps, constants, j.K);
+    run_spectrum<X>(j, f0, nf);
     if (j.p.rows.count)
         launch(j.plain ? mma_forward<X, true, BLOCKS> : mma_forward<X, false, BLOCKS>, dim3(j.p.splits, nf),
-               X::THREADS, X::BUFFER, j.stream, j.p.rows, j.io, (const uint4 *)j.constants,
-               (const uint4 *)j.K, (const float *)j.scales, f0);
+               X::THREADS, X::BUFFER, j.stream, j.p.rows, j.io, constants, (const uint4 *)j.K,
+               (const float *)j.scales, f0);
 }
 template <class X, int BLOCKS> void run_backward(const Job &j, int f0, int nf)
 {
-    launch(filter_spectrum<X>, dim3(nf), X::THREADS, X::BUFFER, j.stream, j.taps, (const uint4 *)j.constants,
-           j.K, j.scales, f0);
+    const uint4 *constants = j.constants;
+    if constexpr (X::WHOLE)
+        if (!j.p.splits)
+            return launch(j.plain ? whole_backward<X, true, BLOCKS> : whole_backward<X, false, BLOCKS>, dim3(j.p.nf), X::THREADS,
+                          Fits<X>::BYTES, j.stream, j.p.rows, j.io, j.taps, j.dtaps, constants, j.K, j.dK, j.temp);
+    run_spectrum<X>(j, f0, nf);
     launch(j.plain ? mma_backward<X, true, BLOCKS> : mma_backward<X, false, BLOCKS>, dim3(j.p.splits, nf),
-           X::THREADS, Fits<X>::BYTES, j.stream, j.p.rows, j.io, (const uint4 *)j.constants,
-           (const uint4 *)j.K, (const float *)j.scales, j.dK, j.temp, f0);
+           X::THREADS, Fits<X>::BYTES, j.stream, j.p.rows, j.io, constants, (const uint4 *)j.K,
+           (const float *)j.scales, j.dK, j.temp, f0);
     if (j.dtaps.k || j.dtaps.kr || j.dtaps.D)
-        launch(filter_grad<X>, dim3(nf), X::THREADS, X::BUFFER, j.stream, j.dtaps, (const uint4 *)j.constants,
+        launch(filter_grad<X>, dim3(nf), X::THREADS, X::BUFFER, j.stream, j.dtaps, constants,
                (const float4 *)j.dK, j.p.splits, f0);
 }
 
@@ -523,7 +633,7 @@ struct Variant {
     bool grad;
     int constants; /* units of 16 bytes */
     int blocks;    /* in flight on a large GPU: blocks per SM times SMs */
-    bool temp;
+    bool temp, whole;
     float cost; /* picoseconds per point of a row, measured with `m2 bench conv` on an H200 */
     void (*begin)(const Job &);
     void (*run)(const Job &, int f0, int nf);
@@ -531,11 +641,11 @@ struct Variant {
 /* BLOCKS per SM: bounds the registers. */
 template <class X, int BLOCKS> constexpr Variant forward_of(float cost)
 {
-    return {X::N, false, X::CONSTANTS, 132 * BLOCKS, false, cost, begin<X>, run_forward<X, BLOCKS>};
+    return {X::N, false, X::CONSTANTS, 132 * BLOCKS, false, X::WHOLE, cost, begin<X>, run_forward<X, BLOCKS>};
 }
 template <class X, int BLOCKS> constexpr Variant backward_of(float cost)
 {
-    return {X::N, true, X::CONSTANTS, 132 * BLOCKS, !Fits<X>::TWO, cost, begin<X>, run_backward<X, BLOCKS>};
+    return {X::N, true, X::CONSTANTS, 132 * BLOCKS, !Fits<X>::TWO, X::WHOLE, cost, begin<X>, run_backward<X, BLOCKS>};
 }
 /* Measured on an H200; by threads per SM (registers): forward of 4096 points 512: 0.325 ms, 768: 0.301, of 8192 512: 0.397,
  * 1024: 0.420; backward of 2048 512: 0.66, 640: 0.72, 768: 0.77. */
@@ -546,8 +656,8 @@ const Variant variants[] = {
     forward_of<MmaFft<8, 4, 8>, 4>(4.2f),     backward_of<MmaFft<8, 4, 8>, 4>(9.9f),
     forward_of<MmaFft<16, 8, 4>, 3>(4.5f),    backward_of<MmaFft<16, 8, 4>, 2>(10.9f),
     forward_of<MmaFft<32, 8, 4>, 2>(5.9f),    backward_of<MmaFft<32, 16, 2>, 1>(15.1f),
-    forward_of<MmaFft<64, 16, 2>, 1>(8.9f),   backward_of<MmaFft<64, 16, 2>, 1>(25.0f),
-    forward_of<MmaFft<128, 16, 2>, 1>(15.6f), backward_of<MmaFft<128, 16, 2>, 1>(45.5f),
+    forward_of<MmaFftLong<64>, 1>(8.9f),   backward_of<MmaFftLong<64>, 1>(25.0f),
+    forward_of<MmaFftLong<128>, 1>(15.6f), backward_of<MmaFftLong<128>, 1>(45.5f),
 };
 
 const Variant *find(int64_t L, bool grad)
@@ -555,6 +665,15 @@ const Variant *find(int64_t L, bool grad)
     for (const Variant &v : variants) /* by length */
         if (v.grad == grad && v.N >= L) return &v;
     return nullptr;
+}
+
+/* In rows' time: blocks' longest queue, a filter's transform (complex, twice its inner stages) being two rows and the
+ * gradient's sums per block half a one. */
+bool whole_is_faster(int64_t F, int64_t count, int64_t splits, int64_t blocks)
+{
+    int64_t whole = ceil_div(F, blocks) * (2 * count + 5),
+            apart = ceil_div(F, blocks) * 4 + ceil_div(F * splits, blocks) * (2 * ceil_div(count, splits) + 1);
+    return whole <= apart;
 }
 
 Plan make_plan(const Variant &v, const m2_attrs *attrs, const m2_desc &u, const m2_desc &k)
@@ -575,11 +694,13 @@ Plan make_plan(const Variant &v, const m2_attrs *attrs, const m2_desc &u, const 
     p.nf = (int)(F < most ? F : most);
     int64_t want = ceil_div(8 * v.blocks, p.nf), count = p.rows.count > 0 ? p.rows.count : 1;
     p.splits = (int)(want < count ? want : count);
+    if (v.whole && whole_is_faster(F, count, p.splits, v.blocks)) p.splits = 0, p.nf = (int)(F < v.blocks ? F : v.blocks);
+    int64_t sets = p.splits ? p.splits : 1;
     p.constants = align256((int64_t)v.constants * 16);
     p.K = align256(p.nf * v.N * 4);
     p.scales = align256(p.nf * 4);
-    p.dK = v.grad ? align256(p.nf * v.N * 8 * p.splits) : 0;
-    p.temp = v.temp ? align256(p.nf * v.N * 4 * p.splits) : 0;
+    p.dK = v.grad ? align256(p.nf * v.N * 8 * sets) : 0;
+    p.temp = v.temp ? align256(p.nf * v.N * 4 * sets) : 0;
     return p;
 }
 
@@ -628,8 +749,9 @@ m2_status mma_conv_run(const m2_call *call, bool grad)
     j.dK = (float4 *)at, at += j.p.dK;
     j.temp = (uint4 *)at;
     j.stream = stream_of(call);
-    j.taps = {
-        (float *)in[1].data, (float *)in[2].data, (float *)in[3].data, in[1].shape[1], false, false, false};
+    const int64_t Lk = in[1].shape[1];
+    j.taps = {(float *)in[1].data, (float *)in[2].data, (float *)in[3].data, Lk, false, false, false,
+              Lk % 8 == 0 && aligned(in[1]) && aligned(in[2])};
     j.io.u = (const bf16 *)in[0].data, j.io.pre = (const bf16 *)in[4].data,
     j.io.post = (const bf16 *)in[5].data;
     j.io.wide =
@@ -641,12 +763,14 @@ m2_status mma_conv_run(const m2_call *call, bool grad)
         j.io.du = (bf16 *)out[0].data, j.io.dpre = (bf16 *)out[4].data, j.io.dpost = (bf16 *)out[5].data;
         j.io.acc_du = call->acc & 1, j.io.acc_dpre = call->acc & 16, j.io.acc_dpost = call->acc & 32;
         j.io.wide = j.io.wide && aligned(in[6]) && aligned(out[4]) && aligned(out[5]);
-        j.dtaps = {(float *)out[1].data, (float *)out[2].data, (float *)out[3].data, in[1].shape[1],
-                   (call->acc & 2) != 0, (call->acc & 4) != 0, (call->acc & 8) != 0};
+        j.dtaps = {(float *)out[1].data,    (float *)out[2].data,    (float *)out[3].data,
+                   Lk,                      (call->acc & 2) != 0,    (call->acc & 4) != 0,
+                   (call->acc & 8) != 0,    Lk % 8 == 0 && aligned(out[1]) && aligned(out[2])};
     }
     j.plain = j.io.wide && !j.p.rows.jump;
     v->begin(j);
-    for (int f0 = 0; f0 < j.p.rows.F; f0 += j.p.nf)
+    if (!j.p.splits) v->run(j, 0, j.p.nf);
+    for (int f0 = 0; j.p.splits && f0 < j.p.rows.F; f0 += j.p.nf)
         v->run(j, f0, (int)(j.p.rows.F - f0 < j.p.nf ? j.p.rows.F - f0 : j.p.nf));
     return launched(call);
 }

@@ -10,8 +10,9 @@
  * operand of a product over b, and also the right operand of the transposed one. With F on the left, right, left, left
  * the four products run C(k1; j2), C(k1; k2), C(j2; k1), C(j1; j2): no shuffle, and the last is in memory's order again.
  *
- * R < 16: the outer stage's 16 rows are real and imaginary parts of 8 virtual rows; R = 4, say, takes two halves of
- * the columns as rows 0-3 and 4-7. Constants (twiddles, DFT blocks) lie in memory in the order lanes read them. */
+ * The outer stage comes in two ways: MmaFft (R <= 32) as one product with a matrix of R x R; MmaFftLong (mma_fft_long.cuh,
+ * R = 64, 128) as 16 x R / 16. R < 16: the 16 rows are real and imaginary parts of 8 virtual rows; R = 4, say, takes two
+ * halves of the columns as rows 0-3 and 4-7. Constants (twiddles, DFT blocks) lie in memory in the order lanes read them. */
 #pragma once
 #include <cuda_fp16.h>
 #include <stdint.h>
@@ -145,34 +146,127 @@ __device__ __forceinline__ Words from_right(const Words &z, const Block16 &F)
     return s;
 }
 
-/* ---- a plan size -------------------------------------------------------------------------------------------------- */
-/* R: radix of the outer stage; WARPS of a block; W: columns a lane loads at once. */
-template <int R_, int WARPS_, int W_> struct MmaFft {
+/* exp(-2 pi i a / b) scale: its real part, or the imaginary one */
+__device__ __forceinline__ float root(bool imag, int a, int b, float scale)
+{
+    float re, im;
+    sincospif(-2.0f * (float)(a % b) / (float)b, &im, &re);
+    return (imag ? im : re) * scale;
+}
+
+/* ---- what all sizes share: rows as operands, the inner stages ------------------------------------------------------ */
+/* R: radix of the outer stage; WARPS of a block; a lane loads PIECES of W columns of a row, BATCH of them scaled together. */
+template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
     static constexpr int R = R_, WARPS = WARPS_, W = W_, N = 256 * R, THREADS = 32 * WARPS;
-    static constexpr bool SMALL = R < 16;
-    static constexpr int VIRTUAL = SMALL ? 8 : R, COLUMNS = N / VIRTUAL; /* the outer stage's matrix */
-    static constexpr int TILES = SMALL ? 1 : R / 16;                     /* of 16 rows in it */
-    static constexpr int PIECES = SMALL ? 2 : R / 4;       /* of W columns that a lane loads of a row */
-    static constexpr int SLOTS = SMALL ? 1 : 2;            /* rows per lane and tile of its result */
     static constexpr int GROUPS = R / WARPS;               /* of 256 points per warp */
     static constexpr int STRIDE = 264, PLANE = R * STRIDE; /* halves: a group, all real parts */
     static constexpr size_t BUFFER = 2 * PLANE * sizeof(__half);
+    static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
+    static constexpr bool WHOLE = R > 32; /* few rows per filter: a block may take its transform too */
+
+    /* Constants, in units of 16 bytes per lane: these, then the outer stage's. */
+    static constexpr int DFT16 = 0, TWIDDLE = 64, OUTER = 128;
+    /* Word w of unit `at` < OUTER. */
+    static __device__ uint32_t inner_constant(int at, int w)
+    {
+        int lane = at % 32, row = lane / 4 + 8 * (w % 2), col = 2 * (lane % 4) + 8 * (w / 2);
+        bool imag = at / 32 % 2;
+        if (at >= TWIDDLE) return pack(root(imag, row * col, 256, 1), root(imag, row * (col + 1), 256, 1));
+        return pack(root(imag, row * col, 16, 0.25f), root(imag, row * (col + 1), 16, 0.25f));
+    }
+
+    Block16 F;
+    Words tw;
+    const uint4 *constants;
+    int lane, warp;
+
+    __device__ __forceinline__ explicit MmaStages(const uint4 *c)
+        : constants(c), lane(threadIdx.x % 32), warp(threadIdx.x / 32)
+    {
+        load_inner(c);
+    }
+    __device__ __forceinline__ void load_inner(const uint4 *c)
+    {
+        Words f = load_words(c + DFT16, lane);
+#pragma unroll
+        for (int q = 0; q < 4; q++) F.re[q] = f.re[q], F.im[q] = f.im[q], F.neg[q] = minus(f.im[q]);
+        tw = load_words(c + TWIDDLE, lane);
+    }
+    /* Before the inner stages of each row; MmaFftLong loads their constants here, to have the registers elsewhere. */
+    __device__ __forceinline__ void prepare() {}
+    /* Where the outer stage leaves (k0, c) for the inner ones; every group of 256 in a run. */
+    static __device__ __forceinline__ int place(int k0, int c)
+    {
+        return k0 * STRIDE + ((c & ~8) | ((c ^ c >> 3) & 8));
+    }
+
+    /* A lane's part of a row as operands: word [p][i] holds column i of pieces 2 p and 2 p + 1. */
+    typedef uint32_t Entry[PIECES / 2][W];
+
+    static __device__ __forceinline__ void pack_entry(const float (&v)[BATCH][W], float scale, Entry &x,
+                                                      int batch)
+    {
+#pragma unroll
+        for (int p = 0; p < BATCH / 2; p++)
+#pragma unroll
+            for (int i = 0; i < W; i++)
+                x[batch * BATCH / 2 + p][i] = pack(v[2 * p][i] * scale, v[2 * p + 1][i] * scale);
+    }
+    static __device__ __forceinline__ void scale_entry(Entry &x, float scale, int batch)
+    {
+        __half2 by = __float2half2_rn(scale);
+#pragma unroll
+        for (int p = 0; p < BATCH / 2; p++)
+#pragma unroll
+            for (int i = 0; i < W; i++) {
+                uint32_t &w = x[batch * BATCH / 2 + p][i];
+                w = bits(__hmul2(halves(w), by));
+            }
+    }
+
+    /* The inner stages of a group; its part of buf is then free for the way back. */
+    __device__ __forceinline__ Words inner(const __half *buf, int group) const
+    {
+        int id = lane / 8, j1 = id / 2 * 8 + lane % 8;
+        const __half *row = buf + place(group, j1 * 16 + id % 2 * 8);
+        Words z;
+        load_tiles(z.re, row);
+        load_tiles(z.im, row + PLANE);
+        z = from_left<false>(F, z);
+        times<false>(z, tw);
+        return from_right(z, F);
+    }
+    /* Back; in memory's order, still to be twiddled for the outer stage. */
+    __device__ __forceinline__ Words back(Words z) const
+    {
+        z = from_left<true>(F, z);
+        times<true>(z, tw);
+        return from_left<true>(F, z);
+    }
+};
+
+/* ---- R <= 32 -------------------------------------------------------------------------------------------------- */
+constexpr int pieces_of(int R)
+{
+    return R < 16 ? 2 : R / 4;
+}
+template <int R_, int WARPS_, int W_>
+struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
+    typedef MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> Base;
+    using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::STRIDE, Base::place, Base::back;
+    using typename Base::Entry;
+    static constexpr int R = R_, WARPS = WARPS_, W = W_, N = 256 * R;
+    static constexpr bool SMALL = R < 16;
+    static constexpr int VIRTUAL = SMALL ? 8 : R, COLUMNS = N / VIRTUAL; /* the outer stage's matrix */
+    static constexpr int TILES = SMALL ? 1 : R / 16;                     /* of 16 rows in it */
+    static constexpr int SLOTS = SMALL ? 1 : 2;            /* rows per lane and tile of its result */
     static_assert(COLUMNS == 8 * W * WARPS && R % WARPS == 0 && COLUMNS % 32 == 0, "every warp has work");
 
-    /* Constants, in units of 16 bytes per lane. */
     static constexpr int OUTER_SIZE = WARPS * TILES * SLOTS * W / 2 * 32, GROUP_SIZE = R * 2 * 32,
                          BLOCK_SIZE = SMALL ? 32 : TILES * TILES * 2 * 32;
-    static constexpr int OUTER = 0, GROUP = OUTER + OUTER_SIZE, IN = GROUP + GROUP_SIZE,
-                         OUT = IN + BLOCK_SIZE, DFT16 = OUT + BLOCK_SIZE, TWIDDLE = DFT16 + 64,
-                         CONSTANTS = TWIDDLE + 64;
+    static constexpr int GROUP = OUTER + OUTER_SIZE, IN = GROUP + GROUP_SIZE, OUT = IN + BLOCK_SIZE,
+                         CONSTANTS = OUT + BLOCK_SIZE;
 
-    /* exp(-2 pi i a / b) scale: its real part, or the imaginary one */
-    static __device__ __forceinline__ float root(bool imag, int a, int b, float scale)
-    {
-        float re, im;
-        sincospif(-2.0f * (float)(a % b) / (float)b, &im, &re);
-        return (imag ? im : re) * scale;
-    }
     static __device__ __forceinline__ float outer_twiddle(bool imag, int k0, int c)
     {
         return root(imag, (4 * k0 + 4 * N - 1) % (4 * N) * c, 4 * N, 1.0f);
@@ -200,19 +294,13 @@ template <int R_, int WARPS_, int W_> struct MmaFft {
     /* Word w of unit `at` of the constants. */
     static __device__ uint32_t constant(int at, int w)
     {
+        if (at < OUTER) return Base::inner_constant(at, w);
+        at -= OUTER;
         int lane = at % 32, g = lane / 4, t = lane % 4, unit = at / 32;
         int row = g + 8 * (w % 2), col = 2 * t + 8 * (w / 2); /* of a 16 x 16 fragment */
-        if (at >= TWIDDLE) {
-            bool imag = (unit - TWIDDLE / 32) % 2;
-            return pack(root(imag, row * col, 256, 1), root(imag, row * (col + 1), 256, 1));
-        }
-        if (at >= DFT16) {
-            bool imag = (unit - DFT16 / 32) % 2;
-            return pack(root(imag, row * col, 16, 0.25f), root(imag, row * (col + 1), 16, 0.25f));
-        }
-        if (at >= IN) {
-            bool out = at >= OUT;
-            unit -= (out ? OUT : IN) / 32;
+        if (unit >= (IN - OUTER) / 32) {
+            bool out = unit >= (OUT - OUTER) / 32;
+            unit -= ((out ? OUT : IN) - OUTER) / 32;
             if (SMALL && out) return pack(out_small(row, col), out_small(row, col + 1));
             if (SMALL) return pack(in_small(row, 2 * t, w / 2), in_small(row, 2 * t + 1, w / 2));
             bool imag = unit % 2;
@@ -220,8 +308,8 @@ template <int R_, int WARPS_, int W_> struct MmaFft {
             return out ? pack(outer_block(imag, col, row), outer_block(imag, col + 1, row))
                        : pack(outer_block(imag, row, col), outer_block(imag, row, col + 1));
         }
-        if (at >= GROUP) {
-            unit -= GROUP / 32;
+        if (unit >= (GROUP - OUTER) / 32) {
+            unit -= (GROUP - OUTER) / 32;
             int k0 = unit / 2, c = row * 16 + col;
             return pack(outer_twiddle(unit % 2, k0, c), outer_twiddle(unit % 2, k0, c + 1));
         }
@@ -233,19 +321,7 @@ template <int R_, int WARPS_, int W_> struct MmaFft {
     }
 
     /* ---- one row ------------------------------------------------------------------------------------------------- */
-    Block16 F;
-    Words tw;
-    const uint4 *constants;
-    int lane, warp;
-
-    __device__ __forceinline__ explicit MmaFft(const uint4 *c)
-        : constants(c), lane(threadIdx.x % 32), warp(threadIdx.x / 32)
-    {
-        Words f = load_words(c + DFT16, lane);
-#pragma unroll
-        for (int q = 0; q < 4; q++) F.re[q] = f.re[q], F.im[q] = f.im[q], F.neg[q] = minus(f.im[q]);
-        tw = load_words(c + TWIDDLE, lane);
-    }
+    using Base::Base;
     /* Position of this lane's piece x, W columns. */
     __device__ __forceinline__ int position(int x) const
     {
@@ -253,39 +329,6 @@ template <int R_, int WARPS_, int W_> struct MmaFft {
             v = 2 * t + x % 2 + (SMALL ? 0 : x / 4 * 16 + x % 4 / 2 * 8);
         return SMALL ? v % R * 256 + v / R * COLUMNS + c : v * 256 + c;
     }
-    /* Where the outer stage leaves (k0, c) for the inner ones. */
-    static __device__ __forceinline__ int place(int k0, int c)
-    {
-        return k0 * STRIDE + ((c & ~8) | ((c ^ c >> 3) & 8));
-    }
-
-    /* A lane's part of a row as operands: word [p][i] holds column i of pieces 2 p and 2 p + 1. */
-    typedef uint32_t Entry[PIECES / 2][W];
-
-    static constexpr int BATCH = PIECES < 16 ? PIECES : 16,
-                         BATCHES = PIECES / BATCH; /* pieces scaled together */
-
-    static __device__ __forceinline__ void pack_entry(const float (&v)[BATCH][W], float scale, Entry &x,
-                                                      int batch)
-    {
-#pragma unroll
-        for (int p = 0; p < BATCH / 2; p++)
-#pragma unroll
-            for (int i = 0; i < W; i++)
-                x[batch * BATCH / 2 + p][i] = pack(v[2 * p][i] * scale, v[2 * p + 1][i] * scale);
-    }
-    static __device__ __forceinline__ void scale_entry(Entry &x, float scale, int batch)
-    {
-        __half2 by = __float2half2_rn(scale);
-#pragma unroll
-        for (int p = 0; p < BATCH / 2; p++)
-#pragma unroll
-            for (int i = 0; i < W; i++) {
-                uint32_t &w = x[batch * BATCH / 2 + p][i];
-                w = bits(__hmul2(halves(w), by));
-            }
-    }
-
     /* Outer stage of the row x [+ i y] into buf. */
     template <bool COMPLEX>
     __device__ __forceinline__ void enter(const Entry &x, const Entry &y, __half *buf) const
@@ -321,26 +364,11 @@ template <int R_, int WARPS_, int W_> struct MmaFft {
         }
     }
 
-    /* The inner stages of group k0; buf is then free for the way back. */
-    __device__ __forceinline__ Words inner(const __half *buf, int k0) const
-    {
-        int id = lane / 8, j1 = id / 2 * 8 + lane % 8;
-        const __half *row = buf + place(k0, j1 * 16 + id % 2 * 8);
-        Words z;
-        load_tiles(z.re, row);
-        load_tiles(z.im, row + PLANE);
-        z = from_left<false>(F, z);
-        times<false>(z, tw);
-        return from_right(z, F);
-    }
     /* Back; result in registers, twiddled for the outer stage. */
     __device__ __forceinline__ Words inner_inverse(Words z, int k0) const
     {
-        Words outer = load_words(constants + GROUP + k0 * 64, lane);
-        z = from_left<true>(F, z);
-        times<true>(z, tw);
-        z = from_left<true>(F, z);
-        times<true>(z, outer);
+        z = back(z);
+        times<true>(z, load_words(constants + GROUP + k0 * 64, lane));
         return z;
     }
     /* ... and to where `leave` reads it: within 32 columns, 8 t + 2 i + e at 8 i + 2 t + e, so that a lane ends up with 8
@@ -348,6 +376,7 @@ template <int R_, int WARPS_, int W_> struct MmaFft {
     __device__ __forceinline__ void keep(const Words &z, __half *buf, int k0) const
     {
         int g = lane / 4, t = lane % 4;
+        __syncwarp(); /* other lanes have read */
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             int j1 = g + 8 * r;

@@ -1,0 +1,271 @@
+/* mma_fft_long.cuh - the outer stage of mma_fft.cuh for R = 16 Q, Q = 4 or 8, as 16 x Q: as one product with a matrix of
+ * R x R its constants, 64 KiB each way at R = 128, would come from L2 for every row; these fit registers.
+ *
+ *   k0 = q + 16 m, j0 = Q jA + jB:  exp(-2 pi i (k0 - 1/4) j0 / R) = A[q][jA] T[q][jB] B[m][jB]
+ *   A = exp(-2 pi i (q - 1/4) jA / 16),  T = exp(-2 pi i (q - 1/4) jB / R),  B = exp(-2 pi i m jB / Q)
+ * A warp's columns are c = 16 warp + i, so the twiddle exp(-2 pi i (k0 - 1/4) c / N) is S[k0][i], the same for all warps,
+ * times a factor of q, which T takes, and one of m, which B takes.
+ *
+ * In:   per column i, C(q; (i', jB)) = A x, times T, is the left operand of the product with B: C(q; (i', m)), times S.
+ *       A lane ends up with 8 neighbours of a group. Q = 4: i' are two blocks of 8 columns, B two blocks beside each other.
+ * Out:  per lane 8 neighbours of group (q, m), times conj S; C((i', jB); q) = conj(B) z, times conj T, is the right operand
+ *       of the product with conj(A), whose lanes get 8 neighbours of positions j0.
+ * Group (q, m) lies at Q q + (m ^ 4 (q & 1)) (Q = 4: Q q + m), so that 8 lanes' 16 bytes never share a bank. */
+#pragma once
+#include "mma_fft.cuh"
+
+namespace m2cu
+{
+
+/* Four 8 x 8 tiles; lane l gives the address of row l % 8 of tile l / 8. The inverse of ldmatrix. */
+__device__ __forceinline__ void store_tiles(__half *row, const uint32_t (&w)[4], int lane)
+{
+#if __CUDA_ARCH__ >= 900
+    (void)lane;
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(row)),
+                 "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+                 : "memory");
+#else
+#pragma unroll
+    for (int tile = 0; tile < 4; tile++) {
+        uint64_t to = __shfl_sync(~0u, (uint64_t)row, tile * 8 + lane / 4);
+        *(uint32_t *)((__half *)to + 2 * (lane % 4)) = w[tile];
+    }
+#endif
+}
+
+template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
+    typedef MmaStages<R_, 16, 8, R_ / 16, 4> Base;
+    using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::STRIDE, Base::place, Base::back;
+    using typename Base::Entry;
+    static constexpr int R = R_, Q = R / 16, N = 256 * R, WARPS = 16;
+    static constexpr bool TALL = Q == 8; /* a lane holds two m's, else one m and two blocks of columns */
+    static_assert(Q == 4 || Q == 8);
+
+    /* ---- constants, in units of 16 bytes per lane --------------------------------------------------------------- */
+    static constexpr int PAIRS = TALL ? 8 : 4; /* S: a unit of real parts and one of imaginary parts per pair of columns */
+    static constexpr int S = OUTER, IN = S + PAIRS * 2 * 32, /* A: 2 units; a warp's: T 1, B 1 */
+        OUT = IN + (2 + 2 * WARPS) * 32,                     /* A: 2 units; a warp's: B 2, T 2 */
+        CONSTANTS = OUT + (2 + 4 * WARPS) * 32;
+
+    static __device__ __forceinline__ float s_factor(bool imag, int k0, int i)
+    {
+        return root(imag, (4 * k0 + 4 * N - 1) % (4 * N) * i, 4 * N, 1);
+    }
+    static __device__ __forceinline__ float a_factor(bool imag, int q, int j)
+    {
+        return root(imag, (4 * q + 63) * j, 64, 0.25f);
+    }
+    static __device__ __forceinline__ float t_factor(bool imag, int q, int jB, int of)
+    {
+        return root(imag, (4 * q + 4 * N - 1) % (4 * N) * (256 * jB + 16 * of), 4 * N, 1);
+    }
+    static __device__ __forceinline__ float b_factor(bool imag, int m, int jB, int of)
+    {
+        return root(imag, m * (N / Q * jB + 256 * of), N, rsqrtf((float)Q));
+    }
+    /* Of the inward product with B: row n = (i', jB), column l = (m, i'). */
+    static __device__ float b_in(bool imag, int n, int l, int of)
+    {
+        int m = TALL ? l / 2 + 4 * (l % 2) : l / 2, block = TALL ? 0 : l % 2;
+        return n / Q == block ? b_factor(imag, m, n % Q, of) : 0.0f;
+    }
+    /* Of the outward one: row a, column k; both 8 r + 2 t + e, e the column of a pair. TALL: m or jB = t + 4 r, else t, and
+     * r the pair. */
+    static __device__ float b_out(bool imag, int a, int k, int of)
+    {
+        if (a % 2 != k % 2 || (!TALL && a / 8 != k / 8)) return 0;
+        int jB = a % 8 / 2 + (TALL ? a / 8 * 4 : 0), m = k % 8 / 2 + (TALL ? k / 8 * 4 : 0);
+        float v = b_factor(imag, m, jB, of);
+        return imag ? -v : v;
+    }
+    static __device__ uint32_t constant(int at, int w)
+    {
+        if (at < OUTER) return Base::inner_constant(at, w);
+        int lane = at % 32, g = lane / 4, t = lane % 4;
+        int row = g + 8 * (w % 2), col = 2 * t + 8 * (w / 2); /* of a 16 x 16 fragment */
+        if (at < IN) {
+            int unit = (at - S) / 32, i = unit / 2 * 2, q = g + 8 * (w / 2), m = TALL ? t + 4 * (w % 2) : t;
+            return pack(s_factor(unit % 2, q + 16 * m, i % 8 + (TALL ? i / 8 : w % 2) * 8),
+                        s_factor(unit % 2, q + 16 * m, i % 8 + (TALL ? i / 8 : w % 2) * 8 + 1));
+        }
+        bool out = at >= OUT;
+        int unit = (at - (out ? OUT : IN)) / 32;
+        if (unit < 2) {
+            float sign = out && unit ? -1 : 1;
+            return out ? pack(sign * a_factor(unit, col, row), sign * a_factor(unit, col + 1, row))
+                       : pack(a_factor(unit, row, col), a_factor(unit, row, col + 1));
+        }
+        unit -= 2;
+        if (!out) {
+            int of = unit / 2;
+            if (unit % 2) return w < 2 ? pack(b_in(w, 2 * t, g, of), b_in(w, 2 * t + 1, g, of)) : 0;
+            return pack(t_factor(w / 2, g + 8 * (w % 2), 2 * t % Q, of),
+                        t_factor(w / 2, g + 8 * (w % 2), (2 * t + 1) % Q, of));
+        }
+        int of = unit / 4;
+        bool imag = unit % 2;
+        if (unit % 4 < 2) return pack(b_out(imag, row, col, of), b_out(imag, row, col + 1, of));
+        int jB = g / 2 + (TALL ? w % 2 * 4 : 0); /* T of result row 8 (w % 2) + g, columns q, q + 1 */
+        return pack(t_factor(imag, col, jB, of), t_factor(imag, col + 1, jB, of));
+    }
+
+    /* ---- one row ------------------------------------------------------------------------------------------------- */
+    using Base::Base;
+    /* The constants, by a pointer that the compiler cannot know to be the last row's: it would keep what it loaded. */
+    __device__ __forceinline__ const uint4 *fresh() const
+    {
+        const uint4 *c = constants;
+        asm volatile("" : "+l"(c));
+        return c;
+    }
+    __device__ __forceinline__ void prepare() { Base::load_inner(fresh()); }
+    /* Position of this lane's piece x, 8 columns. */
+    __device__ __forceinline__ int position(int x) const
+    {
+        int g = lane / 4, t = lane % 4, jA = 2 * t + x % 2 + x % 4 / 2 * 8, block = TALL ? x / 4 : g / Q;
+        return (Q * jA + g % Q) * 256 + 16 * warp + 8 * block;
+    }
+    static __device__ __forceinline__ int group_of(int q, int m)
+    {
+        return Q * q + (TALL ? m ^ 4 * (q & 1) : m);
+    }
+    /* Complex words, one per (r, b): q = g + 8 r, and b m's second bit or a block of columns. */
+    struct Four {
+        uint32_t re[4], im[4];
+    };
+    __device__ __forceinline__ Four s_words(const uint4 *c, int pair) const
+    {
+        uint4 a = __ldg(c + S + pair * 64 + lane), b = __ldg(c + S + pair * 64 + 32 + lane);
+        return Four{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}};
+    }
+
+    /* Outer stage of the row x [+ i y] into buf. */
+    template <bool COMPLEX>
+    __device__ __forceinline__ void enter(const Entry &x, const Entry &y, __half *buf) const
+    {
+        const int g = lane / 4, t = lane % 4;
+        const uint4 *c = fresh(), *mine = c + IN + (2 + 2 * warp) * 32;
+        const Words A = load_words(c + IN, lane);
+        const uint4 T = __ldg(mine + lane), B = __ldg(mine + 32 + lane);
+        const uint32_t Tre[2] = {T.x, T.y}, Tim[2] = {T.z, T.w};
+        const uint32_t down[4] = {minus(A.im[0]), minus(A.im[1]), minus(A.im[2]), minus(A.im[3])};
+#pragma unroll
+        for (int block = 0; block < (TALL ? 2 : 1); block++) {
+            uint32_t re[4][4], im[4][4]; /* [(r, b)][pair] */
+#pragma unroll
+            for (int pair = 0; pair < 4; pair++) {
+                float sr[2][4] = {}, si[2][4] = {};
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const int i = 2 * pair + e;
+                    uint32_t zr[2], zi[2];
+                    mma_first(zr[0], zr[1], A.re, x[2 * block][i], x[2 * block + 1][i]);
+                    mma_first(zi[0], zi[1], A.im, x[2 * block][i], x[2 * block + 1][i]);
+                    if (COMPLEX) {
+                        mma_next(zr[0], zr[1], down, y[2 * block][i], y[2 * block + 1][i]);
+                        mma_next(zi[0], zi[1], A.re, y[2 * block][i], y[2 * block + 1][i]);
+                    }
+#pragma unroll
+                    for (int r = 0; r < 2; r++) times<false>(zr[r], zi[r], Tre[r], Tim[r]);
+                    mma_half(sr[e], zr[0], zr[1], B.x);
+                    mma_half(si[e], zr[0], zr[1], B.y);
+                    mma_half(sr[e], zi[0], zi[1], minus(B.y));
+                    mma_half(si[e], zi[0], zi[1], B.x);
+                }
+                const Four s = s_words(c, 4 * block + pair);
+#pragma unroll
+                for (int rb = 0; rb < 4; rb++) {
+                    re[rb][pair] = pack(sr[0][rb], sr[1][rb]);
+                    im[rb][pair] = pack(si[0][rb], si[1][rb]);
+                    times<false>(re[rb][pair], im[rb][pair], s.re[rb], s.im[rb]);
+                }
+            }
+#pragma unroll
+            for (int rb = 0; rb < 4; rb++) {
+                int m = TALL ? t + rb % 2 * 4 : t, column = 16 * warp + 8 * (TALL ? block : rb % 2);
+                __half *to = buf + place(group_of(g + rb / 2 * 8, m), column);
+                *(uint4 *)to = make_uint4(re[rb][0], re[rb][1], re[rb][2], re[rb][3]);
+                *(uint4 *)(to + PLANE) = make_uint4(im[rb][0], im[rb][1], im[rb][2], im[rb][3]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ Words inner_inverse(const Words &z, int) const { return back(z); }
+    __device__ __forceinline__ void keep(const Words &z, __half *buf, int group) const
+    {
+        int id = lane / 8, j1 = id % 2 * 8 + lane % 8;
+        __half *row = buf + place(group, j1 * 16 + id / 2 * 8);
+        __syncwarp(); /* other lanes have read */
+        store_tiles(row, z.re, lane);
+        store_tiles(row + PLANE, z.im, lane);
+    }
+
+    /* Outer stage back: emit(n, v) gets the real (or imaginary) parts of positions n ... n + 7. */
+    template <bool IMAG, class Emit> __device__ __forceinline__ void leave(const __half *buf, Emit emit) const
+    {
+        const int g = lane / 4, t = lane % 4;
+        const uint4 *c = fresh(), *mine = c + OUT + (2 + 4 * warp) * 32;
+        const Words A = load_words(c + OUT, lane), B = load_words(mine, lane), T = load_words(mine + 64, lane);
+        uint32_t up[4], down[4]; /* the product's real or imaginary part: A.re (re or im) + up (im or re) */
+#pragma unroll
+        for (int q = 0; q < 4; q++) up[q] = IMAG ? A.im[q] : minus(A.im[q]), down[q] = minus(B.im[q]);
+#pragma unroll 1
+        for (int block = 0; block < 2; block++) {
+            float out[4][8]; /* [(jA's r, n's r)] */
+            Words z[2][TALL ? 2 : 1];
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+#pragma unroll
+                for (int b = 0; b < (TALL ? 2 : 1); b++) {
+                    const __half *from = buf + place(group_of(g + 8 * r, t + 4 * b), 16 * warp + 8 * block);
+                    uint4 v = *(const uint4 *)from, w = *(const uint4 *)(from + PLANE);
+                    z[r][b] = Words{{v.x, v.y, v.z, v.w}, {w.x, w.y, w.z, w.w}};
+                }
+#pragma unroll
+            for (int step = 0; step < (TALL ? 4 : 2); step++) {
+                uint32_t cr[2][2], ci[2][2]; /* [q's r][row's r] */
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    uint32_t zr[2], zi[2];
+#pragma unroll
+                    for (int b = 0; b < 2; b++) {
+                        const int pair = TALL ? step : 2 * step + b;
+                        const Four s = s_words(c, TALL ? 4 * block + pair : pair);
+                        zr[b] = z[r][TALL ? b : 0].re[pair], zi[b] = z[r][TALL ? b : 0].im[pair];
+                        if constexpr (TALL)
+                            times<true>(zr[b], zi[b], s.re[2 * r + b], s.im[2 * r + b]);
+                        else
+                            times<true>(zr[b], zi[b], block ? s.re[2 * r + 1] : s.re[2 * r],
+                                        block ? s.im[2 * r + 1] : s.im[2 * r]);
+                    }
+                    mma_first(cr[r][0], cr[r][1], B.re, zr[0], zr[1]);
+                    mma_first(ci[r][0], ci[r][1], B.re, zi[0], zi[1]);
+                    mma_next(cr[r][0], cr[r][1], down, zi[0], zi[1]);
+                    mma_next(ci[r][0], ci[r][1], B.im, zr[0], zr[1]);
+#pragma unroll
+                    for (int a = 0; a < 2; a++) times<true>(cr[r][a], ci[r][a], T.re[2 * r + a], T.im[2 * r + a]);
+                }
+#pragma unroll
+                for (int a = 0; a < 2; a++) {
+                    float s[4] = {};
+                    mma(s, A.re, IMAG ? ci[0][a] : cr[0][a], IMAG ? ci[1][a] : cr[1][a]);
+                    mma(s, up, IMAG ? cr[0][a] : ci[0][a], IMAG ? cr[1][a] : ci[1][a]);
+#pragma unroll
+                    for (int r = 0; r < 2; r++)
+#pragma unroll
+                        for (int e = 0; e < 2; e++)
+                            out[TALL ? 2 * r + a : r][(TALL ? 2 * step : 4 * step + 2 * a) + e] = s[2 * r + e];
+                }
+            }
+#pragma unroll
+            for (int o = 0; o < (TALL ? 4 : 2); o++) {
+                int jA = g + 8 * (TALL ? o / 2 : o), jB = t + (TALL ? o % 2 * 4 : 0);
+                emit((Q * jA + jB) * 256 + 16 * warp + 8 * block, out[o]);
+            }
+        }
+    }
+};
+
+} // namespace m2cu
