@@ -1,206 +1,35 @@
 /* longconv_mma.cu - gated long convolution of bf16 rows on tensor cores, forward and backward, fused; the formulas are
  * longconv.cu's, the transform mma_fft.cuh's (f16 operands).
  *
- * A block takes rows of one filter in turn; the whole transform of a row stays in its shared memory. Each row enters
- * scaled by a power of two to a maximum in [128, 256): the stages are unitary, so with N <= 32768 no value can exceed
- * 256 sqrt(N) = 46341 < 65504. Spectra of filters are scaled to a maximum of 1 and kept in f16 with their scale.
- * Gradients of spectra are summed over rows in f32: in shared memory (R <= 32), else in memory, where they stay in L2.
+ * A block takes rows of one filter in turn, or (R > 32, filters enough) whole filters, from taps to their gradient; the
+ * transform of a row stays in its shared memory, scaled as mma_rows.cuh says. Spectra of filters are scaled to a maximum of
+ * 1 and kept in f16 with their scale. Gradients of spectra are summed over rows in f32: in shared memory (R <= 32), else
+ * through L2.
  * Error against float64: 2.0e-3 relative L2, of which the bf16 result's own rounding is 1.7e-3.
  *
  * H200, 65,536 tokens x 1024 channels and filters, gated, `m2 bench conv --device cuda --gates`, ms forward / with backward.
  * Bound: bytes that must move, 0.13 / 0.36. Prediction: instructions of a row in the machine code, four per clock and SM; the
  * tensor cores' share of it is smaller at every length.
  *   L      prediction    result         what limits it
- *   1024   0.16 / 0.47   0.256 / 0.902  latency between barriers: registers allow 32 warps per SM forward, 16 backward
- *   2048   0.13 / 0.50   0.273 / 0.913  the same, 16 warps each
- *   4096   0.14 / 0.45   0.290 / 1.009  the same, 24 and 16 warps
- *   8192   0.13 / 0.49   0.393 / 1.381  backward: one block per SM (132 KiB of shared memory), idle at its barriers
- *   16384  0.17 / 0.58   0.597 / 2.277  one block per SM both ways; sums go through L2; 4 rows per filter's spectrum
- *   32768  0.17 / 0.65   1.049 / 4.137  the same, 2 rows per spectrum; outer DFT of 128 as one product with its constants from
- *                                       L1; backward one transform at a time, the other waits in L2
- * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower). */
+ *   1024   0.16 / 0.47   0.254 / 0.889  latency between barriers: registers allow 32 warps per SM forward, 16 backward
+ *   2048   0.13 / 0.50   0.263 / 0.889  the same, 16 warps each
+ *   4096   0.14 / 0.45   0.280 / 0.980  the same, 24 and 16 warps
+ *   8192   0.13 / 0.49   0.380 / 1.315  backward: one block per SM (132 KiB of shared memory), idle at its barriers
+ *   16384  0.19 / 0.60   0.466 / 1.984  one block per SM both ways; a filter's transform is 2 rows' work, for 4 rows
+ *   32768  0.23 / 0.80   0.657 / 3.022  the same, for 2 rows; backward one transform at a time, the other waits in L2, as do
+ *                                       the sums (a block's, 390 KiB together: more than L2 holds for all blocks)
+ * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower); at 8192
+ * sums in L2 and two blocks per SM (backward 1.02 for 0.90); asking for the next row at 32768 (4% slower, else 3-10% faster);
+ * R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from L2 for every row. */
 #include "longconv_mma.cuh"
 #include "common.cuh"
-#include "mma_fft_long.cuh"
-#include "pieces.cuh"
+#include "mma_rows.cuh"
 #include <stdio.h>
 
 namespace m2cu
 {
 namespace
 {
-
-struct Gates {
-    const bf16 *u, *pre, *post, *dy;
-    bf16 *y, *du, *dpre, *dpost;
-    bool acc_du, acc_dpre, acc_dpost;
-    bool wide; /* pieces of 8 columns start at multiples of 16 bytes */
-};
-struct Filter {
-    float *k, *kr, *D;
-    int64_t Lk;
-    bool acc_k, acc_kr, acc_D;
-    bool wide; /* pieces of 8 taps start at multiples of 16 bytes */
-    /* v[i] = p[n + i] of filter f's taps; zero past the end. n: a multiple of W. */
-    template <int W> __device__ __forceinline__ void fetch(const float *p, int64_t f, int n, float (&v)[W]) const
-    {
-        const float *a = p + f * Lk + n;
-        if (W >= 4 && wide) {
-#pragma unroll
-            for (int i = 0; i < W; i += 4) {
-                float4 four = n < Lk ? *(const float4 *)(a + i) : make_float4(0, 0, 0, 0);
-                v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < W; i++) v[i] = n + i < Lk ? a[i] : 0.0f;
-        }
-    }
-    /* p[n + i] = or += v[i] */
-    __device__ __forceinline__ void put(float *p, int64_t f, int n, const float (&v)[8], bool acc) const
-    {
-        float *a = p + f * Lk + n, old[8] = {};
-        if (acc) fetch<8>(p, f, n, old);
-        if (wide) {
-            if (n >= Lk) return;
-            *(float4 *)a = make_float4(v[0] + old[0], v[1] + old[1], v[2] + old[2], v[3] + old[3]);
-            *(float4 *)(a + 4) = make_float4(v[4] + old[4], v[5] + old[5], v[6] + old[6], v[7] + old[7]);
-        } else {
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                if (n + i < Lk) a[i] = v[i] + old[i];
-        }
-    }
-};
-
-/* ---- rows of a filter, scaled ------------------------------------------------------------------------------------- */
-/* The block's maximum of each of n numbers; every thread calls, and has it. `part`: n WARPS words of shared memory that
- * nobody has read since a barrier before the last. */
-template <int n, int WARPS> __device__ __forceinline__ void block_max(uint32_t (&top)[n], uint32_t *part)
-{
-#pragma unroll
-    for (int i = 0; i < n; i++) {
-        top[i] = __reduce_max_sync(~0u, top[i]);
-        if (threadIdx.x % 32 == 0) part[i * WARPS + threadIdx.x / 32] = top[i];
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < n; i++)
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) top[i] = max(top[i], part[i * WARPS + w]);
-}
-/* The power of two that brings a maximum with these bits into [2^to, 2^(to + 1)); the largest for 0. */
-__device__ __forceinline__ float scale_for(uint32_t top, int to)
-{
-    int e = to + 127 - (int)(top >> 23);
-    return __uint_as_float((uint32_t)(min(max(e, -126), 100) + 127) << 23);
-}
-__device__ __forceinline__ float inverse(float power_of_two)
-{
-    return __uint_as_float((254u << 23) - __float_as_uint(power_of_two));
-}
-
-/* x = p gate at this lane's pieces, each batch scaled to the warp's maximum, whose bits `top` gets. */
-template <class X> struct Taken {
-    typename X::Entry x;
-    uint32_t top[X::BATCHES];
-
-    template <class Line>
-    __device__ __forceinline__ Taken(const X &fft, const Line &line, const bf16 *p, const bf16 *gate)
-    {
-#pragma unroll
-        for (int b = 0; b < X::BATCHES; b++) {
-            constexpr int COUNT = X::BATCH, W = X::W;
-            uint32_t raw[COUNT][W / 2], gates[COUNT][W / 2];
-            float v[COUNT][W];
-#pragma unroll
-            for (int i = 0; i < COUNT; i++) {
-                line.template fetch<W>(p, fft.position(b * COUNT + i), raw[i]);
-                if (gate) line.template fetch<W>(gate, fft.position(b * COUNT + i), gates[i]);
-            }
-            float most = 0;
-#pragma unroll
-            for (int i = 0; i < COUNT; i++) {
-                unpack<W>(raw[i], v[i]);
-                if (gate) {
-                    float g[W];
-                    unpack<W>(gates[i], g);
-#pragma unroll
-                    for (int k = 0; k < W; k++) v[i][k] *= g[k];
-                }
-#pragma unroll
-                for (int k = 0; k < W; k++) most = fmaxf(most, fabsf(v[i][k])); /* a NaN enters as it is */
-            }
-            top[b] = __reduce_max_sync(~0u, __float_as_uint(most));
-            X::pack_entry(v, scale_for(top[b], 7), x, b);
-        }
-    }
-    __device__ __forceinline__ uint32_t largest() const
-    {
-        uint32_t most = top[0];
-#pragma unroll
-        for (int b = 1; b < X::BATCHES; b++) most = max(most, top[b]);
-        return most;
-    }
-    __device__ __forceinline__ void rescale(float scale)
-    {
-#pragma unroll
-        for (int b = 0; b < X::BATCHES; b++) X::scale_entry(x, scale * inverse(scale_for(top[b], 7)), b);
-    }
-};
-
-/* The block's largest magnitude of a row from its warps'; a barrier. */
-template <class X> __device__ __forceinline__ float common_scale(Taken<X> &row, uint32_t *part)
-{
-    uint32_t top[1] = {row.largest()};
-    block_max<1, X::WARPS>(top, part);
-    float scale = scale_for(top[0], 7);
-    row.rescale(scale);
-    return scale;
-}
-
-__device__ __forceinline__ uint32_t magnitude(const Sums &s)
-{
-    uint32_t top = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        top = max(top, __float_as_uint(s.re[i / 4][i % 4]) & 0x7fffffffu);
-        top = max(top, __float_as_uint(s.im[i / 4][i % 4]) & 0x7fffffffu);
-    }
-    return top;
-}
-__device__ __forceinline__ uint32_t magnitude(const Words &z)
-{
-    __half2 top = __habs2(halves(z.re[0]));
-#pragma unroll
-    for (int q = 0; q < 4; q++)
-        top = __hmax2(top, __hmax2(__habs2(halves(z.re[q])), __habs2(halves(z.im[q]))));
-    return __float_as_uint(fmaxf(__low2float(top), __high2float(top)));
-}
-__device__ __forceinline__ Words scaled(Words z, float by)
-{
-    __half2 h = __float2half2_rn(by);
-#pragma unroll
-    for (int q = 0; q < 4; q++)
-        z.re[q] = bits(__hmul2(halves(z.re[q]), h)), z.im[q] = bits(__hmul2(halves(z.im[q]), h));
-    return z;
-}
-__device__ __forceinline__ Sums scaled(Sums s, float by)
-{
-#pragma unroll
-    for (int i = 0; i < 8; i++) s.re[i / 4][i % 4] *= by, s.im[i / 4][i % 4] *= by;
-    return s;
-}
-
-__device__ __forceinline__ Words words_of(const uint4 &a, const uint4 &b)
-{
-    return Words{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}};
-}
-__device__ __forceinline__ void store_words(uint4 *to, const Words &z)
-{
-    to[0] = make_uint4(z.re[0], z.re[1], z.re[2], z.re[3]);
-    to[32] = make_uint4(z.im[0], z.im[1], z.im[2], z.im[3]);
-}
 
 /* ---- kernels ------------------------------------------------------------------------------------------------------ */
 template <class X> __global__ void __launch_bounds__(256) fill_constants(uint4 *to)
@@ -278,6 +107,16 @@ __global__ void __launch_bounds__(X::THREADS)
     if (threadIdx.x == 0) scale_K[blockIdx.x] = scale;
 }
 
+/* Row i of two tensors, if there is one, on its way into the cache. */
+template <class X, bool PLAIN>
+__device__ __forceinline__ void ask_for(const Rows &rows, bool wide, int f, int i, const bf16 *p, const bf16 *q)
+{
+    if (i >= rows.count) return;
+    Line<PLAIN> line(rows, wide, f, i);
+    line.template prefetch<X::THREADS>(p);
+    line.template prefetch<X::THREADS>(q);
+}
+
 /* A share of the rows of filter f, whose spectrum is K with its scale. */
 template <class X, bool PLAIN>
 __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
@@ -286,6 +125,10 @@ __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gat
     for (int i = share.first; i < rows.count; i += share.step) {
         Line<PLAIN> line(rows, io.wide, f, i);
         Taken<X> x(fft, line, io.u, io.pre);
+        if (X::AHEAD) {
+            line.template prefetch<X::THREADS>(io.post);
+            ask_for<X, PLAIN>(rows, io.wide, f, i + share.step, io.u, io.pre);
+        }
         float scale = common_scale(x, part);
         fft.template enter<false>(x.x, x.x, buf);
         __syncthreads();
@@ -392,10 +235,15 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
         Line<PLAIN> line(rows, io.wide, f, i);
         float sa, sd;
         if constexpr (TWO) {
-            Taken<X> a(fft, line, io.u, io.pre), d(fft, line, io.dy, io.post);
-            sa = common_scale(a, part);
-            sd = common_scale(d, part + X::WARPS);
-            fft.template enter<false>(d.x, d.x, bufd);
+            {
+                Taken<X> d(fft, line, io.dy, io.post);
+                ask_for<X, PLAIN>(rows, io.wide, f, i, io.u, io.pre);
+                sd = common_scale(d, part);
+                fft.template enter<false>(d.x, d.x, bufd);
+            }
+            Taken<X> a(fft, line, io.u, io.pre);
+            ask_for<X, PLAIN>(rows, io.wide, f, i + share.step, io.dy, io.post);
+            sa = common_scale(a, part + X::WARPS);
             fft.template enter<false>(a.x, a.x, buf);
         } else {
             Taken<X> d(fft, line, io.dy, io.post);
@@ -652,12 +500,12 @@ template <class X, int BLOCKS> constexpr Variant backward_of(float cost)
 const Variant variants[] = {
     forward_of<MmaFft<1, 1, 4>, 24>(4.0f),    backward_of<MmaFft<1, 1, 4>, 16>(10.0f),
     forward_of<MmaFft<2, 2, 4>, 12>(4.0f),    backward_of<MmaFft<2, 2, 4>, 8>(10.0f),
-    forward_of<MmaFft<4, 4, 4>, 8>(4.0f),     backward_of<MmaFft<4, 4, 4>, 4>(9.8f),
-    forward_of<MmaFft<8, 4, 8>, 4>(4.2f),     backward_of<MmaFft<8, 4, 8>, 4>(9.9f),
-    forward_of<MmaFft<16, 8, 4>, 3>(4.5f),    backward_of<MmaFft<16, 8, 4>, 2>(10.9f),
-    forward_of<MmaFft<32, 8, 4>, 2>(5.9f),    backward_of<MmaFft<32, 16, 2>, 1>(15.1f),
-    forward_of<MmaFftLong<64>, 1>(8.9f),   backward_of<MmaFftLong<64>, 1>(25.0f),
-    forward_of<MmaFftLong<128>, 1>(15.6f), backward_of<MmaFftLong<128>, 1>(45.5f),
+    forward_of<MmaFft<4, 4, 4>, 8>(4.0f),     backward_of<MmaFft<4, 4, 4>, 4>(9.2f),
+    forward_of<MmaFft<8, 4, 8>, 4>(4.0f),     backward_of<MmaFft<8, 4, 8>, 4>(8.9f),
+    forward_of<MmaFft<16, 8, 4>, 3>(4.0f),    backward_of<MmaFft<16, 8, 4>, 2>(10.2f),
+    forward_of<MmaFft<32, 8, 4>, 2>(5.0f),    backward_of<MmaFft<32, 16, 2>, 1>(13.4f),
+    forward_of<MmaFftLong<64>, 1>(6.8f),   backward_of<MmaFftLong<64>, 1>(23.0f),
+    forward_of<MmaFftLong<128>, 1>(9.8f), backward_of<MmaFftLong<128>, 1>(35.2f),
 };
 
 const Variant *find(int64_t L, bool grad)

@@ -162,6 +162,7 @@ template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
     static constexpr int STRIDE = 264, PLANE = R * STRIDE; /* halves: a group, all real parts */
     static constexpr size_t BUFFER = 2 * PLANE * sizeof(__half);
     static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
+    static constexpr bool AHEAD = R <= 64; /* asks for the next row while it works; longer ones lose by it */
     static constexpr bool WHOLE = R > 32; /* few rows per filter: a block may take its transform too */
 
     /* Constants, in units of 16 bytes per lane: these, then the outer stage's. */
@@ -333,8 +334,7 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
     template <bool COMPLEX>
     __device__ __forceinline__ void enter(const Entry &x, const Entry &y, __half *buf) const
     {
-        constexpr int UNROLL = TILES > 2 ? 1 : TILES;
-#pragma unroll UNROLL
+#pragma unroll 1
         for (int tile = 0; tile < TILES; tile++) {
             float sr[W][4] = {}, si[SMALL ? 1 : W][4] = {};
             if constexpr (SMALL) {

@@ -52,6 +52,12 @@ template <bool PLAIN> struct Line {
                 if (n + i < L) w[i / 2] |= (uint32_t)__bfloat16_as_ushort(p[at(n + i)]) << i % 2 * 16;
         }
     }
+    /* Asks for the whole row, a cache line per thread. */
+    template <int THREADS> __device__ __forceinline__ void prefetch(const bf16 *p) const
+    {
+        for (int n = (int)threadIdx.x * 64; PLAIN && p && n < L; n += THREADS * 64)
+            asm volatile("prefetch.global.L1 [%0];" ::"l"(p + start + n));
+    }
     /* p[n + i] = or += v[i] */
     __device__ __forceinline__ void put(bf16 *p, int n, const float (&v)[8], bool acc) const
     {
