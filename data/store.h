@@ -24,6 +24,8 @@ typedef struct m2_array_options {
 } m2_array_options;
 
 M2_API const char *m2_store_library(void); /* "HDF5 1.10.8, serial" */
+/* M2_TRANSIENT if the HDF5 library found on this machine is another version than m2 was built for: its first use would abort. */
+M2_API m2_status m2_store_library_check(void) M2_MUST_USE;
 M2_API m2_status m2_store_create(const char *path, m2_store **out) M2_MUST_USE; /* under a temporary name */
 M2_API m2_status m2_store_open(const char *path, m2_store **out) M2_MUST_USE;   /* read-only */
 /* Flush, close, fsync file and folder, rename; nulls. Closing instead deletes what was created. */

@@ -11,10 +11,11 @@
 
 const char tool_doctor_usage[] =
     "usage: m2 doctor [--gpus N] [--dir FOLDER] [--free MIB] [--least-gbs G] [--least-link G] [--alone]\n"
+    "                 [--json]\n"
     "       srun --mpi=pmix m2 doctor ...                  or mpirun, or launch/local.sh\n"
     "\n"
     "Looks at what a training run will need: versions, processor, memory, GPUs, shared memory, a write with\n"
-    "fsync to the temporary folder; with several ranks also their clocks, the links between nodes, and the\n"
+    "fsync and an HDF5 file in the temporary folder; with several ranks also their clocks, the links between nodes, and the\n"
     "sum and speed of an all-reduce. What all nodes have in common is printed once. Nodes that are unfit\n"
     "are named, and the exit code is 71.\n"
     "\n"
@@ -23,7 +24,8 @@ const char tool_doctor_usage[] =
     "  --free MIB     space that must be left in the folders (64)\n"
     "  --least-gbs G  GB/s that each rank must send in a large all-reduce (any)\n"
     "  --least-link G a node is unfit whose link is slower than G GB/s (0.05) and than a quarter of the usual\n"
-    "  --alone        without MPI: every process reports on its own\n";
+    "  --alone        without MPI: every process reports on its own\n"
+    "  --json         for programs: a line on what each node has, and with several ranks one on what is between them\n";
 
 /* Slurm's list of this process's GPUs, or their number; -1: nobody said. */
 static int64_t promised_gpus(void)
@@ -62,22 +64,27 @@ static void compare_programs(findings *all, int n)
         }
 }
 
-/* All ranks' findings reach rank 0, which prints them; every rank learns what is wrong. */
-static m2_status tell(m2_comm *c, const findings *mine)
+static int report(const findings *all, int n, const char *json, char *why, size_t room)
+{
+    return json ? doctor_report_json(json, all, n, why, room) : doctor_report(all, n, why, room);
+}
+
+/* All ranks' findings reach rank 0, which prints them, as text or as JSON of that name; every rank learns what is wrong. */
+static m2_status tell(m2_comm *c, const findings *mine, const char *json)
 {
     char why[800] = "";
     int64_t unfit = 0;
     findings *all = NULL;
     m2_status st = M2_OK;
     if (c->size == 1) {
-        unfit = doctor_report(mine, 1, why, sizeof why);
+        unfit = report(mine, 1, json, why, sizeof why);
     } else {
         m2_comm *host = c->host;
         all = calloc((size_t)c->size, sizeof *all);
         if (!all) return m2_fail(M2_TRANSIENT, "out of memory for the findings of %d ranks", c->size);
         st = host->api->all_gather(host, mine, all, (int64_t)sizeof *mine, M2_U8, NULL);
         if (st == M2_OK) compare_programs(all, c->size);
-        if (st == M2_OK && c->rank == 0) unfit = doctor_report(all, c->size, why, sizeof why);
+        if (st == M2_OK && c->rank == 0) unfit = report(all, c->size, json, why, sizeof why);
         if (st == M2_OK) st = host->api->broadcast(host, &unfit, 1, M2_I64, 0, NULL);
         free(all);
     }
@@ -87,7 +94,7 @@ static m2_status tell(m2_comm *c, const findings *mine)
 }
 
 /* First what each node has, so that one which lacks something is named before it can hold up the others. */
-static m2_status examine(const doctor_wishes *w, int alone)
+static m2_status examine(const doctor_wishes *w, int alone, int json)
 {
     findings f = {0};
     int rank, size, local_rank, local_size;
@@ -102,11 +109,11 @@ static m2_status examine(const doctor_wishes *w, int alone)
     if (st != M2_OK) doctor_find(&f, UNFIT, "device", NAN, "", "%s", m2_message());
     doctor_node(w, dev, alone || local_rank == 0, &f);
     st = m2_comm_open(alone ? "self" : "auto", dev && gpus ? dev : NULL, &c);
-    if (st == M2_OK) st = tell(c, &f);
+    if (st == M2_OK) st = tell(c, &f, json ? "nodes" : NULL);
     f.n = 0;
     if (st == M2_OK && c->size > 1) {
         st = doctor_network(w, c, &f);
-        if (st == M2_OK) st = tell(c, &f);
+        if (st == M2_OK) st = tell(c, &f, json ? "network" : NULL);
     }
     m2_comm_close(&c);
     m2_device_close(&dev);
@@ -115,7 +122,7 @@ static m2_status examine(const doctor_wishes *w, int alone)
 
 m2_status tool_doctor(int argc, char **argv)
 {
-    int alone = 0, rank, size, local_rank, local_size;
+    int alone = 0, json = 0, rank, size, local_rank, local_size;
     const char *temporary = getenv("TMPDIR");
     doctor_wishes w = {.gpus = promised_gpus(), .free_mib = 64, .least_link = 0.05};
     w.folder[0] = temporary && *temporary ? temporary : "/tmp";
@@ -125,10 +132,11 @@ m2_status tool_doctor(int argc, char **argv)
                              {"--least-gbs", M2_FLAG_REAL, &w.least_gbs},
                              {"--least-link", M2_FLAG_REAL, &w.least_link},
                              {"--alone", M2_FLAG_ON, &alone},
+                             {"--json", M2_FLAG_ON, &json},
                              {NULL, M2_FLAG_ON, NULL}};
     m2_comm_launcher(&rank, &size, &local_rank, &local_size);
     M2_TRY(m2_flags_take(&argc, argv, flags));
     if (argc > 1) return m2_fail(M2_USAGE, "m2 doctor: what is '%s'? m2 help doctor says what it takes", argv[1]);
     m2_log_setup(M2_LOG_WARN, alone ? 0 : rank);
-    return examine(&w, alone);
+    return examine(&w, alone, json);
 }

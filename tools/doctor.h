@@ -45,5 +45,7 @@ m2_status doctor_network(const doctor_wishes *w, m2_comm *train, findings *f) M2
 /* The report of n ranks, which ends with "unfit nodes: node3,node4" if there are any; returns how many, and why: "node3 (disk
  * /tmp: ...), node4 (...)". */
 int doctor_report(const findings *f, int n, char *why, size_t room);
+/* The same for programs: one line of JSON {"stage", "fit", "unfit": [nodes], "ranks": [{"node", "findings": [...]}]}. */
+int doctor_report_json(const char *stage, const findings *f, int n, char *why, size_t room);
 
 #endif

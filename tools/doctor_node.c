@@ -20,6 +20,31 @@ static void look_at_program(findings *f)
     doctor_find(f, FIT, "program", NAN, "", "m2 %s, %s, %s", M2_VERSION, m2_comm_library(), m2_store_library());
 }
 
+/* Programs are looked for as execvp does. */
+static int on_path(const char *program)
+{
+    char file[4096];
+    for (const char *p = getenv("PATH"); p && *p; p += strcspn(p, ":"), p += *p == ':') {
+        snprintf(file, sizeof file, "%.*s/%s", (int)strcspn(p, ":"), p, program);
+        if (!access(file, X_OK)) return 1;
+    }
+    return 0;
+}
+
+/* Another version of HDF5 than it was built for would abort m2 at its first use. */
+static void look_at_hdf5(findings *f)
+{
+    if (m2_store_library_check() != M2_OK) doctor_find(f, UNFIT, "HDF5", NAN, "", "%s", m2_message());
+}
+
+static void look_at_launchers(findings *f)
+{
+    int mpirun = on_path("mpirun"), srun = on_path("srun");
+    doctor_find(f, mpirun || srun ? FIT : DOUBTFUL, "launchers", NAN, "", "%s%s%s", mpirun ? "mpirun" : "",
+                mpirun && srun ? ", srun" : srun ? "srun" : "",
+                mpirun || srun ? "" : "neither mpirun nor srun is on PATH: one rank is all that can be started here");
+}
+
 static void look_at_processor(m2_device *dev, findings *f)
 {
     double flops = 0;
@@ -113,6 +138,36 @@ static void look_at_gpu_health(findings *f)
     if (n) doctor_find(f, FIT, "GPU driver", NAN, "", "%s, clocks up to %d MHz", driver, clock);
 }
 
+/* How GPUs reach each other: the table of nvidia-smi topo -m, whose rows are "GPU0 X NV18 NV18 ... ". Counts of each kind. */
+static void look_at_gpu_links(int gpus, findings *f)
+{
+    enum { KINDS = 8 };
+    struct {
+        char name[16];
+        int pairs;
+    } kind[KINDS] = {{"", 0}};
+    char line[4096], text[192] = "";
+    int n = 0, from, at;
+    FILE *in = gpus > 1 ? popen("nvidia-smi topo -m 2>/dev/null", "r") : NULL;
+    while (in && fgets(line, sizeof line, in)) {
+        if (sscanf(line, "GPU%d%n", &from, &at) != 1 || !strchr(line, 'X')) continue;
+        char *rest, *word = strtok_r(line + at, " \t\n", &rest);
+        for (int to = 0; to < from && word; to++, word = strtok_r(NULL, " \t\n", &rest)) {
+            int k = 0;
+            while (k < n && strcmp(kind[k].name, word)) k++;
+            if (k == KINDS) continue;
+            if (k == n) snprintf(kind[n++].name, sizeof kind->name, "%s", word);
+            kind[k].pairs++;
+        }
+    }
+    if (in) pclose(in);
+    for (size_t k = 0, used = 0; k < (size_t)n && used < sizeof text; k++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%d pair%s over %s", k ? ", " : "", kind[k].pairs,
+                 kind[k].pairs == 1 ? "" : "s", kind[k].name);
+    if (n) doctor_find(f, n == 1 ? FIT : DOUBTFUL, "GPU links", NAN, "", "%.190s%s", text,
+                       n == 1 ? "" : ": not alike");
+}
+
 /* ---- disks ------------------------------------------------------------------------------------------------------- */
 enum { WRITE_BYTES = 16 << 20 };
 
@@ -147,6 +202,30 @@ static m2_status try_folder(const char *folder, double *wrote, double *synced)
     return st;
 }
 
+/* What a checkpoint does, in small: an array with a checksum is written, committed and read back. */
+static m2_status try_store(const char *folder)
+{
+    enum { COUNT = 1000 };
+    char file[4096];
+    uint8_t wrote[COUNT], read[COUNT] = {0};
+    m2_array_info info = {.dtype = M2_U8, .rank = 1, .shape = {COUNT}};
+    m2_array_options options = {.chunk = COUNT, .fletcher32 = 1};
+    m2_store *s = NULL;
+    for (int i = 0; i < COUNT; i++) wrote[i] = (uint8_t)(i * 131 >> 3);
+    int n = snprintf(file, sizeof file, "%s/m2-doctor-%ld.h5", folder, (long)getpid());
+    if (n >= (int)sizeof file) return m2_fail(M2_USAGE, "the path %.60s... is too long", folder);
+    m2_status st = m2_store_create(file, &s);
+    if (st == M2_OK) st = m2_store_make(s, "trial", &info, &options);
+    if (st == M2_OK) st = m2_store_write(s, "trial", (int64_t[]){0}, (int64_t[]){COUNT}, wrote);
+    if (st == M2_OK) st = m2_store_commit(&s);
+    if (st == M2_OK) st = m2_store_open(file, &s);
+    if (st == M2_OK) st = m2_store_read(s, "trial", (int64_t[]){0}, (int64_t[]){COUNT}, read);
+    if (st == M2_OK && memcmp(wrote, read, COUNT)) st = m2_fail(M2_IO, "%s: other bytes came back than were written", file);
+    m2_store_close(&s);
+    unlink(file);
+    return st;
+}
+
 static void look_at_folder(const doctor_wishes *w, const char *folder, findings *f)
 {
     char what[sizeof f->row->what];
@@ -160,6 +239,8 @@ static void look_at_folder(const doctor_wishes *w, const char *folder, findings 
     else if (left < (double)w->free_mib)
         doctor_find(f, UNFIT, what, NAN, "", "%.0f MiB are left, expected %lld", left, (long long)w->free_mib);
     else if (try_folder(folder, &wrote, &synced) != M2_OK)
+        doctor_find(f, UNFIT, what, NAN, "", "%s", m2_message());
+    else if (m2_store_library_check() == M2_OK && try_store(folder) != M2_OK)
         doctor_find(f, UNFIT, what, NAN, "", "%s", m2_message());
     else
         doctor_find(f, FIT, what, synced * 1e3, "ms", "for 16 MiB with fsync");
@@ -181,10 +262,13 @@ void doctor_node(const doctor_wishes *w, m2_device *dev, int whole, findings *f)
     if (gpu) look_at_own_gpu(dev, f);
     if (!whole) return;
     look_at_program(f);
+    look_at_hdf5(f);
+    look_at_launchers(f);
     if (dev && !gpu) look_at_processor(dev, f);
     look_at_memory(f);
     look_at_gpus(w, f);
     look_at_gpu_health(f);
+    look_at_gpu_links(m2_device_gpus(), f);
     look_at_shared_memory(f);
     for (int i = 0; i < (int)(sizeof w->folder / sizeof *w->folder); i++)
         if (w->folder[i]) look_at_folder(w, w->folder[i], f);

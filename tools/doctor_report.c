@@ -1,6 +1,7 @@
 /* doctor_report.c - findings of many ranks, told once: what is the same everywhere, what is not and where. */
 #include "tools/doctor.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -82,6 +83,15 @@ static void add(list *l, const findings *f, const finding *row, char *why, size_
     snprintf(why + told, room - told, "%s%s (%s: %s)", l->n++ ? ", " : "", f->node, row->what, row->text);
 }
 
+/* The unfit nodes, in *l, and why. */
+static void list_unfit(const findings *f, int n, list *l, char *why, size_t room)
+{
+    *why = 0;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < f[i].n; k++)
+            if (f[i].row[k].verdict == UNFIT) add(l, &f[i], &f[i].row[k], why, room);
+}
+
 int doctor_report(const findings *f, int n, char *why, size_t room)
 {
     list unfit = {.n = 0};
@@ -91,10 +101,35 @@ int doctor_report(const findings *f, int n, char *why, size_t room)
             likes l = gather(f, n, i, k);
             if (!l.before) print_row(&f[i].row[k], &l, nodes);
         }
-    *why = 0;
-    for (int i = 0; i < n; i++)
-        for (int k = 0; k < f[i].n; k++)
-            if (f[i].row[k].verdict == UNFIT) add(&unfit, &f[i], &f[i].row[k], why, room);
+    list_unfit(f, n, &unfit, why, room);
     if (unfit.n) printf("unfit nodes: %s\n", unfit.names);
+    return unfit.n;
+}
+
+static json_t *json_row(const finding *row)
+{
+    static const char *const names[] = {[FIT] = "fit", [DOUBTFUL] = "doubtful", [UNFIT] = "unfit"};
+    json_t *j = json_pack("{s:s, s:s, s:s}", "what", row->what, "verdict", names[row->verdict], "text", row->text);
+    if (isfinite(row->value)) json_object_set_new(j, "value", json_real(row->value));
+    if (*row->unit) json_object_set_new(j, "unit", json_stringn(row->unit, strcspn(row->unit, ":")));
+    return j;
+}
+
+int doctor_report_json(const char *stage, const findings *f, int n, char *why, size_t room)
+{
+    list unfit = {.n = 0};
+    list_unfit(f, n, &unfit, why, room);
+    json_t *nodes = json_array(), *ranks = json_array();
+    for (const char *name = unfit.names; *name; name += strcspn(name, ","), name += *name == ',')
+        json_array_append_new(nodes, json_stringn(name, strcspn(name, ",")));
+    for (int i = 0; i < n; i++) {
+        json_t *rows = json_array();
+        for (int k = 0; k < f[i].n; k++) json_array_append_new(rows, json_row(&f[i].row[k]));
+        json_array_append_new(ranks, json_pack("{s:s, s:o}", "node", f[i].node, "findings", rows));
+    }
+    json_t *root = json_pack("{s:s, s:b, s:o, s:o}", "stage", stage, "fit", !unfit.n, "unfit", nodes, "ranks", ranks);
+    json_dumpf(root, stdout, JSON_REAL_PRECISION(6));
+    putchar('\n');
+    json_decref(root);
     return unfit.n;
 }
