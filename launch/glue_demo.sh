@@ -3,7 +3,7 @@
 # SST-2 (all of its labels, and a quarter of them) and CoLA with several seeds, and is held against the same model from random
 # initialisation, fine-tuned in the same way, and against the majority class.
 # DATA: bert/vocab.txt, text/*.jsonl.zst (lines {"text": ...}) and glue/{SST-2,CoLA}/{train,dev}.tsv.
-# OUT:  the sentences, the runs, logs and table.txt. Stopped and called again, it goes on where it was.
+# OUT:  the sentences, the runs, logs, table.txt and table.json. Stopped and called again, it goes on where it was.
 # Environment (defaults): M2 (build/bin/m2), DEVICE (cuda or cpu, as is there), STEPS (10000) of BATCH (256) rows of 64 tokens,
 # SEEDS (5), JOBS (1; fine-tunings side by side), TEXTS (files of DATA/text to learn from);
 # to try it out: SENTENCES (all; so many), TUNE_STEPS (none; so many).
@@ -20,6 +20,12 @@ texts=${TEXTS:-books.train.00.jsonl.zst books.train.01.jsonl.zst modern.train.js
 steps=${STEPS:-10000}
 common="run.device=$device optim.clip=1"
 say() { printf '\n== %s\n' "$*"; }
+# run COMMAND...: told to stop, it passes that on, waits until the command has written its checkpoint, and ends with m2's code for it
+run() {
+    "$@" &
+    trap "kill $! 2>/dev/null; wait $! || true; exit 75" TERM INT
+    wait $!
+}
 need() { # need FILE...
     local f
     for f; do
@@ -58,7 +64,7 @@ tune() {
     [ ! -e "$run.score" ] || return 0
     [ -z "${TUNE_STEPS:-}" ] || extent="train.epochs=0 train.steps=$TUNE_STEPS"
     [ "$5" = random ] || scratch=false
-    $m2 train configs/glue/$2.yaml $common train.init="$out/pretrained" task.scratch=$scratch task.data="$data/glue" \
+    run $m2 train configs/glue/$2.yaml $common train.init="$out/pretrained" task.scratch=$scratch task.data="$data/glue" \
         task.seeds=1 train.seed=$6 run.dir="$run" train.batch=64 $extent optim.lr=$3 train.log_every=500 >"$run.log" 2>&1 ||
         { local rc=$?; echo "glue_demo.sh: $1 from $5, seed $6, ended with $rc; see $run.log" >&2; return $rc; }
     grep -o '"val_score": [^,}]*' "$run/metrics.jsonl" | tail -1 | cut -d' ' -f2 >"$run.score"
@@ -89,15 +95,25 @@ table() {
         done
     done <<<"$tunings"
 }
+# json: the table on stdin, a list of its rows
+json() {
+    awk 'NR == 1 { for (i = 2; i <= NF; i++) name[i] = $i; next }
+        { title = substr($0, 1, 30); sub(/ +$/, "", title); n = split(substr($0, 31), cell, " ")
+          printf "%s{\"task\": \"%s\", \"start\": \"%s\"", (NR > 2 ? ",\n " : "["), title, cell[1]
+          for (i = 2; i <= n; i++) if (cell[i] != "-") printf ", \"%s\": %s", name[i + 1], cell[i]
+          printf "}" }
+        END { print "]" }'
+}
 
 say "1/4 sentences"
 store train $texts
 store val modern.val.jsonl.zst
 
 say "2/4 pretraining"
-$m2 train configs/bert/tiny.yaml $common data.train="$out/train.h5" data.val="$out/val.h5" run.dir="$out/pretrained" \
+run $m2 train configs/bert/tiny.yaml $common data.train="$out/train.h5" data.val="$out/val.h5" run.dir="$out/pretrained" \
     model.length=64 mlm.rows=packed train.batch="${BATCH:-256}" train.steps=$steps train.val_every=1000 train.val_batches=8 \
     train.log_every=200 checkpoint.every=2000
+trap - TERM INT
 # scores that came from other parameters no longer count
 content=$($m2 inspect checkpoint "$out/pretrained" --verify | sed -nE 's/.*content ([0-9a-f]{16}).*/\1/p')
 [ "$(cat "$out/pretrained.content" 2>/dev/null)" = "$content" ] || rm -rf "$out"/{sst2,quarter,cola}/pretrained-*
@@ -107,15 +123,18 @@ say "3/4 fine-tuning"
 finish() { # whatever happened: what is known so far
     local left=$(jobs -p)
     [ -z "$left" ] || kill $left 2>/dev/null || true
+    wait
     say "4/4 what it was worth"
     table | tee "$out/table.txt"
+    json <"$out/table.txt" >"$out/table.json"
 }
 trap finish EXIT
+trap 'exit 75' TERM INT
 running=0
 while read -r name config lr epochs title; do
     mkdir -p "$out/$name"
-    for init in pretrained random; do
-        for ((seed = 19; seed < 19 + ${SEEDS:-5}; seed++)); do
+    for ((seed = 19; seed < 19 + ${SEEDS:-5}; seed++)); do # both starts of a seed together: stopped early, they are still pairs
+        for init in pretrained random; do
             [ $running -lt "${JOBS:-1}" ] || { wait -n; running=$((running - 1)); }
             tune $name $config $lr $epochs $init $seed </dev/null &
             running=$((running + 1))
