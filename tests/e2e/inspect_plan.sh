@@ -6,15 +6,27 @@ configs=$M2_SOURCE/configs/gpt
 
 field() { grep -oE "\"$1\": [0-9.e+]+" | head -1 | cut -d' ' -f2; } # of JSON on stdin
 
-# exact counts, and as people say them
+# every configuration that comes with m2 can be planned, with its exact count and the count as people say it
 while read -r name count said; do
-    "$M2" inspect plan "$configs/$name.yaml" >out || fail "inspect plan $name"
+    "$M2" inspect plan "$M2_SOURCE/configs/$name.yaml" run.device=cpu >out || fail "inspect plan $name"
     grep -q "^parameters  *$said ($count)\$" out || { cat out; fail "$name: expected $said ($count) parameters"; }
-done <<END
-360m 361844736 361.8M
-145m 144567936 144.6M
-hyena-153m 152483904 152.5M
+    grep -q '^memory .* per rank$' out || { cat out; fail "$name: no memory"; }
+    echo "$name"
+done >planned <<END
+bert/110m 115583616 115.6M
+bert/260m 259133760 259.1M
+bert/341m 341038144 341.0M
+bert/80m 80267328 80.3M
+bert/tiny 7143552 7.1M
+gpt/145m 144567936 144.6M
+gpt/1b 995532608 995.5M
+gpt/360m 361844736 361.8M
+gpt/hyena-153m 152483904 152.5M
+gpt/tiny 1438944 1.4M
+vit/b16 45632536 45.6M
+vit/tiny 475914 475.9K
 END
+(cd "$M2_SOURCE/configs" && ls {bert,gpt,vit}/*.yaml) | sed 's/\.yaml//' | LC_ALL=C sort | diff - planned || { cat planned; fail "not every configuration was planned"; }
 
 # 64 ranks of 360M parameters in an address space where not even the weights of one would fit
 (ulimit -v 1000000 && exec "$M2" inspect plan "$configs/360m.yaml" --ranks 64 run.device=cpu --json) >plan.json || fail "64 ranks in 1 GB"
