@@ -158,6 +158,7 @@ m2_tid m2i_tensor_new(m2_program *p, m2_desc desc, m2i_home home)
     p->tensors[p->n_tensors] = (m2i_tensor){.desc = desc,
                                             .home = home,
                                             .param = -1,
+                                            .of = M2_NONE,
                                             .total = M2_NONE,
                                             .grad = M2_NONE,
                                             .clone = M2_NONE,

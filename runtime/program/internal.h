@@ -4,6 +4,7 @@
  *   sequence.c  a sequence cut over ranks
  *   reduce.c    collectives of the gradient            update.c    norm, AdamW, parameters gathered from shards
  *   shard.c     what ZeRO leaves on a rank             memory.c    lifetimes and offsets
+ *   pack.c      ZeRO 2: gradients that no rank keeps whole
  *   beside.c    exchanges beside the rest: when               lane.c      and how
  *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
  *   state.c     reading, writing, initialising                 print.c     the plan as text
@@ -31,6 +32,8 @@ typedef struct m2i_tensor {
     m2_desc desc;
     m2i_home home;
     int64_t at;       /* bytes from the home's base; activations and parameters: set by the plan */
+    m2_tid of;        /* a stretch of this other activation, `inside` bytes from its beginning; else M2_NONE */
+    int64_t inside;
     int64_t step;     /* matrices with gaps between rows: elements from row to row; else 0 */
     int param;        /* row of the parameter table it is, or is the gradient of; else -1 */
     const char *name; /* of an input or output, else NULL */
@@ -138,6 +141,7 @@ struct m2_program {
     int64_t whole;         /* of the trained prefix, those that M2I_MASTER has */
     m2_sharding sharding;
     m2_shards shards; /* total 0: no reduction */
+    int64_t zeros;    /* ZeRO 2: elements that stay 0, behind the shard of the gradient */
     void *comm;       /* of the reductions */
     const m2_op *all_reduce;
 
@@ -180,6 +184,10 @@ int64_t m2i_home_count(const m2_program *p, m2i_home home); /* elements of a fla
 m2_dtype m2i_home_dtype(const m2_program *p, m2i_home home);
 /* This rank's pieces of a flat array, one per row; or all of it where it is not in shards. */
 m2_tid m2i_own(m2_program *p, m2i_home home);
+
+/* ---- pack.c */
+void m2i_pack_gradients(m2_program *p);        /* before the first bucket is reduced */
+void m2i_append_packed(m2_program *p, int b); /* reduces bucket b into this rank's shard */
 
 /* ---- update.c */
 /* Runs the all-gathers of the update region. */

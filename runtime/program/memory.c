@@ -13,6 +13,7 @@ static m2_status touch(m2_program *p, m2_tid t, int i, int writes)
 {
     m2i_tensor *x = m2i_at(p, t);
     if (x->home != M2I_ACT) return M2_OK;
+    if (x->of != M2_NONE) return touch(p, x->of, i, writes);
     if (x->first < 0 && !writes)
         return m2_fail(M2_BUG, "%s (%s) reads tensor %d before anything writes it", p->calls[i].path,
                        p->calls[i].op->name, t);
@@ -196,6 +197,14 @@ static void plan_inputs(m2_program *p)
     p->memory.io = at;
 }
 
+static void place_stretches(m2_program *p)
+{
+    for (int i = 0; i < p->n_tensors; i++) {
+        m2i_tensor *x = &p->tensors[i];
+        if (x->of != M2_NONE) x->at = m2i_at(p, x->of)->at + x->inside;
+    }
+}
+
 static void plan_flat(m2_program *p)
 {
     m2_memory_plan *m = &p->memory;
@@ -221,6 +230,7 @@ static m2_status plan(m2_program *p)
         reuse_buffers(p);
         M2_TRY(place_activations(p));
     }
+    place_stretches(p);
     plan_inputs(p);
     plan_flat(p);
     m2i_plan_workspace(p, p->options.threads, p->options.device);

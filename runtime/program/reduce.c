@@ -44,6 +44,10 @@ void m2i_append_collective(m2_program *p, const m2_op *op, m2_region region, m2_
 static void reduce_bucket(m2_program *p, const m2_op *all_reduce, int b)
 {
     char name[32];
+    if (m2i_sharded(p) && p->sharding.stage == 2) {
+        m2i_append_packed(p, b);
+        return;
+    }
     m2_slab all = m2_shards_bucket(&p->shards, b);
     m2_slab own = m2_shards_piece(&p->shards, b, p->sharding.rank).flat;
     m2_tid whole = m2i_flat_slice(p, M2I_GRAD, all.at, all.count);
@@ -81,6 +85,7 @@ static void reduce_gradients(m2_program *p, const m2_op *all_reduce, int64_t byt
     if (last && after) {
         find_last_writers(p, last);
         find_ends(p, last, after);
+        if (m2i_sharded(p) && p->sharding.stage == 2) m2i_pack_gradients(p);
         insert_buckets(p, all_reduce, after);
     } else {
         m2_program_reject(p, m2_fail(M2_TRANSIENT, "out of memory while placing all-reduces"));

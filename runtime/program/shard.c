@@ -41,7 +41,7 @@ int64_t m2i_home_count(const m2_program *p, m2i_home home)
     case M2I_MASTER: return p->whole + p->flat - p->trained;
     case M2I_COPY: return copies ? p->flat : 0;
     case M2I_OWN: return m2i_master_is_sharded(p) ? own : 0;
-    case M2I_GRAD: return p->has_backward ? p->trained : 0;
+    case M2I_GRAD: return !p->has_backward ? 0 : m2i_sharded(p) && p->sharding.stage == 2 ? own + p->zeros : p->trained;
     case M2I_M:
     case M2I_V: return p->has_update ? own : 0;
     case M2I_GROUPS: return p->has_update ? own / M2_GROUP_BLOCK : 0;
@@ -57,7 +57,7 @@ m2_tid m2i_own(m2_program *p, m2i_home home)
     if (!m2i_sharded(p) || home == M2I_GROUPS) return m2i_flat_slice(p, home, 0, count);
     int64_t own = m2_shards_count(&p->shards);
     m2_tid id = m2i_tensor_new(p, m2_desc_make(t, "..", (int64_t)p->shards.buckets, own / p->shards.buckets), home);
-    if (id == M2_NONE || count == own) return id; /* only the shard is here */
+    if (id == M2_NONE || count < p->trained) return id; /* only the shard is here */
     m2i_at(p, id)->step = p->shards.bucket;
     m2i_at(p, id)->at = m2_shards_piece(&p->shards, 0, p->sharding.rank).flat.at * m2_dtype_size(t);
     return id;

@@ -11,6 +11,7 @@
 /* This rank's pieces of the gradient, whether the rest is reduced too or not. */
 static m2_tid own_gradient(m2_program *p)
 {
+    if (m2i_sharded(p)) return m2i_own(p, M2I_GRAD);
     m2_tid g = m2i_flat_slice(p, M2I_GRAD, 0, p->trained);
     if (p->sharding.ranks <= 1 || g == M2_NONE) return g;
     const m2_shards *s = &p->shards;

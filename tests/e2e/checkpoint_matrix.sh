@@ -5,7 +5,7 @@
 . "$M2_SOURCE/tests/e2e/common.bash"
 small_run
 meshes=("1" "2" "4" "4 run.mesh=2x2" "4 run.mesh=1x4") # ranks and options
-stages=(0 1)
+stages=(0 1 2)
 zero() { # zero N: the option for the N-th stage in turn
     echo "optim.zero=${stages[$(($1 % ${#stages[@]}))]}"
 }
