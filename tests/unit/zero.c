@@ -1,5 +1,6 @@
-/* zero.c - the stages of ZeRO: on any number of ranks every stage trains to the same bits (stage 2 with several microbatches,
- * whose sums it orders otherwise: almost), keeps on a rank what the plan says, and sends to the byte what the program's list of collectives says. */
+/* zero.c - the stages of ZeRO: on any number of ranks every stage trains to the same bits (almost, where stage 2 has several
+ * microbatches, whose sums it orders otherwise), keeps on a rank what the plan says, and sends to the byte what the program's
+ * list of collectives says. */
 #include "runtime/planner.h"
 #include "tests/small_gpt.h"
 #include "tests/unit/on_ranks.h"
