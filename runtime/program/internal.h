@@ -181,6 +181,7 @@ static inline m2i_tensor *m2i_at(const m2_program *p, m2_tid t)
 int m2i_sharded(const m2_program *p);         /* ZeRO 1 or 2 on more than one rank */
 int m2i_master_is_sharded(const m2_program *p); /* there is M2I_OWN */
 int64_t m2i_home_count(const m2_program *p, m2i_home home); /* elements of a flat array on this rank; 0: it has none */
+int m2i_in_shards(const m2_program *p, m2i_home home); /* this rank has only its shard of that flat array */
 m2_dtype m2i_home_dtype(const m2_program *p, m2i_home home);
 /* This rank's pieces of a flat array, one per row; or all of it where it is not in shards. */
 m2_tid m2i_own(m2_program *p, m2i_home home);

@@ -49,15 +49,20 @@ int64_t m2i_home_count(const m2_program *p, m2i_home home)
     }
 }
 
+int m2i_in_shards(const m2_program *p, m2i_home home)
+{
+    return m2i_sharded(p) && (home == M2I_OWN || home == M2I_M || home == M2I_V || home == M2I_GROUPS ||
+                              (home == M2I_GRAD && p->sharding.stage == 2));
+}
+
 m2_tid m2i_own(m2_program *p, m2i_home home)
 {
-    int64_t count = m2i_home_count(p, home);
-    if (count > p->trained) count = p->trained; /* behind it lies what is not trained */
+    int64_t own = m2i_sharded(p) ? m2_shards_count(&p->shards) : p->trained;
     m2_dtype t = m2i_home_dtype(p, home);
-    if (!m2i_sharded(p) || home == M2I_GROUPS) return m2i_flat_slice(p, home, 0, count);
-    int64_t own = m2_shards_count(&p->shards);
+    if (home == M2I_GROUPS) return m2i_flat_slice(p, home, 0, m2i_home_count(p, home));
+    if (!m2i_sharded(p)) return m2i_flat_slice(p, home, 0, own); /* behind it lies what is not trained */
     m2_tid id = m2i_tensor_new(p, m2_desc_make(t, "..", (int64_t)p->shards.buckets, own / p->shards.buckets), home);
-    if (id == M2_NONE || count < p->trained) return id; /* only the shard is here */
+    if (id == M2_NONE || m2i_in_shards(p, home)) return id;
     m2i_at(p, id)->step = p->shards.bucket;
     m2i_at(p, id)->at = m2_shards_piece(&p->shards, 0, p->sharding.rank).flat.at * m2_dtype_size(t);
     return id;

@@ -74,7 +74,7 @@ m2_status m2_program_part(m2_program *p, const char *which, m2_part *out)
         int own = home == M2I_MASTER && m2i_master_is_sharded(p);
         out->base = p->b.base[own ? M2I_OWN : home];
         if (own) out->rest = p->b.base[M2I_MASTER] + p->whole * m2_dtype_size(out->dtype);
-        if (own || (home != M2I_MASTER && m2i_home_count(p, home) < p->trained)) out->shards = &p->shards;
+        if (own || m2i_in_shards(p, home)) out->shards = &p->shards;
         if (out->base) return M2_OK;
         return m2_fail(M2_USAGE, "this program has no flat '%s': it has no %s", which,
                        arrays[i].home == M2I_MASTER ? "parameters" : "backward or update region");
