@@ -45,7 +45,9 @@ m2_status m2_store_library_check(void)
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);
     if (major == H5_VERS_MAJOR && minor == H5_VERS_MINOR && release == H5_VERS_RELEASE) return M2_OK;
-    return m2_fail(M2_TRANSIENT, "HDF5 %u.%u.%u is found here, but m2 was built for %d.%d.%d: build m2 again, or look at LD_LIBRARY_PATH",
+    return m2_fail(M2_TRANSIENT,
+                   "HDF5 %u.%u.%u is found here, but m2 was built for %d.%d.%d: build m2 again, or look at "
+                   "LD_LIBRARY_PATH",
                    major, minor, release, H5_VERS_MAJOR, H5_VERS_MINOR, H5_VERS_RELEASE);
 }
 
