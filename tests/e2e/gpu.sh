@@ -86,6 +86,14 @@ for n in 2 4; do
     agree 1e-4 f32 f32-$n
     agree 1e-2 bf16 bf16-$n
 done
+for precision in f32 bf16; do # a step of one microbatch: every stage of ZeRO computes the same bits
+    for zero in 0 1 2; do
+        run=$precision-2-zero$zero
+        ranks 2 "$M2" train tiny.yaml run.dir="$run" run.device="$gpu" train.precision=$precision train.micro=4 optim.zero=$zero >log 2>&1 ||
+            { tail -20 log; bad "$run"; continue; }
+        cmp <(numbers "$precision-2-zero0") <(numbers "$run") && echo "  $run: same metrics as zero0" || bad "$run: other metrics than zero0"
+    done
+done
 "$M2" train tiny.yaml run.device="$gpu" run.transport=mpi train.precision=f32 run.dir=f32-alone >log 2>&1 || { tail -20 log; bad "one rank over MPI"; }
 same f32 f32-alone
 
