@@ -78,13 +78,15 @@ static m2_status decode_jpeg(const void *bytes, size_t n, m2i_picture *out)
     j.err = jpeg_std_error(&failure.base);
     failure.base.error_exit = jpeg_fail;
     failure.base.emit_message = jpeg_message;
-    jpeg_create_decompress(&j);
-    jpeg_mem_src(&j, bytes, n);
+    j.mem = NULL; /* creating fails too, where libjpeg is not the one its header belongs to: nothing to destroy then */
+    j.src = NULL;
     if (setjmp(failure.back)) {
-        size_t at = j.src->bytes_in_buffer <= n ? n - j.src->bytes_in_buffer : n;
+        size_t left = j.mem && j.src ? j.src->bytes_in_buffer : n, at = left <= n ? n - left : n;
         st = m2_fail(M2_DATA, "broken JPEG at byte %zu of %zu: %s",
                      failure.base.msg_code == JWRN_JPEG_EOF ? n : at, n, failure.why);
     } else {
+        jpeg_create_decompress(&j);
+        jpeg_mem_src(&j, bytes, n);
         st = read_jpeg(&j, out);
     }
     jpeg_destroy_decompress(&j);
