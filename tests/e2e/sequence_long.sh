@@ -1,6 +1,7 @@
 #!/bin/bash
 # A sequence of 1,048,576 tokens: one step of a small model on 4 ranks, each in an address space that the planned memory and a
-# fixed allowance for the process itself fit into, and one rank alone does not.
+# fixed allowance for the process itself fit into, and one rank alone does not. What the ranks used is what was planned, to the
+# byte.
 . "$M2_SOURCE/tests/e2e/common.bash"
 
 allowance=$((900 << 10)) # KiB: the program, its libraries, MPI's shared memory, reading data
@@ -37,4 +38,13 @@ done
 [ "$(losses channel | awk '{ printf "%.5f", $2 }')" = "$(losses monarch | awk '{ printf "%.5f", $2 }')" ] ||
     { losses channel monarch; fail "the exchanges differ"; }
 bash limited.sh run.dir=one run.mesh= train.micro=1 >log 2>&1 && fail "one rank alone went on beyond the limit"
-grep -qi 'memory\|alloc' log || { cat log; fail "the failure of one rank is not about memory"; }
+grep -qiE 'out of memory|cannot (allocate|reserve)|needs .* and .* has' log || { cat log; fail "the failure of one rank is not about memory"; }
+grep -iE 'memory|allocate' log | head -1
+
+# the same step counted by the arenas of each rank: their high-water marks are the plan, kind by kind
+memory() { grep -oE '"(params|grads|optimizer|activations|workspace|io)": [0-9]+' "$1" | sort; }
+"$M2" inspect plan config.yaml --ranks 4 --local 4 run.mesh=1x4 run.exchange=channel --json >plan.json 2>err || { cat err; fail "plan"; }
+ranks 4 "$M2" bench step config.yaml run.mesh=1x4 run.exchange=channel --steps 1 --json >step.json 2>err || { cat err; fail "m2 bench step"; }
+[ "$(memory plan.json | wc -l)" = 6 ] || fail "memory of six kinds"
+cmp -s <(memory plan.json) <(memory step.json) || { diff <(memory plan.json) <(memory step.json); fail "memory used is not what was planned"; }
+echo "memory used is what was planned: $(memory plan.json | tr '\n' ' ')"
