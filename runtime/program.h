@@ -234,5 +234,8 @@ M2_API m2_status m2_program_profile(m2_program *p, int on) M2_MUST_USE;
 /* Waits, then adds to seconds[] (m2_program_calls of them) the time of the newest run of each call since the last reading. A
  * collective's includes waiting for the other ranks. */
 M2_API m2_status m2_program_profile_read(m2_program *p, double *seconds) M2_MUST_USE;
+/* Adds to bytes[] (m2_program_calls of them) what each collective gave to other ranks since the last reading, as its transport
+ * counted it; 0 for other calls. */
+M2_API m2_status m2_program_profile_bytes(m2_program *p, int64_t *bytes) M2_MUST_USE;
 
 #endif

@@ -93,6 +93,7 @@ typedef struct m2i_transfer {
 typedef struct m2i_profile {
     m2_event **from, **to;
     unsigned char *ran; /* since the last reading */
+    int64_t *bytes;     /* that the collectives gave to other ranks since then */
 } m2i_profile;
 
 /* What bind adds: memory and finished calls. Nothing in here is allocated after it. */

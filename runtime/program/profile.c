@@ -1,5 +1,7 @@
-/* profile.c - the time of each call: events around it while the program is profiled, nothing at all while it is not. */
+/* profile.c - the time of each call, and what it sent: events around it while the program is profiled, nothing at all while it
+ * is not. */
 #include "runtime/program/internal.h"
+#include "parallel/comm.h"
 
 #include <stdlib.h>
 
@@ -9,9 +11,12 @@ m2_status m2i_run_call(m2_program *p, int i, m2_stream *stream)
     m2i_profile *f = b->profile;
     const m2_device_api *api = b->device->api;
     if (!f) return b->run[i](&b->calls[i]);
+    const m2_comm *comm = p->calls[i].context;
+    int64_t before = comm ? comm->bytes_sent : 0;
     M2_TRY(api->event_record(b->device, f->from[i], stream));
     m2_status st = b->run[i](&b->calls[i]);
     if (st != M2_OK) return st;
+    if (comm) f->bytes[i] += comm->bytes_sent - before;
     f->ran[i] = 1;
     return api->event_record(b->device, f->to[i], stream);
 }
@@ -20,11 +25,12 @@ static m2_status begin(m2_program *p)
 {
     size_t n = (size_t)p->n_calls;
     m2_device *dev = p->b.device;
-    m2i_profile *f = p->b.profile = calloc(1, sizeof *f + 2 * (n + 1) * sizeof(m2_event *) + n + 1);
+    m2i_profile *f = p->b.profile = calloc(1, sizeof *f + (n + 1) * (2 * sizeof(m2_event *) + sizeof(int64_t) + 1));
     if (!f) return m2_fail(M2_TRANSIENT, "out of memory for profiling %d calls", p->n_calls);
     f->from = (m2_event **)(f + 1);
     f->to = f->from + n + 1;
-    f->ran = (unsigned char *)(f->to + n + 1);
+    f->bytes = (int64_t *)(f->to + n + 1);
+    f->ran = (unsigned char *)(f->bytes + n + 1);
     for (size_t i = 0; i < n; i++) {
         M2_TRY(dev->api->event_create(dev, &f->from[i]));
         M2_TRY(dev->api->event_create(dev, &f->to[i]));
@@ -68,5 +74,13 @@ m2_status m2_program_profile_read(m2_program *p, double *seconds)
         seconds[i] += one;
         f->ran[i] = 0;
     }
+    return M2_OK;
+}
+
+m2_status m2_program_profile_bytes(m2_program *p, int64_t *bytes)
+{
+    m2i_profile *f = p->b.profile;
+    if (!f) return m2_fail(M2_BUG, "m2_program_profile_bytes needs m2_program_profile before the run");
+    for (int i = 0; i < p->n_calls; i++) bytes[i] += f->bytes[i], f->bytes[i] = 0;
     return M2_OK;
 }

@@ -1,10 +1,14 @@
-/* Meshes data x sequence of this job's ranks train as one rank does, over MPI, with either exchange. */
+/* Meshes data x sequence of this job's ranks train as one rank does, over MPI, with either exchange.
+ * M2_FULL_MATRIX=1 adds every family, exchange and precision. */
 #include "tests/mpi/on_mpi.h"
 #include "tests/unit/sequence_laws.h"
 
 /* Every mesh of all ranks whose sequences are cut over as many as `w` has. */
+static int meshes; /* of all_meshes, beside one rank alone */
+
 static void all_meshes(const way *w)
 {
+    meshes = 0;
     m2_comm *self = NULL;
     now = w;
     sequence_forget();
@@ -14,6 +18,7 @@ static void all_meshes(const way *w)
     for (const int *sequence = w->sequences; *sequence; sequence++) {
         if (world->size % *sequence || world->size / *sequence > MOST_DATA) continue;
         const char *broke = sequence_rank(world, *sequence);
+        meshes++;
         if (broke) world->api->abort(world, m2_fail(M2_BUG, "%s", broke)); /* the others would wait */
     }
     CU_ASSERT(1);
@@ -24,15 +29,25 @@ static void test_channel(void)
     all_meshes(&(way){"gpt", "channel", 28, 4, {2, 7}, M2_PREC_F64, 1e-12, 1e-9, 0, 2, NULL});
 }
 
+static void test_every(void)
+{
+    for (int i = 0; full_matrix() && i < WAYS; i++) {
+        all_meshes(&every_way[i]);
+        printf("\n  %-4s %-7s width %2d %s on %d ranks: %d meshes equal", every_way[i].family, every_way[i].exchange,
+               (int)every_way[i].width, m2_precision_name(every_way[i].precision), world->size, meshes);
+    }
+}
+
 static void test_monarch(void)
 {
-    all_meshes(&(way){"bert", "monarch", 12, 3, {3, 4, 7}, M2_PREC_F64, 1e-12, 1e-9, 6, 2, NULL});
+    all_meshes(&(way){"bert", "monarch", 12, 3, {3, 4, 7, 8}, M2_PREC_F64, 1e-12, 1e-9, 6, 2, NULL});
 }
 
 int main(void)
 {
     int failed = run_mpi_suite("sequences over ranks", (CU_TestInfo[]){{"channel exchange", test_channel},
                                                                        {"monarch exchange", test_monarch},
+                                                                       {"every mesh (only with M2_FULL_MATRIX=1)", test_every},
                                                                        CU_TEST_INFO_NULL});
     sequence_forget();
     return failed;

@@ -1,15 +1,19 @@
-/* Every mesh data x sequence of up to 8 ranks as threads trains as one rank does, with either exchange. */
+/* Every mesh data x sequence of up to 8 ranks as threads trains as one rank does, with either exchange.
+ * M2_FULL_MATRIX=1 adds every family, exchange and precision on every mesh. */
 #include "tests/unit/on_ranks.h"
 #include "tests/unit/sequence_laws.h"
 
+static int meshes; /* of all_meshes, beside one rank alone */
+
 static void all_meshes(const way *w)
 {
+    meshes = 0;
     now = w;
     sequence_forget();
     on_ranks(1, sequence_rank, 1);
     for (const int *sequence = w->sequences; *sequence; sequence++)
         for (int data = 1; data <= MOST_DATA && data * *sequence <= RANKS_MOST; data++)
-            if (data * *sequence > 1) on_ranks(data * *sequence, sequence_rank, *sequence);
+            if (data * *sequence > 1) meshes++, on_ranks(data * *sequence, sequence_rank, *sequence);
 }
 
 /* Channels that ranks divide, whether or not their filters line up with them. */
@@ -44,6 +48,22 @@ static void test_single(void)
     all_meshes(&(way){"bert", "monarch", 12, 3, {2, 3, 4, 7, 8}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL});
 }
 
+/* One line per way, as there are many of them. */
+static void test_every(void)
+{
+    if (!full_matrix()) return;
+    for (int i = 0; i < WAYS; i++) {
+        const way *w = &every_way[i];
+        unsigned failures = CU_get_number_of_failures();
+        all_meshes(w);
+        printf("\n  %-4s %-7s width %2d %s, data 1 .. %d x sequence", w->family, w->exchange, (int)w->width,
+               m2_precision_name(w->precision), MOST_DATA);
+        for (const int *s = w->sequences; *s; s++) printf(" %d", *s);
+        printf(": %d meshes, %s", meshes, CU_get_number_of_failures() == failures ? "equal" : "DIFFERENT");
+    }
+    printf("\n  ");
+}
+
 static void test_sparse(void)
 {
     static const way w = {"bert", "auto", 24, 1, {2, 3}, M2_PREC_F64, 1e-12, 1e-9, 1, 1, NULL};
@@ -63,6 +83,7 @@ int main(void)
         {"bidirectional, recomputed, monarch exchange", test_bidirectional_monarch},
         {"in single precision", test_single},
         {"short filters of few frequencies", test_sparse},
+        {"every mesh (only with M2_FULL_MATRIX=1)", test_every},
         CU_TEST_INFO_NULL};
     int failed = run_suite("sequences over ranks", tests);
     sequence_forget();

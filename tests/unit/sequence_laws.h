@@ -1,6 +1,6 @@
 /* sequence_laws.h - a rank of a mesh data x sequence trains as one rank alone does, with either exchange: loss and gradients of
- * the first step, parameters after 20; and it sends to the byte what the list of collectives says. One rank alone, called
- * first, is the measure; the model, the batch and the data are functions of `now`. */
+ * the first step, parameters after 20; and it sends to the byte what the list of collectives says, in all and in each of
+ * them. One rank alone, called first, is the measure; the model, the batch and the data are functions of `now`. */
 #ifndef M2_TESTS_SEQUENCE_LAWS_H
 #define M2_TESTS_SEQUENCE_LAWS_H
 
@@ -13,18 +13,37 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LENGTH = 168, BATCH = 12, VOCAB = 16, STEPS = 20, EVERY = 5, MOST_DATA = 4 };
+enum { LENGTH = 168, BATCH = 12, VOCAB = 16, STEPS = 20, EVERY = 5, MOST_DATA = 4, MOST_ROWS = 400 };
 
 typedef struct way {
     const char *family, *exchange;
     int64_t width, share;
-    int sequences[6]; /* ends with 0 */
+    int sequences[8]; /* ends with 0 */
     m2_precision precision;
     double first, last; /* tolerances: of the first step, after STEPS */
     int micro;
     int groups;       /* of channels */
     const char *plan; /* NULL: optimised */
 } way;
+
+/* Both families (one causal, one bidirectional, recomputed and in microbatches), both exchanges, both precisions, every number of
+ * ranks. Channels are few enough for the tests' time: 7 ranks need a width of their own, the monarch exchange takes any. */
+#define EVERY_WAY(precision, first, last)                                                                             \
+    {"gpt", "channel", 24, 4, {1, 2, 3, 4, 8}, precision, first, last, 0, 0, NULL},                                   \
+        {"gpt", "channel", 28, 4, {1, 7}, precision, first, last, 0, 0, NULL},                                        \
+        {"gpt", "monarch", 10, 2, {1, 2, 3, 4, 7, 8}, precision, first, last, 0, 0, NULL},                            \
+        {"bert", "channel", 24, 1, {1, 2, 3, 4, 8}, precision, first, last, 1, 0, NULL},                              \
+        {"bert", "channel", 28, 1, {1, 7}, precision, first, last, 1, 0, NULL},                                       \
+        {"bert", "monarch", 12, 3, {1, 2, 3, 4, 7, 8}, precision, first, last, 1, 0, NULL}
+static const way every_way[] = {EVERY_WAY(M2_PREC_F64, 1e-12, 1e-9), EVERY_WAY(M2_PREC_F32, 1e-5, 1e-3)};
+enum { WAYS = sizeof every_way / sizeof *every_way };
+
+/* M2_FULL_MATRIX=1: all of it; otherwise a part of it stands for the rest. */
+static inline int full_matrix(void)
+{
+    const char *asked = getenv("M2_FULL_MATRIX");
+    return asked && *asked && strcmp(asked, "0") != 0;
+}
 
 static const way *now; /* the case under test, and what one rank found */
 static int sparse;     /* filters are a third as long, and lack half of their frequencies */
@@ -135,16 +154,36 @@ static inline double off(double **alone, double *x, int64_t n)
 static inline const char *check_bytes(const m2_ranks *r, const m2_training *t, const int64_t before[2])
 {
     static _Thread_local char text[200];
-    m2_collective_row rows[400];
-    int n = m2_collectives(t->program, t->batch.micros, rows, 400);
+    m2_collective_row rows[MOST_ROWS];
+    int n = m2_collectives(t->program, t->batch.micros, rows, MOST_ROWS);
     int64_t sum[2] = {before[0], before[1]};
-    if (n > 400 || (n == 0 && r->comm->size > 1)) return "the list of collectives has a wrong length";
+    if (n > MOST_ROWS || (n == 0 && r->comm->size > 1)) return "the list of collectives has a wrong length";
     for (int i = 0; i < n; i++) sum[!strcmp(rows[i].axis, "sequence")] += rows[i].bytes * rows[i].calls;
     int64_t sent[2] = {r->comm->bytes_sent, r->world ? r->mesh.axis[M2_AXIS_SEQUENCE]->bytes_sent : 0};
     if (sent[0] == sum[0] && sent[1] == sum[1]) return NULL;
     snprintf(text, sizeof text, "planned %lld + %lld bytes, sent %lld + %lld", (long long)sum[0],
              (long long)sum[1], (long long)sent[0], (long long)sent[1]);
     return text;
+}
+
+/* What each collective sent by itself is what the list says of it, kind by kind and call by call. */
+static inline const char *check_each(const m2_training *t)
+{
+    static _Thread_local char text[300];
+    m2_collective_row rows[MOST_ROWS];
+    int64_t *sent = calloc((size_t)m2_program_calls(t->program), sizeof *sent);
+    const char *broke = sent && m2_program_profile_bytes(t->program, sent) == M2_OK ? NULL : m2_message();
+    m2_collectives(t->program, t->batch.micros, rows, MOST_ROWS);
+    for (int i = 0, row = 0; i < m2_program_calls(t->program) && !broke; i++) {
+        if (!m2_program_call_info(t->program, i).context) continue;
+        const m2_collective_row *r = &rows[row++];
+        if (sent[i] == r->bytes * r->calls) continue;
+        snprintf(text, sizeof text, "%s (%s): planned %lld x %lld bytes, sent %lld", r->path, r->verb,
+                 (long long)r->calls, (long long)r->bytes, (long long)sent[i]);
+        broke = text;
+    }
+    free(sent);
+    return broke;
 }
 
 static inline const char *same_bits(int rank, int keep, double *x, int64_t n)
@@ -191,7 +230,7 @@ static inline const char *train(m2_ranks *r, const m2_config *cfg)
         m2_step step = {.seed = 3, .step = s, .lr = 1e-3, .lr_peak = 1e-3, .clip = 1};
         for (int g = 0; g < M2_MAX_GROUPS; g++) step.group[g].lr_scale = 1, step.group[g].weight_decay = 0.1;
         int64_t before[2] = {r->comm->bytes_sent, r->world ? r->mesh.axis[M2_AXIS_SEQUENCE]->bytes_sent : 0};
-        m2_status st = M2_OK;
+        m2_status st = m2_program_profile(p, s == 1);
         for (int a = 0; a < t.batch.micros && st == M2_OK; a++) {
             step.row0 = m2_batch_row0(&t.batch, a);
             st = feed(p, s, step.row0);
@@ -207,6 +246,7 @@ static inline const char *train(m2_ranks *r, const m2_config *cfg)
         }
         if (st == M2_OK) st = m2_program_run_update(p, &step);
         if (st == M2_OK && !broke) broke = check_bytes(r, &t, before);
+        if (st == M2_OK && !broke && s == 1) broke = check_each(&t);
         if (st != M2_OK) broke = m2_message();
     }
     int grouped = now->groups > 1 && r->comm->size > 1;
