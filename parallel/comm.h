@@ -50,6 +50,7 @@ struct m2_comm {
     m2_comm *host;              /* the same ranks for host memory (flags, metrics, agreement); itself without a GPU */
     int patient;                /* 1: who waits in a verb leaves the core to others meanwhile (transport mpi) */
     int64_t bytes_sent;         /* payload this rank gave to other ranks so far, as counted by the transport */
+    struct m2_watch *watch; /* records the collectives (watch.h); NULL = none */
     void *state;
 };
 

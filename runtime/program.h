@@ -226,6 +226,9 @@ typedef struct m2_call_info {
     int wait;                             /* 1 + the call `beside` that must be done before this one; 0: none */
     int once;                             /* 1: runs in the last microbatch of a step only */
 } m2_call_info;
+struct m2_watch;
+/* Every call launched from now on is recorded there (parallel/watch.h); NULL: no more. */
+M2_API void m2_program_watch(m2_program *p, struct m2_watch *w);
 M2_API int m2_program_calls(const m2_program *p);
 M2_API m2_call_info m2_program_call_info(const m2_program *p, int i);
 /* Per-call timing: on = 1 puts events around every call from the next run on (plain launches instead of graphs; results

@@ -58,6 +58,7 @@ m2_status m2_rundir_paths(const char *path, m2_rundir *out)
     snprintf(out->path, M2_PATH, "%s", path);
     snprintf(out->checkpoints, M2_PATH, "%s/checkpoints", path);
     snprintf(out->metrics, M2_PATH, "%s/metrics.jsonl", path);
+    snprintf(out->flight, M2_PATH, "%s/flight", path);
     return M2_OK;
 }
 

@@ -6,7 +6,7 @@
 #include "runtime/config.h"
 
 typedef struct m2_rundir {
-    char path[M2_PATH], checkpoints[M2_PATH], metrics[M2_PATH];
+    char path[M2_PATH], checkpoints[M2_PATH], metrics[M2_PATH], flight[M2_PATH];
     int lock; /* file descriptor, -1 = not held */
 } m2_rundir;
 

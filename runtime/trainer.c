@@ -1,6 +1,7 @@
 #include "runtime/trainer.h"
 #include "kernels/base/log.h"
 #include "kernels/perf.h"
+#include "parallel/watch.h"
 #include "runtime/batch.h"
 #include "runtime/deadline.h"
 #include "runtime/eval.h"
@@ -35,6 +36,7 @@ typedef struct trainer {
     m2_state state;
     m2_saving saving;
     m2_metrics *metrics; /* rank 0 */
+    m2_watch *watch;
     m2_progress progress;
     m2_deadline deadline;
     m2_tid loss, norm2;
@@ -170,7 +172,9 @@ static int due(int64_t step, int64_t every, int64_t last)
 static m2_status validate(trainer *t, m2_record *r)
 {
     m2_eval_result result;
+    m2_watch_mark mark = m2_watch_begin(t->watch, "validation", "");
     M2_TRY(m2_eval_run(t->eval, &result));
+    m2_watch_end(t->watch, mark);
     r->val_loss = result.loss;
     r->val_top1 = result.top1;
     if (result.n_scores) r->val_score = result.scores[0].value;
@@ -192,7 +196,9 @@ static m2_status settle(trainer *t)
     double numbers[2], now;
     m2_record r = t->pending[0].record;
     m2_step step = t->pending[0].step;
+    m2_watch_mark mark = m2_watch_begin(t->watch, "the device", "");
     M2_TRY(m2_ranks_alone(t->ranks.comm, m2_program_take(t->training.program, numbers)));
+    m2_watch_end(t->watch, mark);
     now = m2_now();
     r.loss = numbers[0];
     r.grad_norm = sqrt(numbers[1]);
@@ -223,7 +229,10 @@ static m2_status run_step(trainer *t, int64_t *stop)
     double begin = m2_now();
     m2_device *dev = t->ranks.device;
     int saving = 0;
+    m2_watch_step(t->watch, t->step + 1);
+    m2_watch_mark mark = m2_watch_begin(t->watch, "fetch", "");
     M2_TRY(fetch(t, stop, &saving));
+    m2_watch_end(t->watch, mark);
     M2_TRY(m2_saving_poll(&t->saving, saving));
     if (*stop) return t->n_pending ? settle(t) : M2_OK;
     m2_step step = m2_optim_step(&t->cfg, &t->schedule, t->step + 1);
@@ -394,6 +403,23 @@ static m2_status claim(trainer *t, m2_manifest *mf)
     return m2_comm_agree(comm, find_checkpoint(t, mf));
 }
 
+/* A rank that dies or hangs from here on is named. */
+static m2_status open_watch(trainer *t)
+{
+    m2_ranks *r = &t->ranks;
+    m2_watch_spec spec = {.folder = t->dir.flight,
+                          .start = t->saving.spec.fence.token,
+                          .comm = r->comm,
+                          .hang = t->cfg.run_hang_timeout,
+                          .lost = t->cfg.run_lost_timeout,
+                          .leave = 8};
+    M2_TRY(m2_comm_agree(r->comm, m2_watch_open(&spec, &t->watch)));
+    m2_watch_comm(t->watch, r->comm);
+    m2_watch_comm(t->watch, r->world);
+    for (int a = 0; r->world && a < M2_AXES; a++) m2_watch_comm(t->watch, r->mesh.axis[a]);
+    return M2_OK;
+}
+
 static m2_status write_folder(trainer *t)
 {
     if (t->ranks.comm->rank) return M2_OK;
@@ -449,7 +475,9 @@ static m2_status set_up(trainer *t, int *done)
     if (st == M2_OK && t->step < t->cfg.train_steps) st = claim(t, &mf);
     *done = st == M2_OK && t->step >= t->cfg.train_steps;
     if (st == M2_OK && !*done) {
-        st = m2_training_make(&t->cfg, &t->ranks, &t->training);
+        st = open_watch(t);
+        if (st == M2_OK) st = m2_training_make(&t->cfg, &t->ranks, &t->training);
+        if (st == M2_OK) m2_program_watch(t->training.program, t->watch);
         if (st == M2_OK) st = m2_comm_agree(comm, measure_peak(t));
         if (st == M2_OK) st = m2_comm_agree(comm, prepare_state(t, &mf));
         if (st == M2_OK) st = m2_comm_agree(comm, m2_program_params_changed(t->training.program));
@@ -463,7 +491,7 @@ static m2_status set_up(trainer *t, int *done)
     return st;
 }
 
-static void tear_down(trainer *t)
+static void tear_down(trainer *t, m2_status outcome)
 {
     m2_saving_close(&t->saving);
     m2_feed_close(&t->feed);
@@ -474,6 +502,7 @@ static void tear_down(trainer *t)
     m2_tokens_free(&t->data);
     free(t->config_text);
     free(t->inputs);
+    m2_watch_close(&t->watch, outcome);
     m2_ranks_close(&t->ranks);
 }
 
@@ -501,6 +530,6 @@ m2_status m2_train(const m2_config *cfg)
                    "the steps allocated %" PRId64 " times and drained the device %" PRId64 " times",
                    t.allocations, t.drains);
     }
-    tear_down(&t);
+    tear_down(&t, st);
     return st;
 }

@@ -117,6 +117,7 @@ typedef struct m2i_bound {
     struct m2i_lane *lane; /* NULL: no exchange runs beside */
     int64_t activations_high, workspace_high;
     m2i_profile *profile; /* NULL: off */
+    struct m2_watch *watch; /* NULL: nothing is recorded */
     int shared; /* the parameters and the stream are another program's */
 } m2i_bound;
 

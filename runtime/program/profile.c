@@ -2,10 +2,11 @@
  * is not. */
 #include "runtime/program/internal.h"
 #include "parallel/comm.h"
+#include "parallel/watch.h"
 
 #include <stdlib.h>
 
-m2_status m2i_run_call(m2_program *p, int i, m2_stream *stream)
+static m2_status run_call(m2_program *p, int i, m2_stream *stream)
 {
     m2i_bound *b = &p->b;
     m2i_profile *f = b->profile;
@@ -19,6 +20,20 @@ m2_status m2i_run_call(m2_program *p, int i, m2_stream *stream)
     if (comm) f->bytes[i] += comm->bytes_sent - before;
     f->ran[i] = 1;
     return api->event_record(b->device, f->to[i], stream);
+}
+
+m2_status m2i_run_call(m2_program *p, int i, m2_stream *stream)
+{
+    m2_watch *w = p->b.watch;
+    m2_watch_mark mark = m2_watch_begin(w, p->calls[i].op->name, p->calls[i].path);
+    m2_status st = run_call(p, i, stream);
+    m2_watch_end(w, mark);
+    return st;
+}
+
+void m2_program_watch(m2_program *p, m2_watch *w)
+{
+    p->b.watch = w;
 }
 
 static m2_status begin(m2_program *p)
