@@ -22,6 +22,11 @@ void m2_flight_file(char *out, size_t n, const char *folder, int rank)
     snprintf(out, n, "%s/rank-%05d.ring", folder, rank);
 }
 
+void m2_flight_report(char *out, size_t n, const char *folder, int64_t start)
+{
+    snprintf(out, n, "%s/report-%08lld.txt", folder, (long long)start);
+}
+
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 /* Only a process of this node, counted in this namespace, can be looked at. */
 static m2_life life_of(const m2_flight *f)

@@ -64,6 +64,8 @@ extern "C" {
 
 M2_API int64_t m2_flight_clock(void);
 M2_API void m2_flight_file(char *out, size_t n, const char *folder, int rank);
+/* What the rank that ends a job writes for all: as m2_flights_print. */
+M2_API void m2_flight_report(char *out, size_t n, const char *folder, int64_t start);
 /* One rank's ring and life as seen from here; M2_DATA when there is none. */
 M2_API m2_status m2_flight_read(const char *folder, int rank, m2_flight *out, m2_life *life) M2_MUST_USE;
 /* folder: RUN/flight. M2_DATA when it holds no ring. Free also after a failure. */

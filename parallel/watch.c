@@ -26,7 +26,6 @@ struct m2_watch {
     char folder[1000], file[1100];
     m2_flight *flight;
     int64_t step;
-    const char *path; /* of the call or phase going on */
     watched comms[MOST_COMMS];
     int n_comms;
     m2_comm ender; /* a copy whose abort works from any thread */
@@ -36,11 +35,14 @@ struct m2_watch {
     int running, ending;
 };
 
+/* Of the call or phase going on: a program's exchanges may run on a thread of their own, beside the rest. */
+static _Thread_local const char *around;
+
 /* ---- records ----------------------------------------------------------------------------------------------------- */
 static uint64_t begin(m2_watch *w, const char *what, const char *path, uint64_t collective)
 {
     m2_flight *f = w->flight;
-    uint64_t n = atomic_load_explicit(&f->entries, memory_order_relaxed);
+    uint64_t n = atomic_fetch_add_explicit(&f->entries, 1, memory_order_relaxed);
     m2_flight_entry *e = &f->ring[n % M2_FLIGHT_ENTRIES];
     e->end = 0;
     e->begin = m2_flight_clock();
@@ -48,8 +50,7 @@ static uint64_t begin(m2_watch *w, const char *what, const char *path, uint64_t 
     e->collective = collective;
     strncpy(e->what, what, sizeof e->what - 1);
     strncpy(e->path, path ? path : "", sizeof e->path - 1);
-    atomic_store_explicit(&f->entries, n + 1, memory_order_release);
-    atomic_fetch_add_explicit(&f->progress, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&f->progress, 1, memory_order_release);
     return n;
 }
 
@@ -69,8 +70,8 @@ void m2_watch_step(m2_watch *w, int64_t step)
 m2_watch_mark m2_watch_begin(m2_watch *w, const char *what, const char *path)
 {
     if (!w) return (m2_watch_mark){0, NULL};
-    m2_watch_mark mark = {begin(w, what, path, 0), w->path};
-    w->path = path && *path ? path : what;
+    m2_watch_mark mark = {begin(w, what, path, 0), around};
+    around = path && *path ? path : what;
     return mark;
 }
 
@@ -78,7 +79,7 @@ void m2_watch_end(m2_watch *w, m2_watch_mark mark)
 {
     if (!w) return;
     end(w, mark.entry);
-    w->path = mark.path;
+    around = mark.path;
 }
 
 /* ---- collectives ------------------------------------------------------------------------------------------------- */
@@ -87,7 +88,7 @@ static const m2_comm_api *enter(m2_comm *c, const char *what, uint64_t *n)
     m2_watch *w = c->watch;
     uint64_t number = atomic_fetch_add_explicit(&w->flight->collectives, 1, memory_order_relaxed) + 1;
     atomic_store_explicit(&w->flight->waiting, number, memory_order_relaxed);
-    *n = begin(w, what, w->path, number);
+    *n = begin(w, what, around, number);
     for (int i = 0; i < w->n_comms; i++)
         if (w->comms[i].comm == c) return w->comms[i].inner;
     return NULL;
@@ -160,7 +161,8 @@ static void beat(m2_watch *w)
     f->beat = now;
     int fd = open(w->file, O_WRONLY);
     if (fd < 0) return;
-    if (pwrite(fd, &now, sizeof now, (off_t)offsetof(m2_flight, beat)) < 0) m2_log_once(M2_LOG_WARN, "writing %s failed: %s", w->file, strerror(errno));
+    if (pwrite(fd, &now, sizeof now, (off_t)offsetof(m2_flight, beat)) < 0)
+        m2_log_once(M2_LOG_WARN, "writing %s failed: %s", w->file, strerror(errno));
     close(fd);
 }
 
@@ -188,7 +190,7 @@ static int someone_gone(m2_watch *w, sight *s, m2_flights *f)
 static void end_job(m2_watch *w, const m2_flights *f, double waited)
 {
     char report[1100], text[640];
-    snprintf(report, sizeof report, "%s/report-%08lld.txt", w->folder, (long long)w->spec.start);
+    m2_flight_report(report, sizeof report, w->folder, w->spec.start);
     int fd = open(report, O_WRONLY | O_CREAT | O_EXCL, 0666);
     FILE *out = fd >= 0 ? fdopen(fd, "w") : NULL;
     if (out) {
@@ -241,7 +243,9 @@ static void *watch(void *context)
 {
     m2_watch *w = context;
     size_t n = (size_t)w->spec.comm->size;
-    sight s = {.since = m2_now(), .ticked = m2_now(), .beats = calloc(n, sizeof *s.beats), .changed = calloc(n, sizeof *s.changed)};
+    sight s = {.since = m2_now(), .ticked = m2_now()};
+    s.beats = calloc(n, sizeof *s.beats);
+    s.changed = calloc(n, sizeof *s.changed);
     double looked = 0, beaten = 0;
     pthread_mutex_lock(&w->lock);
     while (!w->ending && s.beats && s.changed) {

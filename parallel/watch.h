@@ -30,7 +30,7 @@ M2_API void m2_watch_comm(m2_watch *w, m2_comm *c);
 /* Ends the ring with the outcome of the run. Before the communicators are closed. Accepts NULL; nulls. */
 M2_API void m2_watch_close(m2_watch **w, m2_status outcome);
 
-/* Recording, by the one thread that uses the communicators. All accept NULL. path must stay valid until the end: what
+/* Recording, by the threads that use the communicators. All accept NULL. path must stay valid until the end: what
  * happens inside bears it too. */
 typedef struct m2_watch_mark {
     uint64_t entry;
