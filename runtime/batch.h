@@ -1,8 +1,8 @@
 /* batch.h - how the global batch of a step is cut into ranks and microbatches. Pure.
  *
- * Step s (0, 1, ...) consumes rows [s*global, (s+1)*global) of the loader's stream. Rank r has the contiguous rows
- * [r*share, (r+1)*share) of them, microbatch a of it the next `micro` rows each: what a run learns from does not depend
- * on the number of ranks. */
+ * Step s (0, 1, ...) behind `start` consumes rows start + [s*global, (s+1)*global) of the loader's stream. Rank r has the
+ * contiguous rows [r*share, (r+1)*share) of them, microbatch a of it the next `micro` rows each: what a run learns from does
+ * not depend on the number of ranks. */
 #ifndef M2_BATCH_H
 #define M2_BATCH_H
 

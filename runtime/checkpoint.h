@@ -22,7 +22,7 @@
 #include "parallel/shard.h"
 #include "runtime/program.h"
 
-enum { M2_PATH = 1024, M2_TENSOR_NAME = 112 };
+enum { M2_PATH = 1024, M2_TENSOR_NAME = 112, M2_GUARD_TEXT = 128 };
 
 /* ---- the description --------------------------------------------------------------------------------------------- */
 typedef struct m2_saved_tensor {
@@ -46,7 +46,8 @@ typedef struct m2_saved_file {
 typedef struct m2_manifest {
     char folder[M2_PATH]; /* the checkpoint's own */
     int64_t step;         /* optimizer steps done */
-    int64_t rows;         /* rows consumed: where the loader goes on */
+    int64_t rows;         /* rows consumed, or passed over: where the loader goes on */
+    char guard[M2_GUARD_TEXT]; /* what the guard had counted (runtime/guard.h); "" = not recorded */
     int ranks;            /* that saved it */
     char mesh[64];        /* "data 2" */
     char *config;         /* resolved, as config.yaml */
@@ -67,6 +68,13 @@ M2_API m2_status m2_manifest_read(const char *folder, m2_manifest *out) M2_MUST_
  * tokenizer, and only the slabs of these files. M2_DATA when there is not one readable file. Free also after a failure. */
 M2_API m2_status m2_manifest_rebuild(const char *folder, m2_manifest *out) M2_MUST_USE;
 M2_API void m2_manifest_free(m2_manifest *mf);
+/* The checkpoint a run goes back to: the newest in `folder` whose step is a multiple of `every`, where one is there, so that
+ * it does not depend on where the run was interrupted; else the newest. *step: -1 = none. */
+M2_API m2_status m2_checkpoint_back(const char *folder, int64_t every, int64_t *step) M2_MUST_USE;
+/* Its folder. */
+M2_API m2_status m2_checkpoint_at(const char *folder, int64_t step, char out[M2_PATH]) M2_MUST_USE;
+/* Deletes the checkpoints of steps beyond `step`. */
+M2_API m2_status m2_checkpoint_forget(const char *folder, int64_t step) M2_MUST_USE;
 M2_API int m2_manifest_tensor(const m2_manifest *mf, const char *name); /* its row, or -1 */
 
 /* ---- the state of a program -------------------------------------------------------------------------------------- */
@@ -110,6 +118,7 @@ M2_API m2_status m2_fence_check(const m2_fence *f) M2_MUST_USE;
 typedef struct m2_save_spec {
     const char *folder; /* RUN/checkpoints, must exist */
     int64_t step, rows;
+    char guard[M2_GUARD_TEXT];
     const char *config, *tokenizer; /* kept in the manifest; must live until commit */
     const char *mesh;               /* in words; NULL: "data N" */
     int64_t keep, keep_every;       /* newest to keep; also keep multiples of this step (0 = none) */

@@ -85,6 +85,18 @@ m2_status m2_metrics_write(m2_metrics *m, const m2_record *r)
     return fflush(m->file) || ferror(m->file) ? failed(m->path, "writing") : M2_OK;
 }
 
+m2_status m2_metrics_back(m2_metrics *m, int64_t step, const char *event)
+{
+    int bad = fclose(m->file);
+    m->file = NULL;
+    if (bad) return failed(m->path, "writing");
+    M2_TRY(rewind_to(m->path, step));
+    m->file = fopen(m->path, "a");
+    if (!m->file) return failed(m->path, "opening");
+    fprintf(m->file, "%s\n", event);
+    return fflush(m->file) || ferror(m->file) ? failed(m->path, "writing") : M2_OK;
+}
+
 m2_status m2_metrics_last(const char *path, const char *key, double *out)
 {
     char *line = NULL, name[64];

@@ -1,4 +1,5 @@
-/* metrics.h - RUN/metrics.jsonl: one JSON object per optimizer step, appended by rank 0. */
+/* metrics.h - RUN/metrics.jsonl: one JSON object per optimizer step, appended by rank 0, and one with the key "event" for
+ * what happened between two steps. */
 #ifndef M2_METRICS_H
 #define M2_METRICS_H
 
@@ -17,7 +18,8 @@
     REAL(val_loss, 17)     /* in steps that validated */                                                       \
     REAL(val_score, 9)     /* of task.name: its first score */                                                  \
     REAL(val_top1, 9)                                                                                          \
-    INT(skips)             /* updates skipped since this process started */                                    \
+    INT(skips)             /* updates skipped since the start of the run */                                    \
+    INT(rollbacks)         /* times it went back to a checkpoint */                                            \
     REAL(seconds, 4)       /* of this step */                                                                  \
     REAL(waited, 4)        /* of them, waiting for data (rank 0) */                                            \
     REAL(tokens_per_s, 6)                                                                                      \
@@ -40,6 +42,8 @@ typedef struct m2_metrics m2_metrics;
 M2_API m2_status m2_metrics_open(const char *path, int64_t step, m2_metrics **out) M2_MUST_USE;
 /* On its way to the disk when this returns. */
 M2_API m2_status m2_metrics_write(m2_metrics *m, const m2_record *r) M2_MUST_USE;
+/* Goes back to `step` like open, and writes the JSON object `event`, whose first key is "step", of a later one. */
+M2_API m2_status m2_metrics_back(m2_metrics *m, int64_t step, const char *event) M2_MUST_USE;
 /* The newest value of a key in a run's metrics; M2_DATA when there is none. */
 M2_API m2_status m2_metrics_last(const char *path, const char *key, double *out) M2_MUST_USE;
 M2_API void m2_metrics_close(m2_metrics **m); /* accepts NULL; nulls */

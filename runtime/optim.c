@@ -1,6 +1,5 @@
 #include "runtime/optim.h"
 
-#include <math.h>
 #include <string.h>
 
 /* What optim.groups can say, for each group: learning rate and weight decay, as factors of optim.lr and
@@ -34,7 +33,6 @@ m2_step m2_optim_step(const m2_config *cfg, const m2_schedule *schedule, int64_t
     s.lr = m2_schedule_lr(schedule, step);
     s.lr_peak = schedule->peak;
     s.clip = cfg->optim_clip;
-    s.outlier = cfg->optim_outlier;
     int free_decay = !strcmp(cfg->optim_decay, "free"), k = sizeof groupings / sizeof *groupings - 1;
     while (k > 0 && strcmp(groupings[k].name, cfg->optim_groups) != 0) k--;
     for (int g = 0; g < M2_GROUP_COUNT; g++) {
@@ -44,10 +42,4 @@ m2_step m2_optim_step(const m2_config *cfg, const m2_schedule *schedule, int64_t
         s.group[g].weight_decay = absolute ? decay * (free_decay ? lr : 1) : decay * cfg->optim_wd;
     }
     return s;
-}
-
-int m2_optim_skipped(const m2_step *step, double norm2)
-{
-    double norm = sqrt(norm2);
-    return !isfinite(norm) || (step->outlier > 0 && norm > step->outlier);
 }

@@ -14,9 +14,7 @@ enum {
 };
 
 M2_API m2_update_spec m2_optim_update(const m2_config *cfg);
-/* Everything of m2_step but row0, for optimizer step `step` (1 is the first). */
+/* Everything of m2_step but row0 and outlier (guard.h), for optimizer step `step` (1 is the first). */
 M2_API m2_step m2_optim_step(const m2_config *cfg, const m2_schedule *schedule, int64_t step);
-/* 1 when the update of this step was skipped (as kernels/ops.h adam decides): norm2 is the squared gradient norm. */
-M2_API int m2_optim_skipped(const m2_step *step, double norm2);
 
 #endif

@@ -82,6 +82,27 @@ m2_status m2_saving_begin(m2_saving *s, int64_t step, int64_t rows, int last)
     return settle(s, st, committed, last);
 }
 
+static m2_status load(const m2_saving *s, const m2_state *state, int64_t step, m2_manifest *mf)
+{
+    char folder[M2_PATH];
+    M2_TRY(m2_checkpoint_at(s->spec.folder, step, folder));
+    M2_TRY(m2_manifest_read(folder, mf));
+    return m2_checkpoint_load(mf, state);
+}
+
+m2_status m2_saving_back(m2_saving *s, const m2_state *state, int64_t every, m2_manifest *mf)
+{
+    m2_comm *host = s->comm->host;
+    int64_t step = -1;
+    M2_TRY(m2_saving_wait(s));
+    M2_TRY(m2_comm_agree(s->comm, s->comm->rank ? M2_OK : m2_checkpoint_back(s->spec.folder, every, &step)));
+    M2_TRY(host->api->broadcast(host, &step, 1, M2_I64, 0, NULL));
+    if (step < 0) return M2_OK;
+    M2_TRY(m2_comm_agree(s->comm, load(s, state, step, mf)));
+    s->saved = step;
+    return m2_comm_agree(s->comm, s->comm->rank ? M2_OK : m2_checkpoint_forget(s->spec.folder, step));
+}
+
 void m2_saving_close(m2_saving *s)
 {
     char bytes[32];

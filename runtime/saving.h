@@ -35,6 +35,10 @@ M2_API m2_status m2_saving_poll(m2_saving *s, int busy) M2_MUST_USE;
 /* Saves the state after `step`, which the device has finished; waits for an earlier save first. last: the run ends here, so
  * it is waited for, and its failure is one whatever checkpoint.on_failure says. Collective. */
 M2_API m2_status m2_saving_begin(m2_saving *s, int64_t step, int64_t rows, int last) M2_MUST_USE;
+/* Fills the state from the checkpoint that a run goes back to (m2_checkpoint_back), once nothing is in flight; newer ones are
+ * deleted: they are of what is given up. The device must be idle; m2_program_params_changed must follow. mf->n_tensors stays 0
+ * where there is none. Collective; ranks agree. */
+M2_API m2_status m2_saving_back(m2_saving *s, const m2_state *state, int64_t every, m2_manifest *mf) M2_MUST_USE;
 M2_API m2_status m2_saving_wait(m2_saving *s) M2_MUST_USE; /* until nothing is in flight. Collective */
 M2_API void m2_saving_close(m2_saving *s);                 /* says what saving cost; accepts a zeroed one */
 

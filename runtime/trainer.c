@@ -1,4 +1,5 @@
 #include "runtime/trainer.h"
+#include "kernels/base/fault.h"
 #include "kernels/base/log.h"
 #include "kernels/perf.h"
 #include "parallel/watch.h"
@@ -7,6 +8,7 @@
 #include "runtime/eval.h"
 #include "runtime/feed.h"
 #include "runtime/fit.h"
+#include "runtime/guard.h"
 #include "runtime/metrics.h"
 #include "runtime/models/model.h"
 #include "runtime/optim.h"
@@ -44,7 +46,8 @@ typedef struct trainer {
     int64_t predicted; /* targets of a step, all ranks */
     char *config_text; /* of cfg */
     int64_t step;      /* done */
-    int64_t skips, skips_in_row;
+    int64_t rows;      /* of the stream, read by these steps or passed over: the next step's first one */
+    m2_guard guard;
     double flops; /* of a step, all ranks */
     double peak;  /* FLOP/s this rank's device can do */
     double waited;
@@ -120,37 +123,46 @@ static m2_status compute(trainer *t, m2_step *step)
 {
     const m2_batch *b = &t->training.batch;
     m2_program *p = t->training.program;
+    M2_FAULT_AT("compute", t->step + 1, p);
     for (int a = 0; a < b->micros; a++) {
         step->row0 = m2_batch_row0(b, a);
         M2_TRY(m2_feed_write(t->feed, t->inputs + a * m2_feed_size(t->feed), t->predicted, p));
         M2_TRY(m2_program_run(p, step, a, b->micros));
     }
+    M2_FAULT_AT("gradients", t->rows, p);
     M2_TRY(m2_program_run_update(p, step));
+    M2_FAULT_AT("parameters", t->step + 1, p);
     return m2_program_post(p, (m2_tid[]){t->loss, t->norm2}, 2);
 }
 
-/* Every rank has the same loss and norm, so all decide alike. */
-static m2_status count_skip(trainer *t, const m2_step *step, const m2_record *r)
+/* The row of the stream behind those of the record's step. */
+static int64_t rows_behind(const trainer *t, const m2_record *r)
 {
-    if (!m2_optim_skipped(step, r->grad_norm * r->grad_norm)) {
-        t->skips_in_row = 0;
-        return M2_OK;
-    }
-    t->skips++;
-    t->skips_in_row++;
-    m2_progress_note(&t->progress, "step %" PRId64 ": update skipped, loss %g, gradient norm %g", r->step,
-                     r->loss, r->grad_norm);
-    if (t->skips_in_row < t->cfg.train_max_skips) return M2_OK;
-    char saved[64] = "there is no checkpoint";
+    return r->tokens / t->cfg.model_length;
+}
+
+/* Every rank has the same loss and norm, so all decide alike: 1 to go back. */
+static m2_status judge(trainer *t, const m2_step *step, const m2_record *r, int *back)
+{
+    m2_guard *g = &t->guard;
+    char why[900];
+    if (!m2_guard_count(g, r->step, r->loss, r->grad_norm, step->outlier)) return M2_OK;
+    m2_progress_note(&t->progress, "step %" PRId64 ": update skipped, loss %g, gradient norm %g", r->step, r->loss,
+                     r->grad_norm);
+    if (!m2_guard_tripped(g)) return M2_OK;
     M2_TRY(m2_saving_wait(&t->saving));
+    *back = g->rollbacks < g->max_rollbacks && t->saving.saved >= 0;
+    if (*back) return M2_OK;
+    char saved[64] = "there is no checkpoint";
     if (t->saving.saved >= 0)
         snprintf(saved, sizeof saved, "the newest checkpoint is of step %" PRId64, t->saving.saved);
-    return m2_fail(
-        M2_DATA,
-        "stopped at step %" PRId64 ": %" PRId64
-        " updates in a row were skipped because the gradient norm was not "
-        "finite or beyond optim.outlier (loss %g, norm %g); %s: lower optim.lr or look at the data",
-        r->step, t->skips_in_row, r->loss, r->grad_norm, saved);
+    m2_guard_describe(g, why, sizeof why);
+    return m2_fail(M2_DATA,
+                   "stopped at step %" PRId64 ": %" PRId64 " updates in a row were skipped because the gradient norm was "
+                   "not finite or an outlier, after %" PRId64 " of at most %" PRId64 " rollbacks (%s; rows %" PRId64
+                   " to %" PRId64 " of %s); %s: lower optim.lr or look at the data",
+                   r->step, g->in_row, g->rollbacks, g->max_rollbacks, why, rows_behind(t, r) - g->in_row * t->cfg.train_batch,
+                   rows_behind(t, r) - 1, t->cfg.data_train, saved);
 }
 
 static void measure(trainer *t, m2_record *r, double seconds)
@@ -187,13 +199,48 @@ static m2_status validate(trainer *t, m2_record *r)
 static m2_status save(trainer *t, int last)
 {
     M2_TRY(m2_ranks_alone(t->ranks.comm, m2_program_sync(t->training.program)));
-    return m2_saving_begin(&t->saving, t->step, t->step * t->cfg.train_batch, last);
+    m2_guard_text(&t->guard, t->saving.spec.guard);
+    return m2_saving_begin(&t->saving, t->step, t->rows, last);
+}
+
+static m2_status open_feed(trainer *t);
+
+/* After the step of `r`: the state of a checkpoint again, and the data behind that step. What the device has been given
+ * since is waited for and forgotten. */
+static m2_status go_back(trainer *t, const m2_record *r)
+{
+    m2_comm *comm = t->ranks.comm;
+    m2_manifest mf = {0};
+    double numbers[2];
+    char event[512], why[900];
+    for (; t->n_pending; t->n_pending--) M2_TRY(m2_ranks_alone(comm, m2_program_take(t->training.program, numbers)));
+    M2_TRY(m2_ranks_alone(comm, m2_program_sync(t->training.program)));
+    m2_status st = m2_saving_back(&t->saving, &t->state, t->cfg.checkpoint_every, &mf);
+    if (st == M2_OK) st = m2_comm_agree(comm, m2_program_params_changed(t->training.program));
+    if (st == M2_OK) {
+        m2_guard_describe(&t->guard, why, sizeof why);
+        t->step = mf.step;
+        t->rows = rows_behind(t, r);
+        m2_guard_back(&t->guard, mf.step, mf.rows, t->rows, event, sizeof event);
+        m2_progress_note(&t->progress,
+                         "rollback %" PRId64 " of at most %" PRId64 ", from step %" PRId64 " to the checkpoint of step %" PRId64
+                         " and past rows %" PRId64 " to %" PRId64 " (%s)",
+                         t->guard.rollbacks, t->guard.max_rollbacks, r->step, mf.step, mf.rows, t->rows - 1, why);
+        if (t->metrics) st = m2_metrics_back(t->metrics, mf.step, event);
+        if (st == M2_OK) st = open_feed(t);
+        st = m2_comm_agree(comm, st);
+        m2_progress_start(&t->progress, t->cfg.train_steps, t->cfg.train_log_every, t->step,
+                          t->rows * t->cfg.model_length, comm->rank == 0);
+    }
+    m2_manifest_free(&mf);
+    return st;
 }
 
 /* The numbers of the oldest pending step are taken, judged and written down. */
 static m2_status settle(trainer *t)
 {
     double numbers[2], now;
+    int back = 0;
     m2_record r = t->pending[0].record;
     m2_step step = t->pending[0].step;
     m2_watch_mark mark = m2_watch_begin(t->watch, "the device", "");
@@ -202,16 +249,18 @@ static m2_status settle(trainer *t)
     now = m2_now();
     r.loss = numbers[0];
     r.grad_norm = sqrt(numbers[1]);
-    m2_status skipped = count_skip(t, &step, &r);
-    r.skips = t->skips;
+    m2_status judged = judge(t, &step, &r, &back);
+    r.skips = t->guard.skips;
+    r.rollbacks = t->guard.rollbacks;
     measure(t, &r, now - (t->pending[0].begin > t->settled ? t->pending[0].begin : t->settled));
     t->settled = now;
     t->pending[0] = t->pending[--t->n_pending];
-    if (skipped == M2_OK && t->eval && due(r.step, t->cfg.train_val_every, t->cfg.train_steps))
+    if (judged == M2_OK && back) return go_back(t, &r);
+    if (judged == M2_OK && t->eval && due(r.step, t->cfg.train_val_every, t->cfg.train_steps))
         M2_TRY(validate(t, &r));
     if (t->metrics) M2_TRY(m2_ranks_alone(t->ranks.comm, m2_metrics_write(t->metrics, &r)));
     m2_progress_step(&t->progress, &r);
-    return skipped;
+    return judged;
 }
 
 /* A GPU is given the next step before the numbers of this one are looked at, unless something needs them now: every rank
@@ -236,8 +285,9 @@ static m2_status run_step(trainer *t, int64_t *stop)
     M2_TRY(m2_saving_poll(&t->saving, saving));
     if (*stop) return t->n_pending ? settle(t) : M2_OK;
     m2_step step = m2_optim_step(&t->cfg, &t->schedule, t->step + 1);
+    step.outlier = m2_guard_limit(&t->guard);
     m2_record r = {.step = t->step + 1,
-                   .tokens = (t->step + 1) * t->cfg.train_batch * t->cfg.model_length,
+                   .tokens = (t->rows + t->cfg.train_batch) * t->cfg.model_length,
                    .lr = step.lr,
                    .val_loss = M2_ABSENT,
                    .val_score = M2_ABSENT,
@@ -247,10 +297,13 @@ static m2_status run_step(trainer *t, int64_t *stop)
     t->drains += dev->drains - drains;
     t->allocations += dev->allocations - allocations;
     t->step++;
+    t->rows += t->cfg.train_batch;
+    int64_t rollbacks = t->guard.rollbacks;
     t->pending[t->n_pending].step = step;
     t->pending[t->n_pending].record = r;
     t->pending[t->n_pending++].begin = begin;
     while (t->n_pending > can_wait(t)) M2_TRY(settle(t));
+    if (t->guard.rollbacks != rollbacks) return M2_OK;
     int last = t->step == t->cfg.train_steps;
     return due(t->step, t->cfg.checkpoint_every, t->cfg.train_steps) ? save(t, last) : M2_OK;
 }
@@ -308,6 +361,7 @@ static m2_status check(trainer *t)
     }
     M2_TRY(check_model(t));
     M2_TRY(m2_schedule_make(cfg, &t->schedule));
+    M2_TRY(m2_guard_open(cfg, "", &t->guard));
     M2_TRY(m2_deadline_start(cfg, &t->deadline));
     return m2_config_text(cfg, &t->config_text);
 }
@@ -336,7 +390,8 @@ static m2_status find_checkpoint(trainer *t, m2_manifest *mf)
     M2_TRY(m2_manifest_read(folder, mf));
     M2_TRY(check_manifest(t, mf));
     t->step = t->saving.saved = mf->step;
-    return M2_OK;
+    t->rows = mf->rows;
+    return m2_guard_open(&t->cfg, mf->guard, &t->guard);
 }
 
 static m2_status prepare_state(trainer *t, const m2_manifest *mf)
@@ -352,22 +407,31 @@ static m2_status prepare_state(trainer *t, const m2_manifest *mf)
     return M2_OK;
 }
 
-static m2_status open_data(trainer *t)
+/* What comes next in the stream; another time after going back. */
+static m2_status open_feed(trainer *t)
 {
     m2_batch *b = &t->training.batch;
-    const m2_config *cfg = &t->cfg;
-    m2_program *p = t->training.program;
-    t->loss = m2_program_find(p, "loss");
-    t->norm2 = m2_program_find(p, "norm2");
-    b->start = t->step * cfg->train_batch;
-    m2_feed_spec feed = {.path = cfg->data_train,
+    m2_feed_close(&t->feed);
+    t->waited = 0;
+    b->start = t->rows;
+    m2_feed_spec feed = {.path = t->cfg.data_train,
                          .tokenizer = t->data.tokenizer,
                          .training = 1,
                          .rows = b->micro,
                          .at = m2_batch_at,
                          .at_ctx = b,
-                         .slice = m2_feed_slice_of(cfg, &t->ranks)};
-    M2_TRY(m2_feed_open(cfg, &feed, &t->feed));
+                         .slice = m2_feed_slice_of(&t->cfg, &t->ranks)};
+    return m2_feed_open(&t->cfg, &feed, &t->feed);
+}
+
+static m2_status open_data(trainer *t)
+{
+    const m2_batch *b = &t->training.batch;
+    const m2_config *cfg = &t->cfg;
+    m2_program *p = t->training.program;
+    t->loss = m2_program_find(p, "loss");
+    t->norm2 = m2_program_find(p, "norm2");
+    M2_TRY(open_feed(t));
     t->inputs = malloc((size_t)(b->micros * m2_feed_size(t->feed)) * sizeof *t->inputs);
     if (!t->inputs) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
     if (!*cfg->data_val) return M2_OK;
@@ -522,7 +586,7 @@ m2_status m2_train(const m2_config *cfg)
         t.flops = m2_program_model_flops(t.training.program) * b->micros * t.ranks.comm->size;
         describe(&t);
         m2_progress_start(&t.progress, t.cfg.train_steps, cfg->train_log_every, t.step,
-                          t.step * cfg->train_batch * cfg->model_length, t.ranks.comm->rank == 0);
+                          t.rows * cfg->model_length, t.ranks.comm->rank == 0);
         st = run_steps(&t);
         m2_progress_end(&t.progress);
         if (st == M2_OK && strcmp(t.ranks.device->api->kind, "cpu"))

@@ -9,7 +9,7 @@
 #include "runtime/config.h"
 
 /* cfg->run_dir must be set (m2_rundir_default). M2_OK: all train.steps are done. M2_REQUEUE: interrupted, checkpoint
- * written. M2_DATA: also when train.max_skips updates in a row had to be skipped. */
+ * written. M2_DATA: also when train.max_skips updates in a row had to be skipped and going back did not help (guard.h). */
 M2_API m2_status m2_train(const m2_config *cfg) M2_MUST_USE;
 
 #endif

@@ -109,6 +109,22 @@ m2_status m2_checkpoint_find(const char *path, char folder[M2_PATH], int *none)
                    folder, older);
 }
 
+m2_status m2_checkpoint_back(const char *folder, int64_t every, int64_t *step)
+{
+    int64_t *steps;
+    int n, i = 0;
+    M2_TRY(list_steps(folder, &steps, &n));
+    while (i < n && (every <= 0 || steps[i] % every)) i++;
+    *step = !n ? -1 : i < n ? steps[i] : steps[0];
+    free(steps);
+    return M2_OK;
+}
+
+m2_status m2_checkpoint_at(const char *folder, int64_t step, char out[M2_PATH])
+{
+    return m2i_step_folder(folder, step, out);
+}
+
 /* ---- deleting ---------------------------------------------------------------------------------------------------- */
 m2_status m2i_sync_folder(const char *folder)
 {
@@ -145,6 +161,17 @@ static m2_status retire(const char *folder, int64_t step)
     if (rename(name, doomed))
         return m2_fail(M2_IO, "retiring checkpoint %s failed: %s", name, strerror(errno));
     return m2i_remove_folder(doomed);
+}
+
+m2_status m2_checkpoint_forget(const char *folder, int64_t step)
+{
+    int64_t *steps;
+    int n;
+    m2_status st = M2_OK;
+    M2_TRY(list_steps(folder, &steps, &n));
+    for (int i = 0; i < n && steps[i] > step && st == M2_OK; i++) st = retire(folder, steps[i]);
+    free(steps);
+    return st;
 }
 
 m2_status m2i_prune(const char *folder, int64_t keep, int64_t keep_every)

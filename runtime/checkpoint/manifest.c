@@ -1,6 +1,6 @@
 /* manifest.c - the description on disk.
  *
- * Attributes of / : format, step, rows, ranks, mesh. Texts (u8 arrays): /config /tokenizer /slabs /files. /param/NAME,
+ * Attributes of / : format, step, rows, ranks, mesh. Texts (u8 arrays): /config /tokenizer /slabs /files /guard. /param/NAME,
  * /m/NAME and /v/NAME are virtual datasets over the rank files: h5dump and h5py see whole tensors. The seal beside it
  * (files.c) is checked before HDF5 sees a byte. */
 #include "runtime/checkpoint/internal.h"
@@ -58,6 +58,7 @@ static m2_status write_content(m2_store *s, const m2_manifest *mf, const char *s
     M2_TRY(m2_store_set_i64(s, "/", "rows", mf->rows));
     M2_TRY(m2_store_set_i64(s, "/", "ranks", mf->ranks));
     M2_TRY(m2_store_set_text(s, "/", "mesh", mf->mesh));
+    M2_TRY(m2i_text_write(s, "guard", mf->guard));
     M2_TRY(m2i_text_write(s, "config", mf->config));
     M2_TRY(m2i_text_write(s, "tokenizer", mf->tokenizer));
     M2_TRY(m2i_text_write(s, "slabs", slabs));
@@ -108,6 +109,17 @@ static m2_status read_numbers(m2_store *s, m2_manifest *mf)
     return M2_OK;
 }
 
+/* Checkpoints of older versions have none. */
+static m2_status read_guard(m2_store *s, m2_manifest *mf)
+{
+    char *text = NULL;
+    if (!m2_store_has(s, "guard")) return M2_OK;
+    M2_TRY(m2i_text_read(s, "guard", &text));
+    snprintf(mf->guard, sizeof mf->guard, "%s", text);
+    free(text);
+    return M2_OK;
+}
+
 static m2_status read_content(m2_store *s, m2_manifest *mf)
 {
     char *format = NULL, *mesh = NULL, *slabs = NULL, *files = NULL;
@@ -115,6 +127,7 @@ static m2_status read_content(m2_store *s, m2_manifest *mf)
     if (st == M2_OK && strcmp(format, FORMAT))
         st = m2_fail(M2_DATA, "%s has format '%s', this m2 reads '%s'", m2_store_path(s), format, FORMAT);
     if (st == M2_OK) st = read_numbers(s, mf);
+    if (st == M2_OK) st = read_guard(s, mf);
     if (st == M2_OK) st = m2_store_get_text(s, "/", "mesh", &mesh);
     if (st == M2_OK) st = m2i_text_read(s, "config", &mf->config);
     if (st == M2_OK) st = m2i_text_read(s, "tokenizer", &mf->tokenizer);

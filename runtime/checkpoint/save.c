@@ -178,6 +178,7 @@ static m2_status write_description(m2i_save *s)
     else
         snprintf(mf.mesh, sizeof mf.mesh, "data %d", s->ranks);
     snprintf(mf.folder, sizeof mf.folder, "%s", s->temporary);
+    memcpy(mf.guard, s->spec.guard, sizeof mf.guard);
     mf.config = (char *)s->spec.config;
     mf.tokenizer = (char *)s->spec.tokenizer;
     mf.files = calloc((size_t)s->ranks, sizeof *mf.files);

@@ -95,10 +95,6 @@ static void test_step(void)
     CU_ASSERT_DOUBLE_EQUAL(b.lr / b.lr_peak * b.group[M2_GROUP_FILTER].weight_decay, 1e-4, 1e-15);
     CU_ASSERT_DOUBLE_EQUAL(b.lr * b.group[M2_GROUP_POSITION].lr_scale, 1e-5, 1e-15);
     CU_ASSERT_EQUAL(b.group[M2_GROUP_POSITION].weight_decay, 0);
-    CU_ASSERT(!m2_optim_skipped(&a, 1e12));
-    CU_ASSERT(m2_optim_skipped(&a, (double)NAN) && m2_optim_skipped(&a, (double)INFINITY));
-    a.outlier = 2;
-    CU_ASSERT(m2_optim_skipped(&a, 4.1) && !m2_optim_skipped(&a, 4));
 }
 
 int main(void)
