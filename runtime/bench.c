@@ -138,6 +138,32 @@ static m2_status time_calls(m2_bench *b, m2_step *step, const inputs *in)
     return st;
 }
 
+/* ---- when -------------------------------------------------------------------------------------------------------- */
+static m2_status use_trace(m2_bench *b, const m2_traces *trace, const char *path)
+{
+    m2_timeline t = {b->training.program, trace, b->training.batch.micros, b->ranks.comm};
+    if (b->ranks.comm->size > 1) M2_TRY(m2_timeline_overlap(&t, b->overlap, &b->n_overlaps));
+    return path ? m2_timeline_write(&t, path) : M2_OK;
+}
+
+/* Lanes run beside each other as ever; a first step, not kept, makes the events. */
+static m2_status trace_steps(m2_bench *b, m2_step *step, const inputs *in, const char *path)
+{
+    m2_program *p = b->training.program;
+    m2_traces trace = {0};
+    m2_status st = m2_program_trace(p, 1);
+    if (st == M2_OK) st = run_step(b, step, in, NULL);
+    if (st == M2_OK) st = m2_program_trace_read(p, &trace);
+    free(trace.run);
+    trace.run = NULL;
+    for (int k = 0; k < M2_BENCH_TRACED && st == M2_OK; k++) st = run_step(b, step, in, NULL);
+    if (st == M2_OK) st = m2_program_trace_read(p, &trace);
+    if (st == M2_OK) st = m2_program_trace(p, 0);
+    if (st == M2_OK) st = use_trace(b, &trace, path);
+    free(trace.run);
+    return st;
+}
+
 /* ---- what the device could do ------------------------------------------------------------------------------------ */
 static m2_status measure_peaks(m2_bench *b)
 {
@@ -153,7 +179,7 @@ static m2_status measure_peaks(m2_bench *b)
     return M2_OK;
 }
 
-static m2_status measure(m2_bench *b)
+static m2_status measure(m2_bench *b, const char *trace)
 {
     m2_schedule schedule;
     M2_TRY(m2_schedule_make(&b->cfg, &schedule));
@@ -164,13 +190,14 @@ static m2_status measure(m2_bench *b)
     if (st == M2_OK) st = measure_peaks(b);
     if (st == M2_OK) st = time_steps(b, &step, &in, took);
     if (st == M2_OK) st = time_calls(b, &step, &in);
+    if (st == M2_OK && (trace || b->ranks.comm->size > 1)) st = trace_steps(b, &step, &in, trace);
     free(took);
     free(in.batch);
     m2_feed_close(&in.feed);
     return st;
 }
 
-m2_status m2_bench_step(const m2_config *cfg, int64_t steps, m2_bench *out)
+m2_status m2_bench_step(const m2_config *cfg, int64_t steps, const char *trace, m2_bench *out)
 {
     *out = (m2_bench){.cfg = *cfg, .steps = steps};
     m2_bench *b = out;
@@ -181,7 +208,7 @@ m2_status m2_bench_step(const m2_config *cfg, int64_t steps, m2_bench *out)
     if (st == M2_OK) {
         const m2_batch *batch = &b->training.batch;
         b->flops = m2_program_model_flops(b->training.program) * batch->micros * b->ranks.comm->size;
-        st = m2_ranks_alone(b->ranks.comm, measure(b));
+        st = m2_ranks_alone(b->ranks.comm, measure(b, trace));
     }
     if (st != M2_OK) m2_bench_close(b);
     return st;

@@ -3,6 +3,7 @@
 #define M2_BENCH_H
 
 #include "runtime/fit.h"
+#include "runtime/timeline.h"
 
 typedef struct m2_bench_op {
     const char *name;
@@ -13,7 +14,7 @@ typedef struct m2_bench_op {
     double elements; /* of the first inputs of those calls */
 } m2_bench_op;
 
-enum { M2_BENCH_OPS = 64 };
+enum { M2_BENCH_OPS = 64, M2_BENCH_TRACED = 3 /* steps */ };
 
 typedef struct m2_bench {
     m2_config cfg;    /* resolved */
@@ -30,10 +31,13 @@ typedef struct m2_bench {
     int n_ops;
     m2_bench_op op[M2_BENCH_OPS]; /* slowest first */
     m2_bench_op filters;          /* what of all these makes the long convolutions' filters, and their networks' gradients */
+    int n_overlaps;
+    m2_overlap overlap[M2_OVERLAPS]; /* of the traced steps; none on one rank */
 } m2_bench;
 
-/* Runs `steps` steps on random tokens, some before that do not count, and three with every call timed. Collective. */
-M2_API m2_status m2_bench_step(const m2_config *cfg, int64_t steps, m2_bench *out) M2_MUST_USE;
+/* Runs `steps` steps on random tokens, some before that do not count, three with every call timed, and a few that are traced,
+ * into the file `trace` if it is not NULL. Collective. */
+M2_API m2_status m2_bench_step(const m2_config *cfg, int64_t steps, const char *trace, m2_bench *out) M2_MUST_USE;
 M2_API void m2_bench_close(m2_bench *b); /* collective; accepts a zeroed or closed one */
 
 #endif

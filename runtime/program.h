@@ -241,4 +241,23 @@ M2_API m2_status m2_program_profile_read(m2_program *p, double *seconds) M2_MUST
  * counted it; 0 for other calls. */
 M2_API m2_status m2_program_profile_bytes(m2_program *p, int64_t *bytes) M2_MUST_USE;
 
+/* A timeline: from the next run on, when each call begins and ends on the lane that does it (plain launches instead of graphs;
+ * lanes go on beside each other, results stay the same). 0 takes it away; without it, running costs nothing more. */
+typedef enum m2_lane { M2_LANE_COMPUTE, M2_LANE_EXCHANGE, M2_LANE_REDUCE, M2_LANES } m2_lane;
+typedef struct m2_traced {
+    int call; /* of the program */
+    m2_lane lane;
+    double from, to;      /* on the device */
+    double entered, left; /* by the host's thread that launched it. All in seconds since the trace began */
+    int64_t bytes;        /* that a collective gave to other ranks */
+} m2_traced;
+typedef struct m2_traces {
+    double began; /* seconds since 1970 */
+    int n;
+    m2_traced *run; /* [n] lane by lane, in the order in which they ran */
+} m2_traces;
+M2_API m2_status m2_program_trace(m2_program *p, int on) M2_MUST_USE;
+/* Waits, then takes what ran since the trace began or was read. The caller frees out->run. */
+M2_API m2_status m2_program_trace_read(m2_program *p, m2_traces *out) M2_MUST_USE;
+
 #endif

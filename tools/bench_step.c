@@ -12,7 +12,7 @@
 #include <string.h>
 
 const char bench_step_usage[] =
-    "usage: m2 bench step CONFIG.yaml [KEY=VALUE ...] [--steps N] [--machine-out FILE] [--json]\n"
+    "usage: m2 bench step CONFIG.yaml [KEY=VALUE ...] [--steps N] [--machine-out FILE] [--trace FILE] [--json]\n"
     "\n"
     "Runs the training step of a configuration on random tokens, alone or under mpirun; no token store is\n"
     "needed. Times are of whole steps (the median); more steps, with a clock around every call, say where\n"
@@ -23,6 +23,8 @@ const char bench_step_usage[] =
     "  --machine-out FILE  put what each op reaches here into a machine description (m2 bench ops makes "
     "one):\n"
     "               m2 inspect plan then predicts with the shapes of this model\n"
+    "  --trace FILE  when each call of three more steps ran, lane by lane on every rank: a timeline to open in\n"
+    "               ui.perfetto.dev (plain launches instead of graphs)\n"
     "  --json       for programs\n"
     "\n"
     "Columns: calls of a step, milliseconds, share of the step, FLOP and bytes per second, and the time "
@@ -95,6 +97,20 @@ static void print_ops(const m2_bench *b)
     printf("%-15s %7s %10.3f\n", "profiled step", "", total * 1e3);
 }
 
+/* X of Y: while the compute stream of the rank computed. Mean over the ranks, of a step. */
+static void print_overlap(const m2_bench *b)
+{
+    double n = (double)b->ranks.comm->size * M2_BENCH_TRACED * 1e-3, beside = 0, all = 0;
+    for (int i = 0; i <= b->n_overlaps && b->n_overlaps; i++) {
+        int sum = i == b->n_overlaps;
+        const m2_overlap *o = &b->overlap[i];
+        double x = sum ? beside : o->beside / n, y = sum ? all : o->seconds / n;
+        printf("%soverlap: %.3f of %.3f ms of %s%s%s ran beside compute (%.0f%%)\n", i ? "" : "\n", x, y,
+               sum ? "all communication" : o->axis, sum ? "" : " ", sum ? "" : o->op, y > 0 ? 100 * x / y : 0);
+        beside += x, all += y;
+    }
+}
+
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
 static json_t *json_memory(const m2_memory_plan *m)
 {
@@ -102,6 +118,19 @@ static json_t *json_memory(const m2_memory_plan *m)
                      (json_int_t)m->grads, "optimizer", (json_int_t)m->optimizer, "activations",
                      (json_int_t)m->activations, "workspace", (json_int_t)m->workspace, "io",
                      (json_int_t)m->io);
+}
+
+static json_t *json_overlaps(const m2_bench *b)
+{
+    double n = (double)b->ranks.comm->size * M2_BENCH_TRACED;
+    json_t *list = json_array();
+    for (int i = 0; i < b->n_overlaps; i++) {
+        const m2_overlap *o = &b->overlap[i];
+        json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:f, s:f}", "axis", o->axis, "op", o->op, "calls",
+                                              (json_int_t)(o->calls / M2_BENCH_TRACED), "seconds", o->seconds / n,
+                                              "beside_seconds", o->beside / n));
+    }
+    return list;
 }
 
 static m2_status print_json(const m2_bench *b)
@@ -118,14 +147,15 @@ static m2_status print_json(const m2_bench *b)
                                              "bound", bound));
     }
     json_t *root =
-        json_pack("{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}",
+        json_pack("{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o}",
                   "device", b->ranks.device->name, "precision", m2_precision_name(b->ranks.precision),
                   "ranks", b->ranks.comm->size, "threads", b->ranks.device->threads, "parameters",
                   (json_int_t)m2_program_param_count(b->training.program), "step_seconds", b->step_seconds,
                   "fastest_step_seconds", b->fastest, "profiled_step_seconds", b->profiled_seconds,
                   "tokens_per_s", tokens_per_second(b), "flops_per_step", b->flops, "mfu", mfu(b),
                   "gemm_flops_per_s", b->gemm, "copy_bytes_per_s", b->copy, "loss", b->loss, "filter_seconds",
-                  b->filters.seconds, "memory_used", json_memory(&used), "ops", ops);
+                  b->filters.seconds, "memory_used", json_memory(&used), "ops", ops,
+                  "overlap", json_overlaps(b));
     int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(root);
     putchar('\n');
@@ -154,9 +184,10 @@ m2_status bench_step(int argc, char **argv)
 {
     int json = 0, rank, size, local_rank, local_size;
     int64_t steps = 10;
-    const char *machine = NULL;
+    const char *machine = NULL, *trace = NULL;
     const m2_flag flags[] = {{"--steps", M2_FLAG_INT, &steps},
                              {"--machine-out", M2_FLAG_TEXT, &machine},
+                             {"--trace", M2_FLAG_TEXT, &trace},
                              {"--json", M2_FLAG_ON, &json},
                              {NULL, M2_FLAG_ON, NULL}};
     m2_config cfg;
@@ -167,12 +198,13 @@ m2_status bench_step(int argc, char **argv)
     if (steps < 1 || steps > 1000000)
         return m2_fail(M2_USAGE, "--steps %" PRId64 ": expected 1 to 1000000", steps);
     M2_TRY(m2_config_take(argc, argv, &cfg));
-    M2_TRY(m2_bench_step(&cfg, steps, &b));
+    M2_TRY(m2_bench_step(&cfg, steps, trace, &b));
     m2_status st = M2_OK;
     if (b.ranks.comm->rank == 0 && json) st = print_json(&b);
     if (b.ranks.comm->rank == 0 && !json) {
         print_head(&b);
         print_ops(&b);
+        print_overlap(&b);
     }
     if (b.ranks.comm->rank == 0 && machine && st == M2_OK) st = add_to_machine(&b, machine);
     m2_bench_close(&b);

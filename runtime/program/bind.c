@@ -309,6 +309,7 @@ void m2i_unbind(m2_program *p)
     m2_device *dev = b->device;
     m2i_lane_close(p);
     m2i_profile_end(p);
+    m2i_trace_end(p);
     destroy_graphs(dev, &b->whole);
     for (int s = 0; s < b->n_segments; s++) destroy_graphs(dev, &b->segments[s]);
     m2i_transfer_close(p);

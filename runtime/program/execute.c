@@ -43,7 +43,7 @@ static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
 {
     const m2_device_api *api = p->b.device->api;
     if (s->begin == s->end) return M2_OK;
-    if (!api->capture_begin || p->options.no_graph || p->options.naive || p->b.profile || !s->runs[variant]++)
+    if (!api->capture_begin || p->options.no_graph || p->options.naive || p->b.profile || p->b.trace || !s->runs[variant]++)
         return launch(p, s->begin, s->end, variant & 1);
     if (!s->graph[variant]) M2_TRY(capture(p, s, variant));
     if (api->range) api->range(p->b.device, "replay"); /* ops by name: with run.graphs=off */

@@ -8,7 +8,8 @@
  *   beside.c    exchanges beside the rest: when               lane.c      and how
  *   bind.c      arenas, calls bound to memory                  execute.c   running what is bound
  *   state.c     reading, writing, initialising                 print.c     the plan as text
- *   profile.c   the time of each call                          transfer.c  inputs in, scalars out, while it runs */
+ *   profile.c   the time of each call                          transfer.c  inputs in, scalars out, while it runs
+ *   trace.c     when each call ran */
 #ifndef M2_PROGRAM_INTERNAL_H
 #define M2_PROGRAM_INTERNAL_H
 
@@ -117,6 +118,7 @@ typedef struct m2i_bound {
     struct m2i_lane *lane; /* NULL: no exchange runs beside */
     int64_t activations_high, workspace_high;
     m2i_profile *profile; /* NULL: off */
+    struct m2i_trace *trace; /* NULL: off */
     struct m2_watch *watch; /* NULL: nothing is recorded */
     int shared; /* the parameters and the stream are another program's */
 } m2i_bound;
@@ -203,6 +205,11 @@ void m2i_append_collective(m2_program *p, const m2_op *op, m2_region region, m2_
 /* Runs bound call i on `stream`, between events while the program is profiled. */
 m2_status m2i_run_call(m2_program *p, int i, m2_stream *stream);
 void m2i_profile_end(m2_program *p); /* accepts a program that is not profiled */
+
+/* ---- trace.c */
+typedef struct m2i_trace m2i_trace;
+m2_status m2i_trace_call(m2_program *p, int i, m2_stream *stream); /* runs bound call i and marks when */
+void m2i_trace_end(m2_program *p);                                 /* accepts a program that is not traced */
 
 /* ---- sequence.c */
 int m2i_cut_applies(const m2_program *p, const m2_op *op);

@@ -11,6 +11,7 @@ static m2_status run_call(m2_program *p, int i, m2_stream *stream)
     m2i_bound *b = &p->b;
     m2i_profile *f = b->profile;
     const m2_device_api *api = b->device->api;
+    if (b->trace) return m2i_trace_call(p, i, stream);
     if (!f) return b->run[i](&b->calls[i]);
     const m2_comm *comm = p->calls[i].context;
     int64_t before = comm ? comm->bytes_sent : 0;
