@@ -64,6 +64,25 @@ static void test_every(void)
     printf("\n  ");
 }
 
+static void on_threads(int ranks, int sequence)
+{
+    on_ranks(ranks, sequence_rank, sequence);
+}
+
+/* A few meshes of one and of two rows of data; with M2_FULL_MATRIX=1 all that these ways have. */
+static void test_zero(void)
+{
+    for (int i = 0; i < ZERO_WAYS; i++) {
+        now = &zero_way[i];
+        sequence_forget();
+        on_ranks(1, sequence_rank, 1);
+        for (const int *sequence = now->sequences; *sequence; sequence++)
+            for (int data = 1; data <= MOST_DATA && data * *sequence <= RANKS_MOST; data++)
+                if (data * *sequence > 1 && (full_matrix() || (data == 2 && *sequence == 2)))
+                    zero_stages(on_threads, data * *sequence, *sequence);
+    }
+}
+
 static void test_sparse(void)
 {
     static const way w = {"bert", "auto", 24, 1, {2, 3}, M2_PREC_F64, 1e-12, 1e-9, 1, 1, NULL};
@@ -82,6 +101,7 @@ int main(void)
         {"causal, monarch exchange", test_causal_monarch},
         {"bidirectional, recomputed, monarch exchange", test_bidirectional_monarch},
         {"in single precision", test_single},
+        {"stages of ZeRO, to the bit", test_zero},
         {"short filters of few frequencies", test_sparse},
         {"every mesh (only with M2_FULL_MATRIX=1)", test_every},
         CU_TEST_INFO_NULL};

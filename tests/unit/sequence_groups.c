@@ -8,9 +8,9 @@ static void groups_on(way w, int ranks, int sequence)
     now = &w;
     sequence_forget();
     on_ranks(1, sequence_rank, 1);
-    w.plan = "naive";
+    w.plan = "naive", keeps = 1;
     on_ranks(ranks, sequence_rank, sequence);
-    w.plan = NULL;
+    w.plan = NULL, keeps = 0;
     on_ranks(ranks, sequence_rank, sequence);
 }
 

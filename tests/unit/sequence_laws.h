@@ -1,6 +1,7 @@
-/* sequence_laws.h - a rank of a mesh data x sequence trains as one rank alone does, with either exchange: loss and gradients of
- * the first step, parameters after 20; and it sends to the byte what the list of collectives says, in all and in each of
- * them. One rank alone, called first, is the measure; the model, the batch and the data are functions of `now`. */
+/* sequence_laws.h - a rank of a mesh data x sequence trains as one rank alone does, with either exchange: loss and every gradient
+ * of the first step, the losses of 20 and every parameter after them; and it sends to the byte what the list of collectives says,
+ * in all and in each of them. One rank alone, called first, is the measure; the model, the batch and the data are functions of
+ * `now`. */
 #ifndef M2_TESTS_SEQUENCE_LAWS_H
 #define M2_TESTS_SEQUENCE_LAWS_H
 
@@ -47,8 +48,10 @@ static inline int full_matrix(void)
 
 static const way *now; /* the case under test, and what one rank found */
 static int sparse;     /* filters are a third as long, and lack half of their frequencies */
-static double *gradients, *parameters, loss_alone;
-static double *kept[8]; /* what each rank of a naive plan ended with: any other plan must to the bit */
+static int zero;       /* stage of ZeRO */
+static int keeps;      /* 1: what a rank ends with, others must to the bit */
+static double *gradients, *parameters, losses[STEPS];
+static double *kept[8]; /* of each rank */
 static int64_t trained; /* elements of the flat arrays on one rank: on more they end with padding */
 
 static inline m2_config config(const m2_grid *g)
@@ -68,7 +71,7 @@ static inline m2_config config(const m2_grid *g)
     c.model_mlp_ratio = 1, c.model_share = now->share, c.model_filter_width = 8, c.model_filter_emb = 5;
     c.mlm_rate = 0.25, c.model_mlp_dropout = bert ? 0.1 : 0, c.model_bidirectional = bert;
     if (sparse) c.model_filter_taps = LENGTH / 3, c.model_filter_band = 0.5;
-    c.train_batch = BATCH, c.train_micro = now->micro, c.comm_bucket = 1;
+    c.train_batch = BATCH, c.train_micro = now->micro, c.comm_bucket = 1, c.optim_zero = zero;
     return c;
 }
 
@@ -134,21 +137,33 @@ static inline double *flat(m2_program *p, const char *which)
     return out;
 }
 
-/* The largest difference, relative to the largest value. Keeps x where one rank alone is the measure. */
-static inline double off(double **alone, double *x, int64_t n)
+/* The largest difference in a parameter (or gradient), relative to the largest value in that parameter; *worst_name is where.
+ * Keeps x where one rank alone is the measure. */
+static inline double off(const m2_program *p, double **alone, double *x, const char **worst_name)
 {
-    double worst = 0, scale = 0;
+    const m2_param *rows;
+    double worst = 0;
+    *worst_name = "none";
     if (!*alone) {
         *alone = x;
         return 0;
     }
-    for (int64_t i = 0; i < n; i++) {
-        double d = fabs((*alone)[i] - x[i]);
-        if (!(d <= worst)) worst = d;
-        if (fabs((*alone)[i]) > scale) scale = fabs((*alone)[i]);
+    for (int i = 0, n = m2_program_params(p, &rows); i < n; i++) {
+        m2_desc d = m2_program_desc(p, rows[i].tid);
+        int64_t end = rows[i].offset + m2_desc_count(&d);
+        double most = 0, scale = 0;
+        if (rows[i].flags & M2_PARAM_FROZEN) continue;
+        for (int64_t k = rows[i].offset; k < end; k++) {
+            double apart = fabs((*alone)[k] - x[k]);
+            if (!(apart <= most)) most = apart;
+            if (fabs((*alone)[k]) > scale) scale = fabs((*alone)[k]);
+        }
+        if (most <= worst * scale) continue;
+        worst = most / scale;
+        *worst_name = rows[i].name;
     }
     free(x);
-    return worst / scale;
+    return worst;
 }
 
 static inline const char *check_bytes(const m2_ranks *r, const m2_training *t, const int64_t before[2])
@@ -186,16 +201,16 @@ static inline const char *check_each(const m2_training *t)
     return broke;
 }
 
-static inline const char *same_bits(int rank, int keep, double *x, int64_t n)
+static inline const char *same_bits(int rank, double *x, int64_t n)
 {
     const char *broke = NULL;
-    if (keep) {
+    if (keeps) {
         free(kept[rank]);
         kept[rank] = x;
         return NULL;
     }
     for (int64_t i = 0; kept[rank] && i < n; i++)
-        if (x[i] != kept[rank][i]) broke = "exchanges beside the rest change the result";
+        if (x[i] != kept[rank][i]) broke = "this plan or ZeRO stage changes the bits of parameters";
     free(x);
     return broke;
 }
@@ -214,6 +229,18 @@ static inline const char *check_beside(const m2_program *p)
         under_way = 0;
     }
     return beside && good >= 4 ? NULL : "no exchange runs beside a convolution";
+}
+
+/* Losses of all steps; gradients of the first, which no rank has whole with ZeRO. */
+static inline const char *check_step(const m2_ranks *r, m2_program *p, int step, double loss)
+{
+    static _Thread_local char text[200];
+    const char *name = "none";
+    double g = step > 1 || zero ? 0 : off(p, &gradients, flat(p, "grad"), &name), *alone = &losses[step - 1];
+    if (r->comm->size == 1) *alone = loss;
+    double l = fabs(loss - *alone) / fabs(*alone), most = step > 1 ? now->last : now->first;
+    snprintf(text, sizeof text, "step %d: loss off by %g, gradient of %s by %g", step, l, name, g);
+    return l <= most && g <= most ? NULL : text;
 }
 
 static inline const char *train(m2_ranks *r, const m2_config *cfg)
@@ -237,24 +264,19 @@ static inline const char *train(m2_ranks *r, const m2_config *cfg)
             if (st == M2_OK) st = m2_program_run(p, &step, a, t.batch.micros);
         }
         if (st == M2_OK) st = m2_read_scalar(p, m2_program_find(p, "loss"), &loss);
-        if (st == M2_OK && s == 1) {
-            double l = r->comm->size == 1 ? 0 : fabs(loss - loss_alone) / loss_alone,
-                   g = off(&gradients, flat(p, "grad"), trained);
-            if (r->comm->size == 1) loss_alone = loss;
-            snprintf(text, sizeof text, "first step: loss off by %g, gradients by %g", l, g);
-            if (!broke && !(l <= now->first && g <= now->first)) broke = text;
-        }
+        if (st == M2_OK) broke = check_step(r, p, s, loss);
         if (st == M2_OK) st = m2_program_run_update(p, &step);
         if (st == M2_OK && !broke) broke = check_bytes(r, &t, before);
         if (st == M2_OK && !broke && s == 1) broke = check_each(&t);
         if (st != M2_OK) broke = m2_message();
     }
+    const char *name;
     int grouped = now->groups > 1 && r->comm->size > 1;
-    if (!broke && grouped) broke = same_bits(r->comm->rank, now->plan != NULL, flat(p, "param"), trained);
+    if (!broke && r->comm->size > 1) broke = same_bits(r->comm->rank, flat(p, "param"), trained);
     if (!broke && grouped && !now->plan) broke = check_beside(p);
-    double last = broke ? 0 : off(&parameters, flat(p, "param"), trained);
+    double last = broke ? 0 : off(p, &parameters, flat(p, "param"), &name);
     if (!(last <= now->last))
-        snprintf(text, sizeof text, "parameters off by %g after %d steps", last, STEPS), broke = text;
+        snprintf(text, sizeof text, "%s is off by %g after %d steps", name, last, STEPS), broke = text;
     m2_program_free(&t.program);
     return broke;
 }
@@ -274,6 +296,23 @@ static inline const char *sequence_rank(m2_comm *all, int sequence)
     if (sequence > 1) m2_mesh_close(&r.mesh);
     m2_device_close(&r.device);
     return broke;
+}
+
+/* The stages of ZeRO beside each other; one rank alone was called. Stage 0 goes on a mesh by `on`, then the others. */
+enum { ZERO_STAGES = 3 };
+static const way zero_way[] = {{"gpt", "channel", 28, 4, {1, 2, 7}, M2_PREC_F64, 1e-12, 1e-9, 0, 0, NULL},
+                               {"bert", "channel", 24, 1, {2, 3, 4}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL},
+                               {"gpt", "monarch", 10, 2, {2, 3, 7}, M2_PREC_F32, 1e-5, 1e-3, 0, 0, NULL},
+                               {"bert", "monarch", 12, 3, {2, 3, 8}, M2_PREC_F64, 1e-12, 1e-9, 0, 2, NULL}};
+enum { ZERO_WAYS = sizeof zero_way / sizeof *zero_way };
+
+static inline void zero_stages(void (*on)(int ranks, int sequence), int ranks, int sequence)
+{
+    for (zero = 0; zero < ZERO_STAGES; zero++) {
+        keeps = zero == 0;
+        on(ranks, sequence);
+    }
+    zero = keeps = 0;
 }
 
 static inline void sequence_forget(void)
