@@ -4,6 +4,7 @@
 #include "kernels/perf.h"
 #include "parallel/watch.h"
 #include "runtime/batch.h"
+#include "runtime/copies.h"
 #include "runtime/deadline.h"
 #include "runtime/eval.h"
 #include "runtime/feed.h"
@@ -48,6 +49,7 @@ typedef struct trainer {
     int64_t step;      /* done */
     int64_t rows;      /* of the stream, read by these steps or passed over: the next step's first one */
     m2_guard guard;
+    m2_copies *copies; /* NULL: run.check_every is 0 */
     double flops; /* of a step, all ranks */
     double peak;  /* FLOP/s this rank's device can do */
     double waited;
@@ -196,9 +198,25 @@ static m2_status validate(trainer *t, m2_record *r)
     return M2_OK;
 }
 
+/* Do all ranks hold the same? A checkpoint being written is of a state that they did. */
+static m2_status compare(trainer *t)
+{
+    int differ;
+    if (!t->copies) return M2_OK;
+    m2_watch_mark mark = m2_watch_begin(t->watch, "comparison of ranks", "");
+    M2_TRY(m2_ranks_alone(t->ranks.comm, m2_program_sync(t->training.program)));
+    M2_TRY(m2_copies_compare(t->copies, &differ));
+    m2_watch_end(t->watch, mark);
+    if (!differ) return M2_OK;
+    M2_TRY(m2_saving_wait(&t->saving));
+    return m2_copies_report(t->copies, t->step, t->saving.saved);
+}
+
+/* Only what was compared is saved. */
 static m2_status save(trainer *t, int last)
 {
     M2_TRY(m2_ranks_alone(t->ranks.comm, m2_program_sync(t->training.program)));
+    M2_TRY(compare(t));
     m2_guard_text(&t->guard, t->saving.spec.guard);
     return m2_saving_begin(&t->saving, t->step, t->rows, last);
 }
@@ -270,6 +288,7 @@ static int can_wait(const trainer *t)
     const m2_config *cfg = &t->cfg;
     return strcmp(t->ranks.device->api->kind, "cpu") &&
            !due(t->step, cfg->checkpoint_every, cfg->train_steps) &&
+           !due(t->step, cfg->run_check_every, cfg->train_steps) &&
            !(t->eval && due(t->step, cfg->train_val_every, cfg->train_steps));
 }
 
@@ -305,7 +324,8 @@ static m2_status run_step(trainer *t, int64_t *stop)
     while (t->n_pending > can_wait(t)) M2_TRY(settle(t));
     if (t->guard.rollbacks != rollbacks) return M2_OK;
     int last = t->step == t->cfg.train_steps;
-    return due(t->step, t->cfg.checkpoint_every, t->cfg.train_steps) ? save(t, last) : M2_OK;
+    if (due(t->step, t->cfg.checkpoint_every, t->cfg.train_steps)) return save(t, last);
+    return due(t->step, t->cfg.run_check_every, t->cfg.train_steps) ? compare(t) : M2_OK;
 }
 
 static m2_status run_steps(trainer *t)
@@ -549,6 +569,8 @@ static m2_status set_up(trainer *t, int *done)
         if (st == M2_OK)
             st = m2_saving_open(&t->saving, &t->cfg, &t->dir, t->config_text, t->data.tokenizer, &t->state,
                                 &t->progress);
+        if (st == M2_OK && t->cfg.run_check_every > 0)
+            st = m2_comm_agree(comm, m2_copies_open(t->training.program, &t->state, comm, &t->copies));
         if (st == M2_OK) st = m2_comm_agree(comm, write_folder(t));
     }
     m2_manifest_free(&mf);
@@ -560,6 +582,7 @@ static void tear_down(trainer *t, m2_status outcome)
     m2_saving_close(&t->saving);
     m2_feed_close(&t->feed);
     m2_eval_close(&t->eval);
+    m2_copies_close(&t->copies);
     m2_program_free(&t->training.program);
     m2_metrics_close(&t->metrics);
     m2_rundir_close(&t->dir);
