@@ -276,7 +276,7 @@ static m2_status map(m2_watch *w)
     unlink(w->file);
     int fd = open(w->file, O_RDWR | O_CREAT | O_EXCL, 0666), bad = fd < 0;
     void *at = MAP_FAILED;
-    if (!bad) bad = posix_fallocate(fd, 0, sizeof(m2_flight)); /* a full disk is found here, not as SIGBUS later */
+    if (!bad) bad = errno = posix_fallocate(fd, 0, sizeof(m2_flight)); /* a full disk is found here, not as SIGBUS later */
     if (!bad) at = mmap(NULL, sizeof(m2_flight), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (fd >= 0) close(fd);
     if (at == MAP_FAILED) return m2_fail(M2_IO, "making the flight recorder %s failed: %s", w->file, strerror(errno));

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A checkpoint that cannot be written (here: files may not grow beyond 60 KiB) ends the run with exit 74 and the reason; the
+# A checkpoint that cannot be written (here: files may not grow beyond 200 KiB) ends the run with exit 74 and the reason; the
 # checkpoint before it is whole, nothing half-written stays, and with room again the run goes on.
 . "$M2_SOURCE/tests/e2e/common.bash"
 small_run
@@ -7,7 +7,7 @@ options="config.yaml train.steps=20 checkpoint.every=10 run.dir=run"
 "$M2" train $options train.steps=10 >log 2>&1 || { cat log; fail "the first steps"; }
 before=$(content run)
 (
-    ulimit -f 60
+    ulimit -f 200
     trap '' XFSZ
     exec "$M2" train $options
 ) >log 2>&1
