@@ -10,7 +10,9 @@ export FAULT_GRADIENTS=408-456 # what steps 35 ... 38 read
 run() { # run RANKS FOLDER KEY=VALUE...
     local ranks=$1 folder=$2
     shift 2
-    ranks "$ranks" "$faulty" train $options run.dir="$folder" "$@"
+    local launch=ranks
+    [ "$ranks" -gt 1 ] && launch+=" $ranks" || launch=""
+    $launch "$faulty" train $options run.dir="$folder" "$@"
 }
 same() { # same FOLDER LIKE: what training left, to the bit
     [ "$(content "$1")" = "$(content "$2")" ] || fail "$1: another final checkpoint than $2"
@@ -32,30 +34,38 @@ for n in 1 2; do
     echo "$n ranks: back once, then to the end"
 done
 
-export FAULT_SLOW=0:10 # so that there is time for something to happen
-for at in 25 45 52; do # killed, before and after the rollback's next checkpoint; it counts from when the row is written
-    run 1 killed$at >log 2>&1 &
+# begin FOLDER PATTERN STEP: in the background, slowly, until metrics.jsonl has a line with the pattern, and that step
+begin() {
+    FAULT_SLOW=0:30 run 1 "$1" >log 2>&1 &
     pid=$!
-    while kill -0 $pid 2>/dev/null && ! { grep -q rollback killed$at/metrics.jsonl && grep -q "^{\"step\": $at," killed$at/metrics.jsonl; } 2>/dev/null; do
-        sleep 0.01
+    while kill -0 $pid 2>/dev/null && ! { grep -q "$2" "$1/metrics.jsonl" && grep -q "^{\"step\": $3," "$1/metrics.jsonl"; } 2>/dev/null; do
+        sleep 0.02
     done
-    kill -9 $(pgrep -P $(pgrep -P $pid | head -1)) 2>/dev/null
-    wait $pid 2>/dev/null
-    run 1 killed$at >log 2>&1 || { cat log; fail "going on after kill -9 behind step $at"; }
-    grep -q 'resuming after step' log || { cat log; fail "killed behind step $at, did not resume"; }
-    same killed$at back1
+    child=$(pgrep -P $pid | head -1)
+}
+go_on() { # go_on FOLDER
+    run 1 "$1" >log 2>&1 || { cat log; fail "$1: going on"; }
+    grep -q 'resuming after step' log || { cat log; fail "$1: did not resume"; }
+    same "$1" back1
+}
+for at in 24 44; do # killed behind the rollback, before and after the next checkpoint
+    begin killed$at rollback $at
+    kill -9 "$child"
+    wait $pid && fail "killed behind step $at, but the run ended well"
+    go_on killed$at
 done
-for at in 10 30 45; do # interrupted at a step of its own, where a checkpoint is made that is no multiple of checkpoint.every
-    run 1 stopped$at >log 2>&1 &
-    pid=$!
-    wait_for_step stopped$at $at $pid
-    kill -USR1 "$(pgrep -P $pid | head -1)" 2>/dev/null
+for at in 10 30; do # interrupted at a step of its own: a checkpoint that is no multiple of checkpoint.every; before ...
+    begin stopped$at step $at
+    kill -USR1 "$child"
     wait $pid
     [ $? = 75 ] || { cat log; fail "SIGUSR1 at step $at: exit code"; }
-    run 1 stopped$at >log 2>&1 || { cat log; fail "going on after SIGUSR1 at step $at"; }
-    same stopped$at back1
+    go_on stopped$at
 done
-unset FAULT_SLOW
+begin stopped rollback 26 # ... and after the rollback
+kill -USR1 "$child"
+wait $pid
+[ $? = 75 ] || { cat log; fail "SIGUSR1 behind the rollback: exit code"; }
+go_on stopped
 echo "interrupted and resumed: the same bits"
 
 FAULT_GRADIENTS=300-100000000 run 2 always train.max_rollbacks=2 >log 2>&1
