@@ -81,7 +81,8 @@ row() {
         { n++; s += $1; q += $1 * $1; if (n == 1 || $1 < lo) lo = $1; if (n == 1 || $1 > hi) hi = $1 }
         END { if (!n) exit
               v = n > 1 ? (q - s * s / n) / (n - 1) : 0
-              printf "%-30s %-11s %5d %8.4f %8.4f %8.4f %8.4f\n", title, start, n, s / n, sqrt(v > 0 ? v : 0), lo, hi }'
+              sd = n > 1 ? sprintf("%8.4f", sqrt(v > 0 ? v : 0)) : "-" # one seed spreads by nothing that is known
+              printf "%-30s %-11s %5d %8.4f %8s %8.4f %8.4f\n", title, start, n, s / n, sd, lo, hi }'
 }
 table() {
     local name config lr epochs title init score

@@ -47,7 +47,8 @@ static m2_status count_rows(const m2_config *cfg, const m2_glue_task *task, cons
     m2_glue_rows rows;
     m2_status st = m2_glue_read(task, path, t, cfg->model_length, !strcmp(cfg->task_on_error, "skip"), &rows);
     *n = rows.n;
-    if (rows.skipped) m2_log(M2_LOG_WARN, "%s: %" PRId64 " bad rows left out", path, rows.skipped);
+    if (rows.skipped)
+        m2_log(M2_LOG_WARN, "%s: %" PRId64 " bad row%s left out", path, rows.skipped, rows.skipped == 1 ? "" : "s");
     m2_glue_rows_free(&rows);
     return st;
 }

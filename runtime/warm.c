@@ -8,6 +8,23 @@
 
 typedef enum source { COPIED, REPEATED, OWN } source;
 
+/* What became of the rows: how many of each, and the names of those that are not copied as they were. */
+typedef struct tally {
+    int n[OWN + 1];
+    char names[OWN + 1][200];
+} tally;
+
+static void count(tally *c, source from, const char *name)
+{
+    char *list = c->names[from];
+    size_t used = strlen(list), room = sizeof c->names[from] - used;
+    if (room > strlen(name) + 8)
+        snprintf(list + used, room, "%s%s", c->n[from] ? ", " : "", name);
+    else if (strcmp(list + used - 3, "..."))
+        snprintf(list + used, room, ", ...");
+    c->n[from]++;
+}
+
 static int is_head(const char *name)
 {
     return !strncmp(name, "head.", 5) || !strncmp(name, "classify.", 9);
@@ -85,14 +102,14 @@ static m2_status put(const m2_state *state, const m2_param *row, const double *x
     return st;
 }
 
-static m2_status fill(const m2_manifest *mf, const m2_state *state, const m2_param *row, int *own)
+static m2_status fill(const m2_manifest *mf, const m2_state *state, const m2_param *row, tally *made)
 {
     char name[M2_TENSOR_NAME];
     source from;
     snprintf(name, sizeof name, "param/%s", row->name);
     int t = m2_manifest_tensor(mf, name);
     M2_TRY(decide(mf, row, t, &from));
-    *own += from == OWN;
+    count(made, from, row->name);
     if (from == OWN) return M2_OK;
     int64_t n = elements(&mf->tensors[t].info);
     double *x = malloc((size_t)n * sizeof *x + 1);
@@ -103,18 +120,27 @@ static m2_status fill(const m2_manifest *mf, const m2_state *state, const m2_par
     return st;
 }
 
+static void say(const tally *made, int rows, const char *folder)
+{
+    const char *const how[] = {NULL, "; repeated to the new length: ", "; new: "};
+    char text[M2_PATH + 600];
+    int at = snprintf(text, sizeof text, "parameters: %d of %d tensors from %s", rows - made->n[OWN], rows, folder);
+    for (int i = REPEATED; i <= OWN; i++)
+        if (made->n[i] && at < (int)sizeof text)
+            at += snprintf(text + at, sizeof text - (size_t)at, "%s%s", how[i], made->names[i]);
+    m2_log(M2_LOG_INFO, "%s", text);
+}
+
 m2_status m2_warm_start(const char *path, const m2_state *state)
 {
     char folder[M2_PATH];
     m2_manifest mf = {0};
-    int own = 0;
+    tally made = {0};
     M2_TRY(m2_checkpoint_find(path, folder, NULL));
     m2_status st = m2_manifest_read(folder, &mf);
     if (st == M2_OK) st = check_left_over(&mf, state);
-    for (int i = 0; i < state->n_rows && st == M2_OK; i++) st = fill(&mf, state, &state->rows[i], &own);
-    if (st == M2_OK)
-        m2_log(M2_LOG_INFO, "parameters: %d of %d tensors from %s, the others new", state->n_rows - own,
-               state->n_rows, folder);
+    for (int i = 0; i < state->n_rows && st == M2_OK; i++) st = fill(&mf, state, &state->rows[i], &made);
+    if (st == M2_OK) say(&made, state->n_rows, folder);
     m2_manifest_free(&mf);
     return m2_context(st, "train.init=%s", path);
 }

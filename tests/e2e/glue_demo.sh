@@ -44,6 +44,7 @@ for task in 'SST-2, accuracy' 'SST-2, a quarter of its labels' 'CoLA, Matthews';
         grep -Eq "^$task +$start +[-1]  +-?[01]\.[0-9]{4}( |\$)" out/table.txt || { cat out/table.txt; fail "no row '$task $start'"; }
     done
 done
+[ "$(grep -cE ' (random|pretrained) +1 +-?[01]\.[0-9]{4} +- +-?[01]' out/table.txt)" = 6 ] || { cat out/table.txt; fail "one seed has a deviation"; }
 awk 'NR > 1 { t = substr($0, 1, 30); sub(/ +$/, "", t); n = split(substr($0, 31), c, " "); print t, c[1], c[3] }' out/table.txt >said
 rows out/table.json | cmp - said || { cat out/table.json; fail "table.json and table.txt differ"; }
 "$M2" eval out/pretrained --json run.device=cpu 2>/dev/null | grep -q '"loss": [0-9]' || fail "m2 eval of the pretrained model"
