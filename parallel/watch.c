@@ -37,6 +37,7 @@ struct m2_watch {
 
 /* Of the call or phase going on: a program's exchanges may run on a thread of their own, beside the rest. */
 static _Thread_local const char *around;
+static _Thread_local int64_t entered, waited_ns; /* this thread's collectives: since when, how long in all */
 
 /* ---- records ----------------------------------------------------------------------------------------------------- */
 static uint64_t begin(m2_watch *w, const char *what, const char *path, uint64_t collective)
@@ -89,6 +90,7 @@ static const m2_comm_api *enter(m2_comm *c, const char *what, uint64_t *n)
     uint64_t number = atomic_fetch_add_explicit(&w->flight->collectives, 1, memory_order_relaxed) + 1;
     atomic_store_explicit(&w->flight->waiting, number, memory_order_relaxed);
     *n = begin(w, what, around, number);
+    entered = m2_flight_clock();
     for (int i = 0; i < w->n_comms; i++)
         if (w->comms[i].comm == c) return w->comms[i].inner;
     return NULL;
@@ -97,8 +99,19 @@ static const m2_comm_api *enter(m2_comm *c, const char *what, uint64_t *n)
 static m2_status leave(m2_comm *c, uint64_t n, m2_status st)
 {
     end(c->watch, n);
+    waited_ns += m2_flight_clock() - entered;
     atomic_store_explicit(&c->watch->flight->waiting, 0, memory_order_relaxed);
     return st;
+}
+
+double m2_watch_waited(void)
+{
+    return (double)waited_ns * 1e-9;
+}
+
+void m2_watch_wait(double seconds)
+{
+    waited_ns += (int64_t)(seconds * 1e9);
 }
 
 #define RECORDED(verb, arguments, ...)                                                                       \

@@ -39,6 +39,9 @@ typedef struct m2_watch_mark {
 M2_API void m2_watch_step(m2_watch *w, int64_t step);
 M2_API m2_watch_mark m2_watch_begin(m2_watch *w, const char *what, const char *path);
 M2_API void m2_watch_end(m2_watch *w, m2_watch_mark mark);
+/* Seconds that this thread has been in recorded collectives so far: waiting for others, for most of it. */
+M2_API double m2_watch_waited(void);
+M2_API void m2_watch_wait(double seconds); /* adds: for a thread of the program's that is in one */
 
 #ifdef __cplusplus
 }

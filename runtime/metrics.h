@@ -24,6 +24,8 @@
     REAL(waited, 4)        /* of them, waiting for data (rank 0) */                                            \
     REAL(tokens_per_s, 6)                                                                                      \
     REAL(flops_per_s, 4)   /* of the model, all ranks */                                                       \
+    REAL(slow_rank, 6)     /* in steps that found one: see runtime/pace.h */                                   \
+    REAL(slow_ratio, 4)    /* its work divided by the median */                                                \
     REAL(mfu, 4)           /* their share of the devices' peak: datasheet of a GPU, measured matrix products of a CPU */
 
 #define M2_ABSENT (-INFINITY)

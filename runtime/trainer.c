@@ -13,6 +13,7 @@
 #include "runtime/metrics.h"
 #include "runtime/models/model.h"
 #include "runtime/optim.h"
+#include "runtime/pace.h"
 #include "runtime/progress.h"
 #include "runtime/ranks.h"
 #include "runtime/rundir.h"
@@ -49,6 +50,9 @@ typedef struct trainer {
     int64_t step;      /* done */
     int64_t rows;      /* of the stream, read by these steps or passed over: the next step's first one */
     m2_guard guard;
+    m2_pace pace;
+    m2_straggler slow; /* found since the last record */
+    int64_t *words;    /* [WORDS + ranks] what the ranks tell each other before a step: see fetch */
     m2_copies *copies; /* NULL: run.check_every is 0 */
     double flops; /* of a step, all ranks */
     double peak;  /* FLOP/s this rank's device can do */
@@ -98,23 +102,48 @@ static const char *stop_name(const trainer *t, int64_t stop)
     return stop == SIGTERM ? "SIGTERM" : stop == SIGINT ? "SIGINT" : "SIGUSR1";
 }
 
+enum { WORDS = 3 };
+
 /* ---- one step ---------------------------------------------------------------------------------------------------- */
-/* Reads this rank's rows, then all ranks learn whether one of them failed, was told to stop or still writes a checkpoint. */
+/* Rank 0 says who is slow. */
+static void name_straggler(trainer *t)
+{
+    m2_straggler s = m2_pace_judge(&t->pace, t->words + WORDS);
+    if (s.rank < 0) return;
+    t->slow = s;
+    m2_progress_note(&t->progress,
+                     "rank %d (%s) is %.1fx slower than the median of %d ranks over the last %" PRId64
+                     " steps: the others wait for it",
+                     s.rank, t->pace.of[s.rank].node, s.ratio, t->pace.ranks, s.steps);
+}
+
+/* Reads this rank's rows, then all ranks learn whether one of them failed, was told to stop or still writes a checkpoint; at the
+ * end of a window, also how much work each of them had. */
 static m2_status fetch(trainer *t, int64_t *stop, int *saving)
 {
     const m2_batch *b = &t->training.batch;
-    int64_t size = m2_feed_size(t->feed), n = 0;
+    int64_t size = m2_feed_size(t->feed), n = 0, *word = t->words;
+    int paced = m2_pace_ends(&t->pace, t->step);
     m2_comm *host = t->ranks.comm->host;
     m2_status mine = m2_saving_look(&t->saving);
+    double begin = m2_now();
     t->predicted = 0;
     for (int a = 0; a < b->micros && mine == M2_OK; a++, t->predicted += n)
         mine = m2_feed_next(t->feed, b->micro, t->inputs + a * size, &n);
-    int64_t word[3] = {mine != M2_OK, stop_word(t), m2_saving_busy(&t->saving)};
-    m2_status st = host->api->all_reduce(host, word, word, 3, M2_I64, M2_MAX, NULL);
+    t->pace.work += m2_now() - begin;
+    word[0] = mine != M2_OK;
+    word[1] = stop_word(t);
+    word[2] = m2_saving_busy(&t->saving);
+    if (paced) {
+        memset(word + WORDS, 0, (size_t)host->size * sizeof *word);
+        word[WORDS + host->rank] = m2_pace_word(&t->pace);
+    }
+    m2_status st = host->api->all_reduce(host, word, word, WORDS + (paced ? host->size : 0), M2_I64, M2_MAX, NULL);
     if (st != M2_OK) return mine == M2_OK ? m2_ranks_alone(host, st) : mine;
     *stop = word[1];
     *saving = (int)word[2];
     if (word[0]) return m2_comm_agree(t->ranks.comm, mine);
+    if (paced) name_straggler(t);
     return m2_feed_counts(t->feed)
                ? host->api->all_reduce(host, &t->predicted, &t->predicted, 1, M2_I64, M2_SUM, NULL)
                : M2_OK;
@@ -125,6 +154,7 @@ static m2_status compute(trainer *t, m2_step *step)
 {
     const m2_batch *b = &t->training.batch;
     m2_program *p = t->training.program;
+    double begin = m2_now(), waited = m2_watch_waited();
     M2_FAULT_AT("compute", t->step + 1, p);
     for (int a = 0; a < b->micros; a++) {
         step->row0 = m2_batch_row0(b, a);
@@ -134,6 +164,7 @@ static m2_status compute(trainer *t, m2_step *step)
     M2_FAULT_AT("gradients", t->rows, p);
     M2_TRY(m2_program_run_update(p, step));
     M2_FAULT_AT("parameters", t->step + 1, p);
+    t->pace.work += m2_now() - begin - (m2_watch_waited() - waited);
     return m2_program_post(p, (m2_tid[]){t->loss, t->norm2}, 2);
 }
 
@@ -176,6 +207,10 @@ static void measure(trainer *t, m2_record *r, double seconds)
     r->flops_per_s = t->flops / seconds;
     r->mfu = t->peak > 0 ? r->flops_per_s / (t->peak * t->ranks.comm->size) : M2_ABSENT;
     t->waited = waited;
+    if (t->slow.rank < 0) return;
+    r->slow_rank = t->slow.rank;
+    r->slow_ratio = t->slow.ratio;
+    t->slow.rank = -1;
 }
 
 static int due(int64_t step, int64_t every, int64_t last)
@@ -310,11 +345,15 @@ static m2_status run_step(trainer *t, int64_t *stop)
                    .lr = step.lr,
                    .val_loss = M2_ABSENT,
                    .val_score = M2_ABSENT,
-                   .val_top1 = M2_ABSENT};
+                   .val_top1 = M2_ABSENT,
+                   .slow_rank = M2_ABSENT,
+                   .slow_ratio = M2_ABSENT};
+    M2_TRY(m2_ranks_alone(t->ranks.comm, m2_pace_sample(&t->pace, t->training.program, t->step + 1)));
     int64_t drains = dev->drains, allocations = dev->allocations;
     M2_TRY(m2_ranks_alone(t->ranks.comm, compute(t, &step)));
     t->drains += dev->drains - drains;
     t->allocations += dev->allocations - allocations;
+    M2_TRY(m2_ranks_alone(t->ranks.comm, m2_pace_sampled(&t->pace, t->training.program, t->step + 1)));
     t->step++;
     t->rows += t->cfg.train_batch;
     int64_t rollbacks = t->guard.rollbacks;
@@ -453,7 +492,8 @@ static m2_status open_data(trainer *t)
     t->norm2 = m2_program_find(p, "norm2");
     M2_TRY(open_feed(t));
     t->inputs = malloc((size_t)(b->micros * m2_feed_size(t->feed)) * sizeof *t->inputs);
-    if (!t->inputs) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
+    t->words = malloc((size_t)(WORDS + t->ranks.comm->size) * sizeof *t->words);
+    if (!t->inputs || !t->words) return m2_fail(M2_TRANSIENT, "out of memory for the inputs of a step");
     if (!*cfg->data_val) return M2_OK;
     m2_eval_spec eval = {.store = cfg->data_val,
                          .tokenizer = t->data.tokenizer,
@@ -571,6 +611,7 @@ static m2_status set_up(trainer *t, int *done)
                                 &t->progress);
         if (st == M2_OK && t->cfg.run_check_every > 0)
             st = m2_comm_agree(comm, m2_copies_open(t->training.program, &t->state, comm, &t->copies));
+        if (st == M2_OK) st = m2_pace_open(&t->cfg, comm, t->training.program, t->ranks.device, &t->pace);
         if (st == M2_OK) st = m2_comm_agree(comm, write_folder(t));
     }
     m2_manifest_free(&mf);
@@ -583,19 +624,21 @@ static void tear_down(trainer *t, m2_status outcome)
     m2_feed_close(&t->feed);
     m2_eval_close(&t->eval);
     m2_copies_close(&t->copies);
+    m2_pace_close(&t->pace);
     m2_program_free(&t->training.program);
     m2_metrics_close(&t->metrics);
     m2_rundir_close(&t->dir);
     m2_tokens_free(&t->data);
     free(t->config_text);
     free(t->inputs);
+    free(t->words);
     m2_watch_close(&t->watch, outcome);
     m2_ranks_close(&t->ranks);
 }
 
 m2_status m2_train(const m2_config *cfg)
 {
-    trainer t = {.cfg = *cfg, .dir.lock = -1, .saving.saved = -1};
+    trainer t = {.cfg = *cfg, .dir.lock = -1, .saving.saved = -1, .slow.rank = -1};
     int done = 0;
     watch_signals();
     M2_TRY(m2_ranks_open(cfg, &t.ranks));

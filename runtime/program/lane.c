@@ -3,7 +3,9 @@
  * Over a transport that blocks its caller (MPI, threads) a thread of the lane does, on a stream of its own where there is a
  * GPU; NCCL takes the stream alone. The program's stream hands over and takes back by events. */
 #include "parallel/comm.h"
+#include "parallel/watch.h"
 #include "runtime/program/internal.h"
+#include "kernels/base/log.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -141,10 +143,12 @@ m2_status m2i_lane_post(m2_program *p, int i)
 static m2_status reach(m2i_lane *l, int64_t ticket)
 {
     m2_error failed = {.code = M2_OK};
+    double begin = m2_now();
     pthread_mutex_lock(&l->lock);
     while (l->done < ticket) pthread_cond_wait(&l->moved, &l->lock);
     if (l->failed.code != M2_OK) failed = l->failed;
     pthread_mutex_unlock(&l->lock);
+    m2_watch_wait(m2_now() - begin);
     return failed.code == M2_OK ? M2_OK : m2_error_put(&failed);
 }
 

@@ -2,7 +2,8 @@
  *
  *   FAULT_GRADIENTS=FROM-TO    steps that read rows FROM ... TO - 1 of the stream get gradients that are not numbers
  *   FAULT_FLIP=RANK:STEP       a bit of a parameter of that rank changes after that step
- *   FAULT_SLOW=RANK:MS         every step takes that rank so much longer */
+ *   FAULT_SLOW=RANK:MS         every step takes that rank so much longer
+ *   FAULT_EVEN=FROM:MS         the same of all ranks from number FROM on */
 #include "kernels/base/fault.h"
 #include "parallel/comm.h"
 #include "runtime/program.h"
@@ -47,6 +48,11 @@ static void flip_bit(m2_program *p)
     fprintf(stderr, "flipped a bit of %s\n", rows[n / 2].name);
 }
 
+static void pass(long long ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000 * 1000000)}, NULL);
+}
+
 void m2_fault_at(const char *point, int64_t at, void *object)
 {
     long long a, b;
@@ -54,6 +60,7 @@ void m2_fault_at(const char *point, int64_t at, void *object)
         spoil_gradients(object);
     if (!strcmp(point, "parameters") && given("FAULT_FLIP", "%lld:%lld", &a, &b) && this_rank() == a && at == b)
         flip_bit(object);
-    if (!strcmp(point, "compute") && given("FAULT_SLOW", "%lld:%lld", &a, &b) && this_rank() == a)
-        nanosleep(&(struct timespec){.tv_sec = b / 1000, .tv_nsec = b % 1000 * 1000000}, NULL);
+    if (strcmp(point, "compute") != 0) return;
+    if (given("FAULT_SLOW", "%lld:%lld", &a, &b) && this_rank() == a) pass(b);
+    if (given("FAULT_EVEN", "%lld:%lld", &a, &b) && this_rank() >= a) pass(b);
 }

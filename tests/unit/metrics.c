@@ -19,6 +19,8 @@ static m2_record record(int64_t step)
                        .val_loss = step % 2 ? M2_ABSENT : 2.5,
                        .val_score = M2_ABSENT,
                        .val_top1 = M2_ABSENT,
+                       .slow_rank = M2_ABSENT,
+                       .slow_ratio = M2_ABSENT,
                        .mfu = M2_ABSENT};
 }
 
