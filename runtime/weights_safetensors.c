@@ -6,6 +6,7 @@
 #include "runtime/weights_names.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,10 +32,12 @@ static int is_there(const m2_weights *w, int array, int row)
 }
 
 /* ---- names ------------------------------------------------------------------------------------------------------- */
-/* One tensor of a file: which part of the model it is. */
+/* One tensor of a file: which part of the model it is, in which shape. */
 typedef struct place {
     char name[NAME];
-    int array, row;
+    int array, row, rank; /* row M2_PUBLISHED_BUFFER: no part of it, but what `numbering` says */
+    int64_t dims[M2_MAX_RANK];
+    m2_published_numbering numbering;
 } place;
 
 typedef struct places {
@@ -42,7 +45,7 @@ typedef struct places {
     place *all;
 } places;
 
-static m2_status add_place(places *p, const char *name, int array, int row)
+static m2_status add_place(places *p, const char *name, int array, int row, int rank, const int64_t *dims)
 {
     if (p->n == p->room) {
         int more = p->room ? 2 * p->room : 256;
@@ -55,13 +58,17 @@ static m2_status add_place(places *p, const char *name, int array, int row)
     snprintf(one->name, sizeof one->name, "%s", name);
     one->array = array;
     one->row = row;
+    one->rank = rank;
+    memcpy(one->dims, dims, (size_t)rank * sizeof *dims);
     return M2_OK;
 }
 
-/* Buffers are computed from the shape alone: they are not written. */
-static m2_status add_published(void *ctx, const char *key, int row)
+static m2_status add_published(void *ctx, const m2_published_tensor *t)
 {
-    return row == M2_PUBLISHED_BUFFER ? M2_OK : add_place(ctx, key, 0, row);
+    places *p = ctx;
+    M2_TRY(add_place(p, t->key, 0, t->row, t->rank, t->dims));
+    p->all[p->n - 1].numbering = t->numbering;
+    return M2_OK;
 }
 
 static m2_status list_places(const m2_weights *w, int own_names, places *out)
@@ -77,7 +84,7 @@ static m2_status list_places(const m2_weights *w, int own_names, places *out)
             if (!is_there(w, a, i)) continue;
             snprintf(name, sizeof name, "%s%s%s", a ? w->state.arrays[a].kind : "", a ? "/" : "",
                      w->state.rows[i].name);
-            M2_TRY(add_place(out, name, a, i));
+            M2_TRY(add_place(out, name, a, i, w->state.rows[i].rank, w->state.rows[i].dims));
         }
     }
     return M2_OK;
@@ -90,26 +97,54 @@ typedef struct exporting {
     m2_dtype dtype;
 } exporting;
 
-static m2_status fill(void *ctx, int tensor, void *out)
+static int64_t place_elements(const place *p)
 {
-    const exporting *e = ctx;
-    const place *p = &e->places->all[tensor];
-    m2_dtype from = e->w->state.arrays[p->array].dtype;
-    const void *data = row_data(e->w, p->array, p->row);
-    int64_t n = row_elements(&e->w->state.rows[p->row]);
-    if (from == e->dtype) {
-        memcpy(out, data, (size_t)(n * m2_dtype_size(from)));
-        return M2_OK;
-    }
+    int64_t n = 1;
+    for (int d = 0; d < p->rank; d++) n *= p->dims[d];
+    return n;
+}
+
+static int is_ids(const place *p)
+{
+    return p->row == M2_PUBLISHED_BUFFER && p->numbering == M2_PUBLISHED_IDS;
+}
+
+static void convert(const void *data, m2_dtype from, int64_t n, m2_dtype to, void *out)
+{
     for (int64_t i = 0; i < n; i++) {
         double x = from == M2_F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
-        if (e->dtype == M2_F64)
+        if (to == M2_F64)
             ((double *)out)[i] = x;
-        else if (e->dtype == M2_F32)
+        else if (to == M2_F32)
             ((float *)out)[i] = (float)x;
         else
             ((uint16_t *)out)[i] = m2_bf16_from_f32((float)x);
     }
+}
+
+static m2_status fill_buffer(const place *p, m2_dtype dtype, void *out)
+{
+    int64_t n = place_elements(p);
+    double *x = malloc(((size_t)n + 1) * sizeof *x);
+    if (!x) return m2_fail(M2_TRANSIENT, "out of memory for tensor %s", p->name);
+    m2_published_numbers(p->numbering, n, x);
+    if (!is_ids(p)) convert(x, M2_F64, n, dtype, out);
+    for (int64_t i = 0; i < n && is_ids(p); i++) ((int64_t *)out)[i] = (int64_t)x[i];
+    free(x);
+    return M2_OK;
+}
+
+static m2_status fill(void *ctx, int tensor, void *out)
+{
+    const exporting *e = ctx;
+    const place *p = &e->places->all[tensor];
+    if (p->row == M2_PUBLISHED_BUFFER) return fill_buffer(p, e->dtype, out);
+    m2_dtype from = e->w->state.arrays[p->array].dtype;
+    const void *data = row_data(e->w, p->array, p->row);
+    if (from == e->dtype)
+        memcpy(out, data, (size_t)(place_elements(p) * m2_dtype_size(from)));
+    else
+        convert(data, from, place_elements(p), e->dtype, out);
     return M2_OK;
 }
 
@@ -124,15 +159,13 @@ static m2_status write_out(const m2_weights *w, const m2_export_spec *spec, cons
     m2_safetensor *tensors = calloc((size_t)p->n + 1, sizeof *tensors);
     if (!tensors) return m2_fail(M2_TRANSIENT, "out of memory for %s", path);
     for (int i = 0; i < p->n; i++) {
-        const m2_param *row = &w->state.rows[p->all[i].row];
-        tensors[i].name = p->all[i].name;
-        snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s",
-                 e.dtype == M2_F64   ? "F64"
-                 : e.dtype == M2_F32 ? "F32"
-                                     : "BF16");
-        tensors[i].rank = row->rank;
-        memcpy(tensors[i].dims, row->dims, (size_t)row->rank * sizeof *row->dims);
-        tensors[i].bytes = row_elements(row) * m2_dtype_size(e.dtype);
+        const place *one = &p->all[i];
+        const char *dtype = is_ids(one) ? "I64" : e.dtype == M2_F64 ? "F64" : e.dtype == M2_F32 ? "F32" : "BF16";
+        tensors[i].name = one->name;
+        snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s", dtype);
+        tensors[i].rank = one->rank;
+        memcpy(tensors[i].dims, one->dims, (size_t)one->rank * sizeof *one->dims);
+        tensors[i].bytes = place_elements(one) * (is_ids(one) ? 8 : m2_dtype_size(e.dtype));
     }
     m2_safetensors_spec file = {.n = p->n,
                                 .tensors = tensors,
@@ -178,7 +211,10 @@ static m2_status match_published(const m2_weights *w, const m2_safetensors *file
             memcpy(tensors[i].dims, t->dims, (size_t)t->rank * sizeof *t->dims);
     }
     if (st == M2_OK) st = m2_published_match(tensors, n, w->state.rows, w->state.n_rows);
-    for (int i = 0; i < n && st == M2_OK; i++) st = add_place(out, tensors[i].key, 0, tensors[i].row);
+    for (int i = 0; i < n && st == M2_OK; i++) {
+        st = add_place(out, tensors[i].key, 0, tensors[i].row, tensors[i].rank, tensors[i].dims);
+        if (st == M2_OK) out->all[i].numbering = tensors[i].numbering;
+    }
     free(tensors);
     return st;
 }
@@ -204,7 +240,7 @@ static m2_status match_own(const m2_weights *w, const m2_safetensors *file, plac
         else if (!same_shape(t, &w->state.rows[want.all[k].row]))
             st = m2_fail(M2_DATA, "tensor %s has another shape in the file than in this model", t->name);
         else
-            st = add_place(out, t->name, want.all[k].array, want.all[k].row);
+            st = add_place(out, t->name, want.all[k].array, want.all[k].row, t->rank, t->dims);
     }
     for (int k = 0; k < want.n && st == M2_OK; k++) {
         int i = 0;
@@ -239,6 +275,23 @@ static m2_status take(m2_weights *w, const m2_safetensor *t, const place *p, cha
     return st;
 }
 
+/* A buffer with other numbers is of a model that computes something else. Narrow types round them. */
+static m2_status check_buffer(const m2_safetensor *t, const place *p)
+{
+    int64_t n = m2_safetensors_elements(t), i = 0;
+    if (is_ids(p)) return M2_OK; /* nothing is computed from them */
+    double *x = malloc((2 * (size_t)n + 1) * sizeof *x);
+    if (!x) return m2_fail(M2_TRANSIENT, "out of memory for tensor %s", t->name);
+    m2_status st = m2_safetensors_doubles(t, x);
+    m2_published_numbers(p->numbering, n, x + n);
+    while (st == M2_OK && i < n && fabs(x[i] - x[n + i]) <= 0.01 * fabs(x[n + i])) i++;
+    if (st == M2_OK && i < n)
+        st = m2_fail(M2_DATA, "element %" PRId64 " of %s is %g, m2 computes with %g: this is another kind of model",
+                     i, t->name, x[i], x[n + i]);
+    free(x);
+    return st;
+}
+
 static m2_status read_tensors(m2_weights *w, const m2_safetensors *file)
 {
     places p = {0};
@@ -252,7 +305,8 @@ static m2_status read_tensors(m2_weights *w, const m2_safetensors *file)
                      w->cfg.model_family);
     if (st == M2_OK) st = published ? match_published(w, file, &p) : match_own(w, file, &p);
     for (int i = 0; i < p.n && st == M2_OK; i++)
-        if (p.all[i].row >= 0) st = take(w, m2_safetensors_tensor(file, i), &p.all[i], filled);
+        st = p.all[i].row < 0 ? check_buffer(m2_safetensors_tensor(file, i), &p.all[i])
+                              : take(w, m2_safetensors_tensor(file, i), &p.all[i], filled);
     free(filled);
     free(p.all);
     return st;

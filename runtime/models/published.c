@@ -1,11 +1,12 @@
 #include "runtime/models/published.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum key_use { PARAM, BUFFER } key_use;
+typedef enum key_use { SAME, FRONT, MIDDLE, IDS, TIMES, DELTAS } key_use;
 
 static const struct {
     const char *key, *name;
@@ -43,21 +44,56 @@ static int count_blocks(const m2_param *rows, int n_rows)
     }
 }
 
-m2_status m2_published_keys(const m2_param *rows, int n_rows,
-                            m2_status (*visit)(void *ctx, const char *key, int row), void *ctx)
+static m2_published_tensor in_shape_of(key_use use, const m2_param *row)
 {
-    int blocks = count_blocks(rows, n_rows);
+    m2_published_tensor t = {.rank = row->rank};
+    memcpy(t.dims, row->dims, sizeof t.dims);
+    if (use != FRONT && use != MIDDLE) return t;
+    int at = use == MIDDLE; /* where the 1 goes */
+    for (int d = t.rank++; d > at; d--) t.dims[d] = t.dims[d - 1];
+    t.dims[at] = 1;
+    return t;
+}
+
+/* Lengths come from the table of positions, (length, width). */
+static m2_published_tensor buffer(key_use use, const m2_param *positions)
+{
+    int64_t length = positions->dims[0], width = positions->dims[1];
+    if (use == IDS) return (m2_published_tensor){.rank = 2, .dims = {1, length}, .numbering = M2_PUBLISHED_IDS};
+    if (use == TIMES) return (m2_published_tensor){.rank = 3, .dims = {1, length, 1}, .numbering = M2_PUBLISHED_TIMES};
+    return (m2_published_tensor){.rank = 3, .dims = {1, 1, width}, .numbering = M2_PUBLISHED_DELTAS};
+}
+
+m2_status m2_published_keys(const m2_param *rows, int n_rows,
+                            m2_status (*visit)(void *ctx, const m2_published_tensor *t), void *ctx)
+{
+    int blocks = count_blocks(rows, n_rows), positions = find_row(rows, n_rows, "embed.position");
     for (int k = 0; k < KEYS; k++) {
-        int times = strstr(keys[k].key, "%d") ? blocks : 1;
+        int times = strstr(keys[k].key, "%d") ? blocks : 1, is_buffer = keys[k].use >= IDS;
         for (int b = 0; b < times; b++) {
             char key[KEY], name[KEY];
             expand(keys[k].key, b, key);
             expand(keys[k].name, b, name);
-            int row = keys[k].use == BUFFER ? M2_PUBLISHED_BUFFER : find_row(rows, n_rows, name);
-            if (keys[k].use == BUFFER || row >= 0) M2_TRY(visit(ctx, key, row));
+            int row = is_buffer ? positions : find_row(rows, n_rows, name);
+            if (row < 0) continue;
+            m2_published_tensor t = is_buffer ? buffer(keys[k].use, &rows[row]) : in_shape_of(keys[k].use, &rows[row]);
+            t.key = key;
+            t.row = is_buffer ? M2_PUBLISHED_BUFFER : row;
+            M2_TRY(visit(ctx, &t));
         }
     }
     return M2_OK;
+}
+
+void m2_published_numbers(m2_published_numbering numbering, int64_t n, double *out)
+{
+    double slow = log(0.01) / 1.5, fast = log(0.01) / 0.3;
+    for (int64_t i = 0; i < n; i++) {
+        double part = n > 1 ? (double)i / (double)(n - 1) : 0;
+        out[i] = numbering == M2_PUBLISHED_IDS     ? (double)i
+                 : numbering == M2_PUBLISHED_TIMES ? part
+                                                   : slow + (fast - slow) * part;
+    }
 }
 
 /* ---- lists of names in messages ---------------------------------------------------------------------------------- */
@@ -86,11 +122,14 @@ static const char *bare(const char *key)
     return strncmp(key, "model.", 6) ? key : key + 6;
 }
 
-static m2_status take(void *ctx, const char *key, int row)
+static m2_status take(void *ctx, const m2_published_tensor *t)
 {
     matching *m = ctx;
-    for (int i = 0; i < m->n; i++)
-        if (!strcmp(bare(m->tensors[i].key), key)) m->tensors[i].row = row;
+    for (int i = 0; i < m->n; i++) {
+        if (strcmp(bare(m->tensors[i].key), t->key) != 0) continue;
+        m->tensors[i].row = t->row;
+        m->tensors[i].numbering = t->numbering;
+    }
     return M2_OK;
 }
 
@@ -131,12 +170,12 @@ typedef struct absence {
     list missing;
 } absence;
 
-static m2_status list_missing(void *ctx, const char *key, int row)
+static m2_status list_missing(void *ctx, const m2_published_tensor *t)
 {
     absence *a = ctx;
-    if (row < 0 || a->seen[row]) return M2_OK;
-    a->seen[row] = 1;
-    list_add(&a->missing, key);
+    if (t->row < 0 || a->seen[t->row]) return M2_OK;
+    a->seen[t->row] = 1;
+    list_add(&a->missing, t->key);
     return M2_OK;
 }
 

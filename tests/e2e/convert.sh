@@ -67,6 +67,16 @@ for case in m2-bert m2-bert-additions; do
         rm -rf bert2
     done
 done
+"$python" -I - published.safetensors other.safetensors <<'END' || fail "another decay"
+import sys
+raw = bytearray(open(sys.argv[1], "rb").read())
+import json, struct
+n = struct.unpack("<Q", raw[:8])[0]
+at = next(t["data_offsets"][0] for k, t in json.loads(raw[8:8 + n]).items() if k.endswith("filter_fn2.modulation.deltas"))
+raw[8 + n + at:16 + n + at] = struct.pack("<d", -1)
+open(sys.argv[2], "wb").write(raw)
+END
+refuse 65 'element 0 of .*filter_fn2.modulation.deltas is -1, m2 computes with -3.07' other.safetensors out --config bert.yaml ${options/model.vocab=16/}
 convert bert own.safetensors --names m2
 convert own.safetensors bert3
 [ "$(content bert3)" = "$(content bert)" ] || fail "own names of an M2-BERT"

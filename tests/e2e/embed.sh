@@ -3,7 +3,7 @@
 # say the same; longer positions; what is refused leaves no file.
 . "$M2_SOURCE/tests/e2e/common.bash"
 small_run bert
-"$M2" train config.yaml run.dir=body >log 2>&1 || { cat log; fail "pretraining"; }
+"$M2" train config.yaml model.act=gelu_erf model.norm_eps=1e-12 run.dir=body >log 2>&1 || { cat log; fail "pretraining"; }
 text 1 400 | awk 'BEGIN { RS = ".\n" } NF { gsub(/\n/, " "); print "{\"text\": \"" $0 "\"}" }' | head -20 >texts.jsonl
 sed -n 3p texts.jsonl >>texts.jsonl                                # the third again
 sed -n 3p texts.jsonl | sed -E 's/ [a-z]+"\}/"}/' >>texts.jsonl    # and without its last word
@@ -26,6 +26,13 @@ distance() { # distance LINE LINE
 }
 same=$(distance 3 21) near=$(distance 3 22) far=$(distance 3 7)
 awk -v s="$same" -v n="$near" -v f="$far" 'BEGIN { exit !(s < 1e-10 && n > 1e-8 && n < f) }' || fail "distances $same, $near, $far"
+
+# against the model in plain Python, from the state dict
+python=${M2_PYTHON:-python3}
+if command -v "$python" >/dev/null; then
+    "$M2" convert body body.safetensors 2>log || { cat log; fail "m2 convert"; }
+    "$python" "$M2_SOURCE/tests/e2e/bert.py" embed body.safetensors vocab.txt texts.jsonl a.jsonl 2e-5 || fail "other vectors than in Python"
+fi
 
 embed c.h5
 h5dump -d /embeddings -m '%.9g' -w 0 c.h5 2>/dev/null | grep -oE '^ *\([0-9]+,[0-9]+\): .*' | cut -d: -f2 | tr -d ' ' | tr ',' '\n' | grep . >c
