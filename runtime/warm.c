@@ -122,7 +122,7 @@ static m2_status fill(const m2_manifest *mf, const m2_state *state, const m2_par
 
 static void say(const tally *made, int rows, const char *folder)
 {
-    const char *const how[] = {NULL, "; repeated to the new length: ", "; new: "};
+    const char *const how[] = {NULL, "; repeated or cut to the new length: ", "; new: "};
     char text[M2_PATH + 600];
     int at = snprintf(text, sizeof text, "parameters: %d of %d tensors from %s", rows - made->n[OWN], rows, folder);
     for (int i = REPEATED; i <= OWN; i++)

@@ -42,6 +42,14 @@ fi
 embed long.jsonl model.length=100
 [ "$(wc -l <long.jsonl)" = "$n" ] || fail "longer positions"
 
+if command -v "$python" >/dev/null; then # what such a model is: begun from the body, its update skipped
+    "$M2" train config.yaml model.act=gelu_erf model.norm_eps=1e-12 model.length=100 train.init=body train.steps=1 optim.outlier=1e-30 \
+        run.dir=longer >log 2>&1 && "$M2" convert longer longer.safetensors 2>log || { cat log; fail "a longer model"; }
+    head -3 texts.jsonl >few.jsonl
+    head -3 long.jsonl >few
+    "$python" "$M2_SOURCE/tests/e2e/bert.py" embed longer.safetensors vocab.txt few.jsonl few 2e-5 || fail "other long vectors than in Python"
+fi
+
 refuse() { # refuse CODE PATTERN ARGUMENTS...
     local code=$1 pattern=$2
     shift 2
