@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -179,8 +180,9 @@ static void beat(m2_watch *w)
     close(fd);
 }
 
-/* Of copies just read: is there a rank that will not come any more? Marks those without a sign of life as lost. */
-static int someone_gone(m2_watch *w, sight *s, m2_flights *f)
+/* Of copies just read: is there a rank that will not come any more? Marks those without a sign of life for `silence` seconds
+ * as lost. */
+static int someone_gone(double silence, sight *s, m2_flights *f)
 {
     int gone = 0;
     double now = m2_now();
@@ -192,7 +194,7 @@ static int someone_gone(m2_watch *w, sight *s, m2_flights *f)
             s->beats[r] = f->rank[r]->beats;
             s->changed[r] = now;
         }
-        if (w->spec.lost <= 0 || now - s->changed[r] < w->spec.lost) continue;
+        if (now - s->changed[r] < silence) continue;
         f->life[r] = M2_LIFE_LOST;
         gone = 1;
     }
@@ -245,7 +247,9 @@ static int look(m2_watch *w, sight *s, double *looked)
     *looked = now;
     m2_flights f;
     int over = 0;
-    if (m2_flights_read(w->folder, &f) == M2_OK && f.start == w->spec.start) over = someone_gone(w, s, &f) || hangs;
+    double silence = w->spec.lost > 0 ? w->spec.lost : INFINITY;
+    if (hangs) silence = fmin(silence, fmax(2.5, waited / 2)); /* the job ends anyway: who is silent is to be named */
+    if (m2_flights_read(w->folder, &f) == M2_OK && f.start == w->spec.start) over = someone_gone(silence, s, &f) || hangs;
     if (over && atomic_load(&w->flight->progress) == progress) end_job(w, &f, waited);
     else over = 0;
     m2_flights_free(&f);
