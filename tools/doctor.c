@@ -108,7 +108,8 @@ static m2_status examine(const doctor_wishes *w, int alone, int json)
     m2_status st = m2_device_open(spec, 0, &dev);
     if (st != M2_OK) doctor_find(&f, UNFIT, "device", NAN, "", "%s", m2_message());
     doctor_node(w, dev, alone || local_rank == 0, &f);
-    st = m2_comm_open(alone ? "self" : "auto", dev && gpus ? dev : NULL, &c);
+    m2_device *mine = dev && gpus ? dev : NULL;
+    st = alone ? m2_comm_open_self(mine, &c) : m2_comm_open("auto", mine, &c); /* "self" refuses where others were started too */
     if (st == M2_OK) st = tell(c, &f, json ? "nodes" : NULL);
     f.n = 0;
     if (st == M2_OK && c->size > 1) {

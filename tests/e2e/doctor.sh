@@ -70,6 +70,9 @@ PATH=/nonexistent "$M2" doctor >log 2>&1 && /bin/grep -q 'launchers .*doubtful: 
 # srun without --mpi=pmix would start so many runs that know nothing of each other.
 SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=0 SLURM_STEP_TASKS_PER_NODE=2 SLURM_NODEID=0 "$M2" doctor >log 2>&1
 [ $? = 64 ] && grep -q 'with srun say --mpi=pmix' log || { cat log; fail "srun without PMIx is not seen"; }
+# Looking alone is what launch/preflight.sh does where ranks fail together.
+SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=0 SLURM_STEP_TASKS_PER_NODE=2 SLURM_NODEID=0 "$M2" doctor --alone >log 2>&1 ||
+    { cat log; fail "--alone under srun"; }
 "$M2" doctor --gpu 3 >log 2>&1
 [ $? = 64 ] || fail "a bad flag: exit code $?"
 echo "fit alone and over ranks; a missing folder, a full disk, another HDF5, a lost GPU and a slow network are named"
