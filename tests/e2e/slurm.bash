@@ -53,6 +53,16 @@ ended() {
     esac
 }
 
+# ranks_of RUN: "PROCESS NODE" of each rank, as m2 hang tells it
+ranks_of() { "$M2" hang "$1" | sed -nE 's/^rank [0-9]+ \(process ([0-9]+) on ([^)]+)\).*/\1 \2/p'; }
+# gone FILE: of the ranks that ranks_of once told of, none is left on any node
+gone() {
+    local process node
+    while read -r process node; do
+        ! "$cluster" on "$node" kill -0 "$process" 2>/dev/null || return 1
+    done <"$1"
+}
+
 # same_bits RUN OTHER: the same final checkpoint, and the same numbers at every step
 same_bits() {
     [ -n "$(content "$1")" ] && [ "$(content "$1")" = "$(content "$2")" ] || fail "$1: another final checkpoint than $2"

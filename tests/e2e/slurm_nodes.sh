@@ -7,8 +7,6 @@ export M2_CLUSTER_NODES=6
 small_run
 short="$paced train.steps=150"
 long="$paced train.steps=350"
-ranks 2 "$M2" train $short run.dir=whole >log 2>&1 || { cat log; fail "the undisturbed run"; }
-ranks 2 "$M2" train $long run.dir=whole_long >log 2>&1 || { cat log; fail "the undisturbed long run"; }
 
 power=$(submit -N 2 --ntasks-per-node=1 --exclusive -t 5 -- $short run.dir=power)
 cable=$(program=${slow_disk/=100/=200} submit -N 1 --ntasks-per-node=2 --exclusive -t 5 -- $long run.dir=cable)
@@ -22,11 +20,16 @@ steps=$(wc -l <power/metrics.jsonl)
 "$cluster" power "$cut" off
 "$cluster" cable "$off" out
 out=$SECONDS
-"$cluster" on "$node" pkill -KILL -n -x m2
-in_time 30 logged "$killed" "error: $node: task [01]: Killed"
-in_time 30 logged "$killed" 'start 1: exit code 1[0-9]*: requeued'
-! "$cluster" on "$node" pgrep -x m2 >log || fail "a rank survived the other: $(cat log)"
+ranks_of killed >killed.ranks
+read -r victim _ <killed.ranks
+"$cluster" on "$node" kill -KILL "$victim"
+in_time 30 logged "$killed" "error: $node: task 0: Killed"
+died="rank 0 of 2 \\(process $victim on $node\\) has died: step [0-9]+, .*; the others wait for it in step [0-9]+ in [a-z_]+"
+in_time 30 grep -qsE "^$died" killed/flight/report-00000001.txt
+in_time 30 logged "$killed" 'start 1: exit code [0-9]*: requeued$'
+in_time 5 gone killed.ranks
 echo "rank killed: $(grep -o "error: $node: task.*: Killed" m2-"$killed".log), $((SECONDS - out)) s later the job is requeued"
+head -1 killed/flight/report-00000001.txt
 
 in_time 60 logged "$power" 'start 2: m2 train'
 in_time 60 logged "$power" 'resuming after step'
@@ -38,6 +41,8 @@ echo "power cut of $cut at step $steps: $(grep -o 'resuming after step.*' m2-"$p
 in_time 60 logged "$cable" 'start 2: m2 train'
 in_time 60 logged "$cable" 'has been taken over by Slurm job .*, restart 1'
 ! logged "$cable" 'start 2: done' || fail "the job was done before the old start noticed"
+ranks 2 "$M2" train $short run.dir=whole >log 2>&1 || { cat log; fail "the undisturbed run"; }
+ranks 2 "$M2" train $long run.dir=whole_long >log 2>&1 || { cat log; fail "the undisturbed long run"; }
 while [ $((SECONDS - out)) -lt 40 ]; do sleep 0.5; done
 "$cluster" cable "$off" in
 
