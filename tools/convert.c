@@ -15,19 +15,25 @@ const char tool_convert_usage[] =
     "       m2 convert IN.safetensors RUN [--config FILE.yaml [KEY=VALUE ...]] [--tokenizer SPEC]\n"
     "       m2 convert --average RUN RUN ... OUT\n"
     "\n"
-    "Between checkpoints and safetensors, the files of Hugging Face: bit for bit there and back. RUN is a "
-    "run\n"
-    "folder (its newest checkpoint) or a checkpoints/step-N folder; as the result, a new run folder, from\n"
-    "which m2 train, eval and sample go on. IN.safetensors may be a file, an index, or a folder of them.\n"
-    "Models of family bert get the names of the published M2-BERT state dict, and are read with them; "
-    "others\n"
-    "have those of m2 inspect checkpoint. Files that m2 wrote say themselves what model they hold.\n"
+    "Between checkpoints and safetensors, the files of Hugging Face: bit for bit there and back. RUN is a run\n"
+    "folder (its newest checkpoint) or a checkpoints/step-N folder. As the result it is a new run folder; m2\n"
+    "eval, sample and embed take it at once, m2 train goes on from it if the moments came along, else begins\n"
+    "with it: train.init=RUN. IN.safetensors may be a file, an index, or a folder of them.\n"
+    "\n"
+    "Models of family bert are written as the published M2-BERT state dict, complete, and read from it;\n"
+    "others have the names that m2 inspect checkpoint shows. Files that m2 wrote say themselves what model\n"
+    "they hold; for others say it:\n"
+    "\n"
+    "  m2 convert m2-bert-80m.safetensors runs/80m --config configs/bert/80m.yaml --tokenizer vocab.txt\n"
+    "\n"
+    "A file of PyTorch's becomes safetensors in Python:\n"
+    "  safetensors.torch.save_file({k: v.clone() for k, v in state.items()}, \"m2-bert-80m.safetensors\")\n"
     "\n"
     "  --dtype      of the numbers in the file; without it, as they were saved\n"
-    "  --moments    the optimizer's m and v too\n"
-    "  --names m2   m2's names for family bert too\n"
+    "  --moments    write the optimizer's m and v too\n"
+    "  --names m2   write m2's own names for family bert too\n"
     "  --file-mb N  OUT is a folder: files of about N MB and model.safetensors.index.json\n"
-    "  --config     what model IN holds, if it does not say so\n"
+    "  --config     what model IN holds, if it does not say so; KEY=VALUE change it\n"
     "  --tokenizer  the tokenizer to keep with the model, as for m2 prepare\n"
     "  --average    the mean of the parameters of several checkpoints\n";
 
@@ -96,11 +102,29 @@ static m2_status write_file(const request *r, const m2_weights *w, const char *o
     return m2_weights_export(w, &spec, out);
 }
 
+/* What is neither ours nor safetensors, by its name or by being a file. */
+static m2_status check_paths(int n_in, char **in, const char *out)
+{
+    static const char *const others[] = {".bin", ".pt", ".pth", ".ckpt", ".h5"};
+    struct stat info;
+    for (int i = 0; i < n_in; i++)
+        if (!is_safetensors(in[i]) && !stat(in[i], &info) && S_ISREG(info.st_mode))
+            return m2_fail(M2_DATA,
+                           "%s is neither a .safetensors file nor a run folder; a file of PyTorch's becomes one in Python, "
+                           "see m2 help convert", in[i]);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (ends_with(out, others[i]))
+            return m2_fail(M2_USAGE, "m2 does not write %s files: expected OUT.safetensors instead of %s, or a new run folder",
+                           others[i], out);
+    return M2_OK;
+}
+
 static m2_status convert(const request *r, int n_in, char **in, int n_words, char **words, const char *out)
 {
     m2_weights w = {0};
-    m2_status st;
+    m2_status st = check_paths(n_in, in, out);
     int to_file = r->file_mb > 0 || ends_with(out, ".safetensors");
+    if (st != M2_OK) return st;
     if (r->average)
         st = m2_weights_average(n_in, in, &w);
     else if (is_safetensors(in[0]))

@@ -350,6 +350,7 @@ m2_status inspect_checkpoint(int argc, char **argv)
     if (argc == 4 && !strcmp(argv[1], "diff")) return m2i_inspect_diff(argv[2], argv[3], v.all, json);
     if (argc != 2)
         return m2_fail(M2_USAGE,
-                       "which checkpoint? m2 inspect checkpoint PATH, or diff A B; see m2 help inspect");
+                       "which checkpoint? m2 inspect checkpoint PATH, or m2 inspect checkpoint diff A B; see m2 "
+                       "inspect checkpoint --help");
     return config ? print_config(argv[1]) : inspect(argv[1], &v, json);
 }

@@ -60,6 +60,8 @@ static m2_status list_steps(const char *folder, int64_t **steps, int *n)
     *n = 0;
     DIR *dir = opendir(folder);
     if (!dir && errno == ENOENT) return M2_OK;
+    if (!dir && errno == ENOTDIR)
+        return m2_fail(M2_DATA, "%s is a file: a run folder or a checkpoints/step-N folder was expected", folder);
     if (!dir) return m2_fail(M2_IO, "reading folder %s failed: %s", folder, strerror(errno));
     int room = 0;
     for (struct dirent *e; (e = readdir(dir));) {

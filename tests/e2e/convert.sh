@@ -114,6 +114,8 @@ refuse 64 'name its configuration' published.safetensors out
 refuse 65 'names of an M2-BERT, the configuration is of model.family=gpt' published.safetensors out --config config.yaml
 refuse 65 'tensor embed.weight has another shape|another shape' plain.safetensors out --config config.yaml model.width=64
 refuse 65 'is none of this model|is missing' plain.safetensors out --config config.yaml model.vocab=264 model.layers=3
+refuse 65 'train.h5 is neither a .safetensors file nor a run folder; a file of PyTorch' train.h5 out
+refuse 64 'm2 does not write .bin files' run model.bin
 head -c 3000 plain.safetensors >short.safetensors
 refuse 65 'short.safetensors' short.safetensors out
 head -c $(($(wc -c <plain.safetensors) - 4)) plain.safetensors >cut.safetensors

@@ -39,6 +39,8 @@ h5dump -d /embeddings -m '%.9g' -w 0 c.h5 2>/dev/null | grep -oE '^ *\([0-9]+,[0
 if command -v h5dump >/dev/null; then
     cmp <(tr ' ' '\n' <a | grep .) c || fail "HDF5 and JSON lines differ"
 fi
+(ulimit -f 4; trap '' XFSZ; "$M2" embed body texts.h5 --out none.jsonl run.device=cpu run.threads=1 2>log)
+[ $? = 74 ] && grep -q 'none.jsonl.*File too large' log && [ -z "$(ls | grep none)" ] || { cat log; fail "a full disk"; }
 embed long.jsonl model.length=100
 [ "$(wc -l <long.jsonl)" = "$n" ] || fail "longer positions"
 
@@ -58,10 +60,12 @@ refuse() { # refuse CODE PATTERN ARGUMENTS...
     [ ! -e none.h5 ] && [ -z "$(ls | grep none)" ] || fail "embed $*: left $(ls | grep none)"
 }
 refuse 64 'which checkpoint' body texts.h5
+refuse 64 'ends with .h5 or .jsonl' body texts.h5 --out none.csv
+refuse 65 'texts.h5 is a file: a run folder' texts.h5 texts.h5 --out none.h5
 refuse 65 'no such' nobody texts.h5 --out none.h5
 refuse 65 'there is no such file' body nothing.h5 --out none.h5
 "$M2" prepare --tokenizer bytes --out bytes.h5 texts.jsonl >/dev/null
 refuse 65 'another tokenizer' body bytes.h5 --out none.h5
 cd "$work" && mkdir gpt && cd gpt && small_run && "$M2" train config.yaml run.dir=causal train.steps=2 >log 2>&1 || fail "gpt"
-refuse 64 'model.family=bert' causal val.h5 --out none.h5
+refuse 64 'm2 embed needs a masked language model' causal val.h5 --out none.h5
 echo "distances of a document to itself $same, without a word $near, to another $far"
