@@ -59,7 +59,10 @@ for file in run/$last/*; do
         at=$(((RANDOM * 32768 + RANDOM) % size)) bit=$((RANDOM % 8)) name=${file##*/}
         flip "$file" $at $bit
         case $name in
-        rank-*) pattern="^damaged: .*rank $((10#${name:5:5})).*$name" ;;
+        rank-*)
+            rank=$((10#${name:5:5}))
+            pattern="^damaged: ((param|m|v)/[a-z0-9_.]+ \(rank $rank\): .*$name: array|rank $rank: .*$name is damaged: its bytes between) "
+            ;;
         *) pattern="^damaged: the description: .*manifest.h5 is damaged, or manifest.xxh" ;;
         esac
         inspect 65 "$pattern" run --verify
@@ -72,6 +75,26 @@ for file in run/$last/*; do
 done
 inspect 0 'is whole' run --verify
 echo "$n flipped bits: each one named, each one refused"
+
+# where h5dump says that a tensor lies, it is that tensor, of that rank, and no other
+if command -v h5dump >/dev/null; then
+    named=0
+    for file in run/$last/rank-*; do
+        name=${file##*/}
+        h5dump -p -H "$file" | awk '$1 == "GROUP" { group = $2 } $1 == "DATASET" { set = $2 } $1 == "SIZE" { size = $2 }
+            $1 == "OFFSET" { gsub(/"/, "", group); gsub(/"|@.*/, "", set); print group "/" set, int($2 + size / 2) }' >places
+        [ "$(wc -l <places)" -ge 30 ] || fail "$file: $(wc -l <places) slabs"
+        while read -r tensor at; do
+            flip "$file" "$at" 3
+            inspect 65 "^damaged: $tensor \(rank $((10#${name:5:5}))\): " run --verify </dev/null
+            [ "$(grep -c '^damaged: ' log)" = 1 ] || { cat log; fail "one byte of $tensor damages more"; }
+            flip "$file" "$at" 3
+            named=$((named + 1))
+        done < <(awk 'NR % 3 == 1' places)
+    done
+    inspect 0 'is whole' run --verify
+    echo "a flipped byte in $named slabs: tensor and rank named"
+fi
 
 # ---- lost files
 cp -r run cut

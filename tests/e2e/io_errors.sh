@@ -112,6 +112,15 @@ for call in pwrite fsync mkdir; do # the failure comes in the background, the ru
     "$M2" inspect checkpoint run --verify >log 2>&1 || { cat log; fail "$call: the checkpoint after it"; }
     rm -r run/checkpoints/step-00000030
 done
+export FAIL_CALL=pwrite FAIL_ERRNO=28 FAIL_PATH=rank-00001.h5 FAIL_FROM=100000 # a full disk under one of two ranks
+ranks 2 env LD_PRELOAD="$work/shim.so" $run train.steps=24 checkpoint.on_failure=continue >log 2>&1
+code=$?
+unset FAIL_CALL FAIL_FROM
+[ $code = 74 ] || { cat log; fail "rank 1 of 2, going on: exit code $code for the last checkpoint, expected 74"; }
+grep -q 'saving checkpoint of step 20: .*rank 1.*No space left on device; training goes on' log || { cat log; fail "rank 1 of 2 did not go on"; }
+grep -q '^m2: error: saving checkpoint of step 24: .*rank 1.*No space left on device' log || { cat log; fail "rank 1 of 2 stopped early"; }
+[ "$(content run)" = "$before" ] || fail "rank 1 of 2, going on: the older checkpoint changed"
+echo "ok: rank 1 of 2 without room: trained on to step 24"
 broken fsync 5 step-00000020 $run train.steps=20 checkpoint.on_failure=continue >log 2>&1
 [ $? = 74 ] || { cat log; fail "the last checkpoint of a run is lost and the exit code is not 74"; }
 $run train.steps=20 >log 2>&1 || { cat log; fail "going on with the disk repaired"; }
