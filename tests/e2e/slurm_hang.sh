@@ -2,7 +2,8 @@
 # A rank that hangs and a rank that is killed, at once in two jobs over nodes. The watchdog names the one that hangs, its node, its
 # op and the collective in which the others wait, ends the job with 71, and the job resumes without that node. The one that is
 # killed is named within 30 s, and no rank outlives it. m2 hang tells the same of both. Then they train to the same final bits.
-# A node that hangs and without which the job could not start is not excluded.
+# A node that hangs and without which the job could not start is not excluded. One whose memory flips a bit (m2_faulty) is named by
+# the comparison of ranks, and the job ends without it.
 export M2_CLUSTER_NODES=4
 . "$M2_SOURCE/tests/e2e/slurm.bash" || exit 1
 small_run
@@ -55,3 +56,15 @@ in_time 60 ended "$needed"
 logged "$needed" 'start 1: without node2 only 3 of 4 nodes would be left: it is not excluded' && is "$needed" FAILED &&
     logged "$needed" 'start 2: exit code 71: the job ends, after 2 failures in a row' || { cat m2-"$needed".log; fail "a node that is needed"; }
 echo "$(grep 'start 1: without' m2-"$needed".log)"
+
+cat >flips <<END
+[ "\${SLURM_RESTART_COUNT:-0}" != 0 ] || export FAULT_FLIP=1:25
+exec "$M2_BUILD/bin/m2_faulty" "\$@"
+END
+corrupt=$(program="bash ./flips" submit -N 3 --ntasks-per-node=1 -t 5 -- config.yaml run.dir=corrupt train.batch=12 run.check_every=10)
+done_in 90 "$corrupt"
+odd=$(sed -nE 's/.*silent corruption: after step 30 rank 1 \(([^)]+)\) does not hold the same bits as the other 2 ranks.*/\1/p' m2-"$corrupt".log)
+[ -n "$odd" ] && logged "$corrupt" "start 1: exit code 71: requeued, without $odd\$" && logged "$corrupt" 'resuming after step 20' &&
+    logged "$corrupt" 'start 2: done' || { cat m2-"$corrupt".log; fail "a rank that corrupts what it holds"; }
+! nodes_of "$corrupt" | grep -qx "$odd" || fail "it ran on $odd again"
+echo "corrupt: $odd is excluded, the job is done"
