@@ -47,7 +47,8 @@ struct m2_comm {
     int rank, size;
     int local_rank, local_size; /* among the ranks of this node */
     m2_device *device;          /* whose memory the verbs take; NULL = host memory */
-    m2_comm *host;              /* the same ranks for host memory (flags, metrics, agreement); itself without a GPU */
+    m2_comm *host; /* the same ranks for host memory (flags, metrics, agreement), by another thread than this one too where it
+                    * is not itself: threads, self */
     int patient;                /* 1: who waits in a verb leaves the core to others meanwhile (transport mpi) */
     int64_t bytes_sent;         /* payload this rank gave to other ranks so far, as counted by the transport */
     struct m2_watch *watch; /* records the collectives (watch.h); NULL = none */

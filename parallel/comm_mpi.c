@@ -302,8 +302,21 @@ static m2_status open_over(MPI_Comm comm, m2_device *dev, m2_comm **out)
     if (!s->request || !s->status || !s->from) st = m2_fail(M2_TRANSIENT, "out of memory for a communicator");
     if (st == M2_OK) st = m2i_wire_open(c, &s->wire, &mpi_wire);
     if (st == M2_OK) st = find_neighbours(c);
-    if (st == M2_OK && s->wire.in) { /* a GPU: flags and metrics need a twin for host memory */
-        MPI_Comm twin;
+    if (st != M2_OK)
+        mpi_close(c);
+    else
+        *out = c;
+    return st;
+}
+
+/* With a twin for flags and metrics: in host memory, and while another thread uses this one. */
+static m2_status open_with_host(MPI_Comm comm, m2_device *dev, m2_comm **out)
+{
+    MPI_Comm twin;
+    m2_comm *c = NULL;
+    M2_TRY(open_over(comm, dev, &c));
+    m2_status st = M2_OK;
+    if (c->size > 1 || state_of(c)->wire.in) {
         int code = MPI_Comm_dup(comm, &twin);
         st = code == MPI_SUCCESS ? open_over(twin, NULL, &c->host)
                                  : failed(c, code, "duplicating a communicator");
@@ -320,7 +333,7 @@ static m2_status mpi_split(m2_comm *c, int colour, int key, m2_comm **out)
     M2_TRY(m2i_check_wire(c));
     MPI_Comm part_of;
     TRY_MPI(c, MPI_Comm_split(state_of(c)->comm, colour, key, &part_of), "splitting");
-    return open_over(part_of, c->device, out);
+    return open_with_host(part_of, c->device, out);
 }
 
 m2_status m2_comm_open_mpi(m2_device *dev, m2_comm **out)
@@ -341,7 +354,7 @@ m2_status m2_comm_open_mpi(m2_device *dev, m2_comm **out)
     else if (MPI_Comm_dup(MPI_COMM_WORLD, &comm) != MPI_SUCCESS)
         st = m2_fail(M2_TRANSIENT, "MPI could not duplicate the communicator of %d ranks", size);
     else
-        st = open_over(comm, dev, out);
+        st = open_with_host(comm, dev, out);
     mpi_release();
     return st;
 }

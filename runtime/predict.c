@@ -61,7 +61,6 @@ typedef struct clocks {
     const m2_planned *p;
     const m2_machine *m;
     m2_prediction *out;
-    int beside;                   /* 1: reductions run beside the rest */
     double now, reductions, lane; /* when calls, reductions and the exchanges beside them are done */
     double *done;                 /* of each exchange beside */
 } clocks;
@@ -108,7 +107,6 @@ static m2_status pass(clocks *k, int i)
     } else if (c.once && c.region != M2_UPDATE) {
         out->reduce_all += seconds;
         k->reductions = later(k->reductions, k->now) + seconds;
-        if (!k->beside) wait_for(k, k->reductions, &out->reduce);
     } else {
         double from = c.beside ? later(k->lane, k->now) : k->now;
         out->exchange_all += seconds;
@@ -149,12 +147,12 @@ m2_status m2_predict(const m2_planned *p, const m2_machine *m, m2_prediction *ou
     int ranks = p->place.size;
     *out = (m2_prediction){0};
     M2_TRY(m2_machine_check(m, ranks > 1));
-    clocks k = {.p = p, .m = m, .out = out, .beside = !strcmp(m->transport, "nccl")};
+    clocks k = {.p = p, .m = m, .out = out};
     k.done = calloc((size_t)m2_program_calls(p->program) + 1, sizeof *k.done);
     m2_status st = k.done ? run_step(&k) : m2_fail(M2_TRANSIENT, "out of memory for the times of a step");
     free(k.done);
     if (st != M2_OK) return st;
-    if (ranks > 1 && !k.beside) { /* on a GPU the host asks while the device works */
+    if (ranks > 1 && strcmp(m->transport, "nccl") != 0) { /* on a GPU the host asks while the device works */
         m2_group g = m2_group_place(ranks, 1, m->ranks_per_node);
         out->agreement = m2_machine_verb_seconds(m, M2_VERB_ALL_REDUCE, &g, WORDS);
     }

@@ -4,8 +4,8 @@
  *
  *   step = (micros - 1) * microbatch + last microbatch with its reductions + update + what the trainer says to all ranks
  *
- * A collective takes as long as the rank that sends most. Where the transport works beside computing, the reductions of
- * gradients have a clock of their own, and the update waits for both; exchanges in groups have another, and the calls that
+ * A collective takes as long as the rank that sends most. The reductions of gradients
+ * have a clock of their own, and the update waits for both; exchanges in groups have another, and the calls that
  * need what they bring wait for it. Nothing is lost to slow ranks, the loader or validation. */
 #ifndef M2_PREDICT_H
 #define M2_PREDICT_H

@@ -210,6 +210,8 @@ M2_API m2_status m2_program_params_changed(m2_program *p) M2_MUST_USE;
 /* Runs forward and (TRAIN) backward of microbatch `micro` of `micros`; inputs were written before. Asynchronous on a
  * GPU. The reductions run when micro == micros - 1. step: host values, copied to the device. */
 M2_API m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micros) M2_MUST_USE;
+/* Parameters may still be on their way from other ranks when this returns, over the communicator of m2_program_reduce: it is
+ * free for others (its host's always is) after m2_program_sync, or the next run. */
 M2_API m2_status m2_program_run_update(m2_program *p, const m2_step *step) M2_MUST_USE;
 M2_API m2_status m2_program_sync(m2_program *p) M2_MUST_USE;
 
@@ -225,6 +227,8 @@ typedef struct m2_call_info {
     int beside;                           /* 1: an exchange that calls behind it need not wait for */
     int wait;                             /* 1 + the call `beside` that must be done before this one; 0: none */
     int once;                             /* 1: runs in the last microbatch of a step only */
+    int lane;                             /* m2_lane that it runs on */
+    int wait_params;                      /* 1 + the gather of parameters, of the update before, that must be done; 0: none */
 } m2_call_info;
 struct m2_watch;
 /* Every call launched from now on is recorded there (parallel/watch.h); NULL: no more. */

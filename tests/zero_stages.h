@@ -137,6 +137,7 @@ static m2_status train(m2_program *p, const run_way *way, m2_comm *c, state *out
             M2_TRY(m2_program_run(p, &s, micro, way->micros));
         }
         M2_TRY(m2_program_run_update(p, &s));
+        M2_TRY(m2_program_sync(p));
         for (int i = 0; i < n; i++) sent += rows[i].bytes * rows[i].calls;
         *off += llabs(c->bytes_sent - sent);
         double numbers[2] = {run_scalar(p, "loss"), run_scalar(p, "norm2")};

@@ -1,8 +1,12 @@
-/* beside.c - exchanges of groups of channels that run beside the convolution of others: planning.
+/* beside.c - collectives that run beside the rest: planning.
  *
- * They run on a lane of their own, in the order of the list. A call there starts when all before it in the list has been
- * started, so each is moved up to right behind what it reads; a call that needs what one brings waits for it. What a call on
- * the lane reads and writes stays untouched until somebody waited. The results are those of the list one after another. */
+ *   exchanges of groups of channels beside the convolution of others; who needs what one brings waits for it
+ *   reductions of gradients         beside the backward pass; the end of the run waits
+ *   gathers of parameters           beside the next forward pass; who reads a bucket waits for it
+ *
+ * Exchanges have a lane, reductions and gathers another; calls of a lane run in the order of the list. An exchange starts when
+ * all before it in the list has been started, so each is moved up to right behind what it reads. What an exchange on the lane
+ * reads and writes stays untouched until somebody waited. The results are those of the list one after another. */
 #include "runtime/program/internal.h"
 
 static int touches(const m2_tid *a, int n, const m2_tid *b, int m)
@@ -39,18 +43,60 @@ static int last_needed(const m2_program *p, int i, int done)
     return -1;
 }
 
-void m2i_plan_beside(m2_program *p)
+static void plan_exchanges(m2_program *p)
 {
-    if (p->spec.sequence.ranks < 2 || p->spec.sequence.groups < 2 || p->options.naive) return;
+    if (p->spec.sequence.ranks < 2 || p->spec.sequence.groups < 2) return;
     for (int i = 0; i < p->n_calls; i++) {
         p->calls[i].beside = p->calls[i].context == p->spec.sequence.context && !p->calls[i].once;
-        if (p->calls[i].beside) move_up(p, i);
+        if (!p->calls[i].beside) continue;
+        p->calls[i].lane = M2_LANE_EXCHANGE;
+        move_up(p, i);
     }
     for (int i = 0, done = -1; i < p->n_calls; i++) {
         int k = p->calls[i].beside ? -1 : last_needed(p, i, done);
         p->calls[i].wait = k + 1;
         if (k > done) done = k;
     }
+}
+
+/* ---- parameters that are gathered --------------------------------------------------------------------------------- */
+static int shares_bytes(const m2_program *p, m2_tid a, m2_tid b)
+{
+    const m2i_tensor *x, *y;
+    if (a == M2_NONE || b == M2_NONE) return 0;
+    x = m2i_at(p, a), y = m2i_at(p, b);
+    return x->home == y->home && x->at < y->at + m2_desc_bytes(&y->desc) && y->at < x->at + m2_desc_bytes(&x->desc);
+}
+
+/* The last gather, beyond `done`, of what call i reads, or -1. */
+static int last_gather(const m2_program *p, int i, int done)
+{
+    for (int g = p->n_calls - 1; g > done && p->calls[g].lane == M2_LANE_REDUCE && p->calls[g].region == M2_UPDATE; g--)
+        for (int k = 0; k < M2_MAX_IN; k++)
+            if (shares_bytes(p, p->calls[i].in[k], p->calls[g].out[0])) return g;
+    return -1;
+}
+
+/* The forward pass of the next step begins while they are under way, and waits for each bucket where it is first read. */
+static void plan_gathers(m2_program *p)
+{
+    for (int i = 0; i < p->n_calls; i++)
+        if (p->calls[i].region == M2_UPDATE && p->calls[i].op == p->sharding.all_gather && m2i_sharded(p))
+            p->calls[i].lane = M2_LANE_REDUCE;
+    for (int i = 0, done = -1; i < p->n_calls && p->calls[i].region != M2_UPDATE; i++) {
+        int g = last_gather(p, i, done);
+        p->calls[i].wait_params = g + 1;
+        if (g > done) done = g;
+    }
+}
+
+void m2i_plan_lanes(m2_program *p)
+{
+    for (int i = 0; i < p->n_calls; i++) /* only the end of a run waits for these */
+        if (p->calls[i].once && p->calls[i].region != M2_UPDATE) p->calls[i].lane = M2_LANE_REDUCE;
+    if (p->options.naive) return;
+    plan_exchanges(p);
+    plan_gathers(p);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */

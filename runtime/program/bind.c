@@ -119,9 +119,7 @@ static m2_status bind_call(m2_program *p, const m2i_call *from, m2_call *c, m2_r
                    .step = b->step,
                    .context = from->context,
                    .device = b->device,
-                   .stream = from->once     ? b->comm_stream
-                             : from->beside ? m2i_lane_stream(p)
-                                            : b->stream};
+                   .stream = m2i_lane_stream(p, from->lane)};
     for (int i = 0; i < M2_MAX_IN; i++) c->in[i] = from->in[i] == M2_NONE ? absent() : view(p, from->op, from->in[i]);
     for (int j = 0; j < M2_MAX_OUT; j++) {
         c->out[j] = from->out[j] == M2_NONE ? absent() : view(p, from->op, from->out[j]);
@@ -151,10 +149,10 @@ static void cut_segments(m2_program *p, int n)
     m2i_segment s = {.collective = -1};
     for (int i = 0; i < n; i++) {
         const m2i_call *c = &p->calls[i];
-        if (c->wait) {
+        if (c->wait || c->wait_params) {
             s.end = i;
             b->segments[b->n_segments++] = s;
-            s = (m2i_segment){.begin = i, .wait = c->wait, .collective = -1};
+            s = (m2i_segment){.begin = i, .wait = c->wait, .wait_params = c->wait_params, .collective = -1};
         }
         if (!c->context) continue;
         s.end = i, s.collective = i;
@@ -171,7 +169,8 @@ static m2_status bind_calls(m2_program *p)
     m2i_bound *b = &p->b;
     int n = 0, segments = 1;
     for (; n < p->n_calls && p->calls[n].region != M2_UPDATE; n++)
-        segments += (p->calls[n].context != NULL) + (p->calls[n].wait > 0);
+        segments += (p->calls[n].context != NULL) + (p->calls[n].wait || p->calls[n].wait_params);
+    for (int i = n; i < p->n_calls; i++) b->gathers += p->calls[i].lane == M2_LANE_REDUCE;
     b->calls = calloc((size_t)p->n_calls + 1, sizeof *b->calls);
     b->run = calloc((size_t)p->n_calls + 1, sizeof *b->run);
     b->segments = calloc((size_t)segments, sizeof *b->segments);
@@ -189,24 +188,6 @@ static m2_status bind_calls(m2_program *p)
 }
 
 /* ---- bind -------------------------------------------------------------------------------------------------------- */
-static int has_reduction(const m2_program *p)
-{
-    for (int i = 0; i < p->n_calls; i++)
-        if (p->calls[i].once) return 1;
-    return 0;
-}
-
-static m2_status open_streams(m2_program *p)
-{
-    m2i_bound *b = &p->b;
-    const m2_device_api *api = b->device->api;
-    if (!b->shared) M2_TRY(api->stream_create(b->device, &b->stream));
-    if (!has_reduction(p)) return M2_OK;
-    M2_TRY(api->stream_create(b->device, &b->comm_stream));
-    M2_TRY(api->event_create(b->device, &b->ready));
-    return api->event_create(b->device, &b->reduced);
-}
-
 static m2_status set_precision(m2_program *p)
 {
     m2_device *dev = p->b.device;
@@ -221,8 +202,8 @@ static m2_status bind(m2_program *p)
 {
     M2_TRY(set_precision(p));
     m2i_plan_workspace(p, p->b.device->threads, p->b.device); /* again: this device knows its scratch */
-    M2_TRY(open_streams(p));
-    M2_TRY(m2i_lane_open(p));
+    if (!p->b.shared) M2_TRY(p->b.device->api->stream_create(p->b.device, &p->b.stream));
+    M2_TRY(m2i_lanes_open(p));
     M2_TRY(create_arenas(p));
     M2_TRY(m2i_transfer_open(p));
     M2_TRY(write_groups(p));
@@ -287,6 +268,7 @@ m2_status m2_program_bind_shared(m2_program *p, m2_program *owner)
     adopt_places(p, owner);
     p->b.device = owner->b.device;
     p->b.shared = 1;
+    p->b.owner = owner;
     p->b.stream = owner->b.stream; /* so that it reads parameters after the update before it */
     p->b.base[M2I_MASTER] = owner->b.base[M2I_MASTER];
     p->b.base[M2I_COPY] = owner->b.base[M2I_COPY];
@@ -307,7 +289,7 @@ void m2i_unbind(m2_program *p)
     m2i_bound *b = &p->b;
     if (!b->device) return;
     m2_device *dev = b->device;
-    m2i_lane_close(p);
+    m2i_lanes_close(p);
     m2i_profile_end(p);
     m2i_trace_end(p);
     destroy_graphs(dev, &b->whole);
@@ -319,9 +301,6 @@ void m2i_unbind(m2_program *p)
     m2_arena *arenas[] = {&b->host,      &b->workspace, &b->activations, &b->io,
                           &b->optimizer, &b->grads,     &b->params};
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++) m2_arena_destroy(arenas[i]);
-    if (b->reduced) dev->api->event_destroy(dev, b->reduced);
-    if (b->ready) dev->api->event_destroy(dev, b->ready);
-    if (b->comm_stream) dev->api->stream_destroy(dev, b->comm_stream);
     if (b->stream && !b->shared) dev->api->stream_destroy(dev, b->stream);
     *b = (m2i_bound){0};
 }

@@ -1,10 +1,10 @@
 /* execute.c - runs what is bound: a loop over finished calls, or graphs captured from that loop.
  *
  * Between collectives the list is cut into segments. A segment runs as plain launches the first time (kernels may set
- * themselves up), is captured the second time where the device can, and replayed from then on. Collectives run on their
- * own stream: they wait for what is before them, and only the end of the run waits for them. */
+ * themselves up), is captured the second time where the device can, and replayed from then on. Collectives that
+ * have a lane (beside.c) are handed to it: they wait for what is before them, and others wait for them when they must. */
 #include "runtime/program/internal.h"
-#include "kernels/base/log.h"
+#include "parallel/comm.h"
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
 static m2_status failed(const m2_program *p, int i, m2_status st)
@@ -52,22 +52,12 @@ static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
     return st;
 }
 
-/* Reductions have their own stream, and exchanges in groups their lane: the rest of the run goes on beside them. What another
- * exchange brings is used next. */
+/* On a lane the rest of the run goes on beside it; else what it brings is used next. */
 static m2_status run_collective(m2_program *p, int i, int first)
 {
-    m2i_bound *b = &p->b;
-    const m2_device_api *api = b->device->api;
-    if (p->calls[i].beside) {
-        b->calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
-        return m2i_lane_post(p, i);
-    }
-    m2_stream *stream = p->calls[i].once ? b->comm_stream : b->stream;
-    if (p->calls[i].once) {
-        M2_TRY(api->event_record(b->device, b->ready, b->stream));
-        M2_TRY(api->event_wait(b->device, b->ready, b->comm_stream));
-    }
-    return run_one(p, i, stream, first);
+    if (p->calls[i].lane == M2_LANE_COMPUTE) return run_one(p, i, p->b.stream, first);
+    p->b.calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
+    return m2i_lane_post(p, i);
 }
 
 /* ---- a microbatch, an update ------------------------------------------------------------------------------------- */
@@ -83,21 +73,30 @@ m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micr
     if (micro < 0 || micro >= micros)
         return m2_fail(M2_BUG, "microbatch %d of %d does not exist", micro, micros);
     m2i_bound *b = &p->b;
-    const m2_device_api *api = b->device->api;
     int last = micro == micros - 1, variant = (micro == 0) | last << 1;
+    if (b->owner) M2_TRY(m2i_lane_drain(b->owner, M2_LANE_REDUCE));
     M2_TRY(m2i_feed_step(p, step));
     M2_TRY(m2i_fed(p));
-    if ((!last && !b->exchanges) || b->n_segments == 1) return run_segment(p, &b->whole, variant);
+    if ((!last && !b->exchanges && (micro || !b->gathers)) || b->n_segments == 1)
+        return run_segment(p, &b->whole, variant);
     for (int s = 0; s < b->n_segments; s++) {
-        int i = b->segments[s].collective, wait = b->segments[s].wait;
-        if (wait) M2_TRY(m2i_lane_wait(p, wait - 1));
+        const m2i_segment *g = &b->segments[s];
+        if (g->wait) M2_TRY(m2i_lane_wait(p, g->wait - 1));
+        if (g->wait_params && micro == 0) M2_TRY(m2i_lane_wait(p, g->wait_params - 1));
         M2_TRY(run_segment(p, &b->segments[s], variant));
-        if (i >= 0 && (last || !p->calls[i].once)) M2_TRY(run_collective(p, i, micro == 0));
+        if (g->collective >= 0 && (last || !p->calls[g->collective].once))
+            M2_TRY(run_collective(p, g->collective, micro == 0));
     }
-    M2_TRY(m2i_lane_drain(p));
-    if (!last || !b->reduced) return M2_OK;
-    M2_TRY(api->event_record(b->device, b->reduced, b->comm_stream));
-    return api->event_wait(b->device, b->reduced, b->stream);
+    M2_TRY(m2i_lane_drain(p, M2_LANE_EXCHANGE));
+    return m2i_lane_drain(p, M2_LANE_REDUCE);
+}
+
+/* While parameters are gathered beside the next forward pass, others may talk over the host's communicator; where that is the
+ * same one, nothing may go on. */
+static int gathers_alone(const m2_program *p)
+{
+    const m2_comm *c = p->comm;
+    return p->b.gathers && c->host == c;
 }
 
 m2_status m2_program_run_update(m2_program *p, const m2_step *step)
@@ -108,12 +107,13 @@ m2_status m2_program_run_update(m2_program *p, const m2_step *step)
     M2_TRY(m2i_feed_step(p, step));
     M2_TRY(m2i_fed(p));
     for (int i = 0; i < p->n_calls; i++)
-        if (p->calls[i].region == M2_UPDATE) M2_TRY(run_one(p, i, p->b.stream, 1));
-    return M2_OK;
+        if (p->calls[i].region == M2_UPDATE) M2_TRY(run_collective(p, i, 1));
+    return gathers_alone(p) ? m2i_lane_drain(p, M2_LANE_REDUCE) : M2_OK;
 }
 
 m2_status m2_program_sync(m2_program *p)
 {
     M2_TRY(check_run(p, "m2_program_sync"));
+    for (m2_lane l = 0; l < M2_LANES; l++) M2_TRY(m2i_lane_drain(p, l));
     return p->b.device->api->stream_sync(p->b.device, p->b.stream);
 }

@@ -58,9 +58,11 @@ typedef struct m2i_call {
     unsigned acc_first, acc_later; /* outputs that add: in the first microbatch, in later ones */
     uint64_t rng;
     void *context; /* collectives */
-    int beside;    /* exchanges in groups: on the lane; what needs them waits */
-    int wait;      /* 1 + the call on the lane that must be done before this one; 0: none */
-    int once;      /* collectives: run in the last microbatch only, on a stream of their own */
+    m2_lane lane;  /* beside the rest unless M2_LANE_COMPUTE */
+    int beside;    /* exchanges in groups: on their lane; what needs them waits */
+    int wait;      /* 1 + the exchange on its lane that must be done before this one; 0: none */
+    int wait_params; /* 1 + the gather of parameters, of the update before, that must be done; 0: none */
+    int once;        /* collectives: run in the last microbatch only */
     m2_tid in[M2_MAX_IN], out[M2_MAX_OUT];
     unsigned reused; /* memory: outputs that took over an input's buffer */
 } m2i_call;
@@ -68,7 +70,7 @@ typedef struct m2i_call {
 /* A run of calls and the collective after it, for each of the four (first, last microbatch) variants. */
 typedef struct m2i_segment {
     int begin, end;
-    int wait;       /* as m2i_call.wait, before it begins */
+    int wait, wait_params; /* as in m2i_call, before it begins */
     int collective; /* that follows, or -1 */
     int runs[4]; /* before it is captured it runs once as plain launches: kernels may set themselves up */
     m2_graph *graph[4];
@@ -100,8 +102,7 @@ typedef struct m2i_profile {
 /* What bind adds: memory and finished calls. Nothing in here is allocated after it. */
 typedef struct m2i_bound {
     m2_device *device;
-    m2_stream *stream, *comm_stream;
-    m2_event *ready, *reduced;
+    m2_stream *stream;
     m2_arena params, grads, optimizer, activations, workspace, io, host;
     char *base[M2I_HOMES];
     m2_call *calls;
@@ -111,16 +112,18 @@ typedef struct m2i_bound {
     m2i_segment whole;     /* forward and backward without the collectives */
     m2i_segment *segments; /* the same cut at the collectives, and before calls that wait for the lane */
     int n_segments, exchanges; /* collectives of every microbatch */
+    int gathers; /* of parameters, that the next forward pass begins beside */
     m2_step *step;     /* in the device's memory */
     m2_step last_step; /* its value there */
     int step_known;
     m2i_transfer transfer;
-    struct m2i_lane *lane; /* NULL: no exchange runs beside */
+    struct m2i_lane *lane[M2_LANES]; /* NULL: nothing runs there */
     int64_t activations_high, workspace_high;
     m2i_profile *profile; /* NULL: off */
     struct m2i_trace *trace; /* NULL: off */
     struct m2_watch *watch; /* NULL: nothing is recorded */
     int shared; /* the parameters and the stream are another program's */
+    struct m2_program *owner; /* that program */
 } m2i_bound;
 
 struct m2_program {
@@ -217,18 +220,18 @@ int m2i_cut_applies(const m2_program *p, const m2_op *op);
 m2_tid m2i_append_cut(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs, const m2_tid *in,
                       m2_tid *out);
 
-/* ---- beside.c: which exchanges run beside the rest, from where, until when */
-void m2i_plan_beside(m2_program *p);   /* marks them, moves them up to what they read, finds who waits. Not in naive plans */
+/* ---- beside.c: which collectives run beside the rest, from where, until when */
+void m2i_plan_lanes(m2_program *p);    /* marks them, moves exchanges up to what they read, finds who waits */
 void m2i_hold_beside(m2_program *p);   /* after lifetimes are known: what they touch lives until somebody waited */
 void m2i_plan_workspace(m2_program *p, int threads, m2_device *dev);
 
 /* ---- lane.c: running them */
-m2_status m2i_lane_open(m2_program *p); /* nothing if there are none */
-void m2i_lane_close(m2_program *p);     /* ends its thread, after what was posted */
+m2_status m2i_lanes_open(m2_program *p); /* those that have calls */
+void m2i_lanes_close(m2_program *p);     /* ends their threads, after what was posted */
 m2_status m2i_lane_post(m2_program *p, int i);
 m2_status m2i_lane_wait(m2_program *p, int i); /* until call i, posted before, is done for the program's stream */
-m2_status m2i_lane_drain(m2_program *p);
-m2_stream *m2i_lane_stream(m2_program *p);
+m2_status m2i_lane_drain(m2_program *p, m2_lane lane); /* the same for all that was posted there */
+m2_stream *m2i_lane_stream(const m2_program *p, m2_lane lane);
 
 /* ---- bind.c */
 void m2i_unbind(m2_program *p); /* frees everything bind made */

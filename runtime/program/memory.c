@@ -221,7 +221,7 @@ static m2_status plan(m2_program *p)
     if (p->stage >= M2I_PLANNED) return m2_fail(M2_BUG, "m2_program_plan was called twice");
     if (p->depth) return m2_fail(M2_BUG, "m2_program_plan inside the open scope %s", p->scope);
     m2i_layout_params(p);
-    m2i_plan_beside(p);
+    m2i_plan_lanes(p);
     M2_TRY(find_lifetimes(p));
     m2i_hold_beside(p);
     if (p->options.naive) {

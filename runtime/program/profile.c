@@ -70,6 +70,7 @@ void m2i_profile_end(m2_program *p)
 m2_status m2_program_profile(m2_program *p, int on)
 {
     if (p->stage != M2I_BOUND) return m2_fail(M2_BUG, "m2_program_profile needs a bound program");
+    M2_TRY(m2_program_sync(p));
     if (!on) m2i_profile_end(p);
     if (!on || p->b.profile) return M2_OK;
     m2_status st = begin(p);

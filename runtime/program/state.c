@@ -20,13 +20,14 @@ m2_tensor m2_program_tensor(const m2_program *p, m2_tid t)
     return m2_tensor_make(&x->desc, base ? base + x->at : NULL);
 }
 
-static m2_status check_access(const m2_program *p, m2_tid t, const char *what)
+static m2_status check_access(m2_program *p, m2_tid t, const char *what)
 {
     M2_TRY(check_bound(p, what));
     if (t < 0 || t >= p->n_tensors)
         return m2_fail(M2_USAGE, "%s: tensor %d does not exist, the program has %d", what, (int)t,
                        p->n_tensors);
     const m2i_tensor *x = m2i_at(p, t);
+    if (x->home <= M2I_OWN) M2_TRY(m2i_lane_drain(p->b.owner ? p->b.owner : p, M2_LANE_REDUCE)); /* a gather's */
     if (x->home != M2I_ACT || x->kept || x->lasting || (p->options.naive && x->first >= 0)) return M2_OK;
     char text[96];
     return m2_fail(M2_USAGE, "%s: tensor %d, %s, is not kept: name it with m2_program_output", what, (int)t,
@@ -67,6 +68,7 @@ m2_status m2_program_part(m2_program *p, const char *which, m2_part *out)
         m2i_home home;
     } arrays[] = {{"param", M2I_MASTER}, {"m", M2I_M}, {"v", M2I_V}, {"grad", M2I_GRAD}};
     M2_TRY(check_bound(p, "m2_program_flat"));
+    M2_TRY(m2i_lane_drain(p, M2_LANE_REDUCE));
     *out = (m2_part){.dtype = m2_program_precise_dtype(p), .shard = p->sharding.rank};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         if (strcmp(which, arrays[i].name)) continue;
@@ -106,6 +108,7 @@ static m2_status refresh(m2_program *p, m2i_home home, int64_t from, int64_t to,
 m2_status m2_program_params_changed(m2_program *p)
 {
     M2_TRY(check_bound(p, "m2_program_params_changed"));
+    M2_TRY(m2i_lane_drain(p, M2_LANE_REDUCE));
     if (!p->b.refresh_run) return M2_OK;
     if (!m2i_master_is_sharded(p)) {
         M2_TRY(refresh(p, M2I_MASTER, 0, 0, p->flat));
@@ -208,6 +211,7 @@ static m2_status put_row(m2_program *p, const m2_param *row, const char *values,
 m2_status m2_program_init_params(m2_program *p, uint64_t seed)
 {
     M2_TRY(check_bound(p, "m2_program_init_params"));
+    M2_TRY(m2i_lane_drain(p, M2_LANE_REDUCE));
     if (p->b.shared)
         return m2_fail(M2_BUG, "m2_program_init_params: the parameters belong to another program");
     m2_dtype dtype = m2_program_precise_dtype(p);

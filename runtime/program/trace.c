@@ -25,13 +25,6 @@ struct m2i_trace {
 };
 
 /* ---- recording --------------------------------------------------------------------------------------------------- */
-static m2_lane lane_of(const m2i_call *c)
-{
-    return c->beside                           ? M2_LANE_EXCHANGE
-           : c->once && c->region != M2_UPDATE ? M2_LANE_REDUCE
-                                               : M2_LANE_COMPUTE;
-}
-
 static m2_status next_mark(m2_program *p, m2_lane lane, mark **out)
 {
     m2i_trace *t = p->b.trace;
@@ -58,7 +51,7 @@ m2_status m2i_trace_call(m2_program *p, int i, m2_stream *stream)
     const m2_comm *comm = p->calls[i].context;
     int64_t before = comm ? comm->bytes_sent : 0;
     mark *m = NULL;
-    M2_TRY(next_mark(p, lane_of(&p->calls[i]), &m));
+    M2_TRY(next_mark(p, p->calls[i].lane, &m));
     m->call = i;
     m->entered = m2_now();
     M2_TRY(api->event_record(b->device, m->from, stream));

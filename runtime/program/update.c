@@ -86,8 +86,10 @@ void m2_program_update(m2_program *p, const m2_update_spec *spec)
 /* ---- runs -------------------------------------------------------------------------------------------------------- */
 m2_status m2i_gather_params(m2_program *p)
 {
-    for (int i = 0; i < p->n_calls; i++)
-        if (p->calls[i].region == M2_UPDATE && p->calls[i].op == p->sharding.all_gather)
-            M2_TRY(p->b.run[i](&p->b.calls[i]));
-    return M2_OK;
+    for (int i = 0; i < p->n_calls; i++) {
+        const m2i_call *c = &p->calls[i];
+        if (c->region != M2_UPDATE || c->op != p->sharding.all_gather) continue;
+        M2_TRY(c->lane == M2_LANE_COMPUTE ? m2i_run_call(p, i, p->b.stream) : m2i_lane_post(p, i));
+    }
+    return m2i_lane_drain(p, M2_LANE_REDUCE);
 }

@@ -266,6 +266,7 @@ static inline const char *train(m2_ranks *r, const m2_config *cfg)
         if (st == M2_OK) st = m2_read_scalar(p, m2_program_find(p, "loss"), &loss);
         if (st == M2_OK) broke = check_step(r, p, s, loss);
         if (st == M2_OK) st = m2_program_run_update(p, &step);
+        if (st == M2_OK) st = m2_program_sync(p);
         if (st == M2_OK && !broke) broke = check_bytes(r, &t, before);
         if (st == M2_OK && !broke && s == 1) broke = check_each(&t);
         if (st != M2_OK) broke = m2_message();
