@@ -97,6 +97,26 @@ done
 "$M2" train tiny.yaml run.device="$gpu" run.transport=mpi train.precision=f32 run.dir=f32-alone >log 2>&1 || { tail -20 log; bad "one rank over MPI"; }
 same f32 f32-alone
 
+if command -v python3 >/dev/null; then
+    echo "what runs beside what while ranks share $gpu, read off their timelines"
+    large="model.width=512 model.layers=4 model.length=1024 model.vocab=4096 train.batch=16 comm.bucket_mib=4"
+    while read -r n mesh wanted options; do
+        file=$work/trace-$n-${wanted//+/-}.json
+        ranks "$n" "$M2" bench step tiny.yaml $large run.device="$gpu" run.transport=mpi run.mesh="$mesh" train.precision=bf16 \
+            $options --steps 3 --trace "$file" >out 2>log || { tail -20 log; bad "a timeline of $n ranks, $mesh $options"; continue; }
+        python3 "$M2_SOURCE/tests/e2e/trace.py" "$file" "$n" 1 ${wanted//+/ } || bad "$n ranks, $mesh $options: no overlap"
+        grep '^overlap' out | sed 's/^/    /'
+    done <<-END
+	2 2x1 reduce
+	4 4x1 reduce
+	2 2x1 reduce+gather optim.zero=1
+	2 1x2 reduce+groups comm.groups=4 run.exchange=channel
+	2 1x2 groups comm.groups=4 run.exchange=monarch
+	END
+else
+    echo "no python3: timelines are left out"
+fi
+
 echo "sequences cut over ranks that share $gpu: both exchanges, all channels at once and in groups"
 for how in 2:1x2:channel:1 2:1x2:monarch:1 2:1x2:channel:4 4:1x4:monarch:2 4:2x2:channel:2 3:1x3:monarch:1; do
     IFS=: read -r n mesh exchange groups <<<"$how"
