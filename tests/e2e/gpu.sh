@@ -103,7 +103,7 @@ if command -v python3 >/dev/null; then
     while read -r n mesh wanted options; do
         file=$work/trace-$n-${wanted//+/-}.json
         ranks "$n" "$M2" bench step tiny.yaml $large run.device="$gpu" run.transport=mpi run.mesh="$mesh" train.precision=bf16 \
-            $options --steps 3 --trace "$file" >out 2>log || { tail -20 log; bad "a timeline of $n ranks, $mesh $options"; continue; }
+            $options --steps 3 --trace "$file" >out 2>log </dev/null || { tail -20 log; bad "a timeline of $n ranks, $mesh $options"; continue; }
         python3 "$M2_SOURCE/tests/e2e/trace.py" "$file" "$n" 1 ${wanted//+/ } || bad "$n ranks, $mesh $options: no overlap"
         grep '^overlap' out | sed 's/^/    /'
     done <<-END
