@@ -52,10 +52,14 @@ static m2_status run_segment(m2_program *p, m2i_segment *s, int variant)
     return st;
 }
 
-/* On a lane the rest of the run goes on beside it; else what it brings is used next. */
+/* On a lane the rest of the run goes on beside it; else what it brings is used next. One thread uses a communicator at a
+ * time. */
 static m2_status run_collective(m2_program *p, int i, int first)
 {
-    if (p->calls[i].lane == M2_LANE_COMPUTE) return run_one(p, i, p->b.stream, first);
+    if (p->calls[i].lane == M2_LANE_COMPUTE) {
+        if (p->calls[i].context == p->comm) M2_TRY(m2i_lane_drain(p, M2_LANE_REDUCE));
+        return run_one(p, i, p->b.stream, first);
+    }
     p->b.calls[i].acc = first ? p->calls[i].acc_first : p->calls[i].acc_later;
     return m2i_lane_post(p, i);
 }
