@@ -195,33 +195,80 @@ static int is_published(const char *name)
     return !strncmp(name, "bert.", 5) || !strncmp(name, "cls.", 4);
 }
 
+/* The array that a tensor belongs to by its name; *name moves behind "m/" or "v/". */
+static int array_of(const m2_weights *w, const char **name)
+{
+    for (int a = 1; a < w->state.n_arrays; a++) {
+        size_t n = strlen(w->state.arrays[a].kind);
+        if (!strncmp(*name, w->state.arrays[a].kind, n) && (*name)[n] == '/') return *name += n + 1, a;
+    }
+    return 0;
+}
+
+static m2_status same_dims(const m2_safetensor *t, const m2_param *p)
+{
+    int same = t->rank == p->rank && !memcmp(t->dims, p->dims, (size_t)t->rank * sizeof *t->dims);
+    return same ? M2_OK : m2_fail(M2_DATA, "tensor %s has another shape in the file than in this model", t->name);
+}
+
+/* A moment, by our own names: there are no published ones. */
+static m2_status match_moment(const m2_weights *w, const m2_safetensor *t, places *out)
+{
+    const char *name = t->name;
+    int array = array_of(w, &name), row = 0;
+    while (row < w->state.n_rows && strcmp(w->state.rows[row].name, name) != 0) row++;
+    if (row == w->state.n_rows || !is_there(w, array, row))
+        return m2_fail(M2_DATA, "tensor %s is none of this model", t->name);
+    M2_TRY(same_dims(t, &w->state.rows[row]));
+    return add_place(out, t->name, array, row, t->rank, t->dims);
+}
+
+static m2_status expect_moments(const m2_weights *w, const places *found)
+{
+    for (int a = 1; a < w->state.n_arrays; a++)
+        for (int row = 0; row < w->state.n_rows; row++) {
+            int i = 0;
+            while (i < found->n && (found->all[i].array != a || found->all[i].row != row)) i++;
+            if (i == found->n && is_there(w, a, row))
+                return m2_fail(M2_DATA, "tensor %s/%s of this model is missing", w->state.arrays[a].kind,
+                               w->state.rows[row].name);
+        }
+    return M2_OK;
+}
+
+/* Tensors of the state dict and, among them, moments; out: in the order of the file. */
 static m2_status match_published(const m2_weights *w, const m2_safetensors *file, places *out)
 {
-    int n = m2_safetensors_count(file);
+    int n = m2_safetensors_count(file), published = 0, next = 0;
     m2_published_tensor *tensors = calloc((size_t)n + 1, sizeof *tensors);
     m2_status st = tensors ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for a list of tensors");
     for (int i = 0; i < n && st == M2_OK; i++) {
         const m2_safetensor *t = m2_safetensors_tensor(file, i);
-        tensors[i].key = t->name;
-        tensors[i].rank = t->rank;
+        const char *name = t->name;
+        if (array_of(w, &name)) continue;
+        tensors[published].key = t->name;
+        tensors[published].rank = t->rank;
         if (t->rank > M2_MAX_RANK)
             st = m2_fail(M2_DATA, "tensor %s has %d dimensions, at most %d were expected", t->name, t->rank,
                          M2_MAX_RANK);
         else
-            memcpy(tensors[i].dims, t->dims, (size_t)t->rank * sizeof *t->dims);
+            memcpy(tensors[published++].dims, t->dims, (size_t)t->rank * sizeof *t->dims);
     }
-    if (st == M2_OK) st = m2_published_match(tensors, n, w->state.rows, w->state.n_rows);
+    if (st == M2_OK) st = m2_published_match(tensors, published, w->state.rows, w->state.n_rows);
     for (int i = 0; i < n && st == M2_OK; i++) {
-        st = add_place(out, tensors[i].key, 0, tensors[i].row, tensors[i].rank, tensors[i].dims);
-        if (st == M2_OK) out->all[i].numbering = tensors[i].numbering;
+        const m2_safetensor *t = m2_safetensors_tensor(file, i);
+        const m2_published_tensor *key = &tensors[next];
+        if (next == published || key->key != t->name) {
+            st = match_moment(w, t, out);
+            continue;
+        }
+        next++;
+        st = add_place(out, key->key, 0, key->row, key->rank, key->dims);
+        if (st == M2_OK) out->all[i].numbering = key->numbering;
     }
+    if (st == M2_OK) st = expect_moments(w, out);
     free(tensors);
     return st;
-}
-
-static int same_shape(const m2_safetensor *t, const m2_param *p)
-{
-    return t->rank == p->rank && !memcmp(t->dims, p->dims, (size_t)t->rank * sizeof *t->dims);
 }
 
 /* Our own names: every tensor of the model exactly once, and nothing else. out: in the order of the file. */
@@ -237,9 +284,9 @@ static m2_status match_own(const m2_weights *w, const m2_safetensors *file, plac
         if (k == want.n)
             st = m2_fail(M2_DATA, "tensor %s is none of this model (%s, %d tensors)", t->name,
                          w->cfg.model_family, want.n);
-        else if (!same_shape(t, &w->state.rows[want.all[k].row]))
-            st = m2_fail(M2_DATA, "tensor %s has another shape in the file than in this model", t->name);
         else
+            st = same_dims(t, &w->state.rows[want.all[k].row]);
+        if (st == M2_OK)
             st = add_place(out, t->name, want.all[k].array, want.all[k].row, t->rank, t->dims);
     }
     for (int k = 0; k < want.n && st == M2_OK; k++) {

@@ -64,8 +64,10 @@ static m2_published_tensor buffer(key_use use, const m2_param *positions)
     return (m2_published_tensor){.rank = 3, .dims = {1, 1, width}, .numbering = M2_PUBLISHED_DELTAS};
 }
 
-m2_status m2_published_keys(const m2_param *rows, int n_rows,
-                            m2_status (*visit)(void *ctx, const m2_published_tensor *t), void *ctx)
+typedef m2_status (*visitor)(void *ctx, const m2_published_tensor *t);
+
+/* Those of the table; named[row] is set where it has a key. */
+static m2_status visit_table(const m2_param *rows, int n_rows, visitor visit, void *ctx, char *named)
 {
     int blocks = count_blocks(rows, n_rows), positions = find_row(rows, n_rows, "embed.position");
     for (int k = 0; k < KEYS; k++) {
@@ -79,10 +81,26 @@ m2_status m2_published_keys(const m2_param *rows, int n_rows,
             m2_published_tensor t = is_buffer ? buffer(keys[k].use, &rows[row]) : in_shape_of(keys[k].use, &rows[row]);
             t.key = key;
             t.row = is_buffer ? M2_PUBLISHED_BUFFER : row;
+            if (!is_buffer) named[row] = 1;
             M2_TRY(visit(ctx, &t));
         }
     }
     return M2_OK;
+}
+
+m2_status m2_published_keys(const m2_param *rows, int n_rows, visitor visit, void *ctx)
+{
+    char *named = calloc((size_t)n_rows + 1, 1);
+    if (!named) return m2_fail(M2_TRANSIENT, "out of memory for %d parameters", n_rows);
+    m2_status st = visit_table(rows, n_rows, visit, ctx, named);
+    for (int i = 0; i < n_rows && st == M2_OK; i++) {
+        m2_published_tensor t = in_shape_of(SAME, &rows[i]);
+        t.key = rows[i].name;
+        t.row = i;
+        if (!named[i]) st = visit(ctx, &t);
+    }
+    free(named);
+    return st;
 }
 
 void m2_published_numbers(m2_published_numbering numbering, int64_t n, double *out)

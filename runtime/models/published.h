@@ -19,7 +19,8 @@ typedef struct m2_published_tensor {
  * no tensor holds, shapes that differ. Several tensors with one row are aliases; the reader has to see that they agree. */
 M2_API m2_status m2_published_match(m2_published_tensor *tensors, int n, const m2_param *rows, int n_rows) M2_MUST_USE;
 
-/* Calls visit for each tensor of the complete state dict of a model with these parameters, in its published shape. */
+/* Calls visit for each tensor of the complete state dict of a model with these parameters, in its published shape. A parameter
+ * that the published models have not comes last, under its own name: none is left out. */
 M2_API m2_status m2_published_keys(const m2_param *rows, int n_rows,
                                    m2_status (*visit)(void *ctx, const m2_published_tensor *t), void *ctx) M2_MUST_USE;
 

@@ -81,6 +81,13 @@ convert bert own.safetensors --names m2
 convert own.safetensors bert3
 [ "$(content bert3)" = "$(content bert)" ] || fail "own names of an M2-BERT"
 
+mkdir unlike # an M2-BERT that the published ones are not: a network of three layers, dense MLPs
+(cd unlike && small_run bert && "$M2" train config.yaml model.filter.layers=3 model.mlp=dense train.steps=2 optim.warmup=0 run.dir=run) >log 2>&1 ||
+    { cat log; fail "another M2-BERT"; }
+convert unlike/run unlike.safetensors --moments
+convert unlike.safetensors unlike/back
+[ "$(content unlike/back)" = "$(content unlike/run)" ] || fail "another M2-BERT loses something on its way"
+
 # ---- averages
 convert --average run/checkpoints/step-00000010 run/checkpoints/step-00000025 mean
 convert --average run run same

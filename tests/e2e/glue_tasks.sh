@@ -74,6 +74,11 @@ END
 "$M2" eval mnli --json data.val=glue/MNLI/dev_mismatched.tsv 2>/dev/null | sed 's/dev_mismatched/X/' | cmp - a || fail "the other half of MNLI"
 echo "$trained recipes trained and scored"
 
+# ---- a fine-tuned model goes through safetensors with its classifier
+"$M2" convert mnli mnli.safetensors --moments >log 2>&1 && "$M2" convert mnli.safetensors again >log 2>&1 || { cat log; fail "m2 convert"; }
+[ "$(content again)" = "$(content mnli)" ] || fail "a fine-tuned model loses something on its way through safetensors"
+grep -aq '"classifier.weight"' mnli.safetensors || fail "no classifier.weight in a fine-tuned model"
+
 # ---- from MNLI's three classes to two, or to a number
 for task in rte mrpc stsb; do # an update that is skipped leaves what the run began with
     tune $task from-mnli-$task train.init=mnli train.epochs=0.5 optim.outlier=1e-30 || { cat log; fail "$task from mnli"; }
