@@ -228,6 +228,7 @@ typedef struct m2_call_info {
     int wait;                             /* 1 + the call `beside` that must be done before this one; 0: none */
     int once;                             /* 1: runs in the last microbatch of a step only */
     int lane;                             /* m2_lane that it runs on */
+    int wait_sum;                         /* 1 + the reduce-scatter that must be done before this one (ZeRO 2); 0: none */
     int wait_params;                      /* 1 + the gather of parameters, of the update before, that must be done; 0: none */
 } m2_call_info;
 struct m2_watch;

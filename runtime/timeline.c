@@ -116,6 +116,7 @@ static m2_status put_run(FILE *f, const m2_timeline *t, const m2_traced *r, int 
                              : c.once   ? t->micros - 1
                                         : 0);
     if (args && c.wait) json_object_set_new(args, "after", json_integer(c.wait - 1));
+    if (args && c.wait_sum) json_object_set_new(args, "after_sum", json_integer(c.wait_sum - 1));
     if (args && c.wait_params) json_object_set_new(args, "after_gather", json_integer(c.wait_params - 1));
     if (args && c.context) {
         json_object_set_new(args, "axis", json_string(axis_of(t, &c)));

@@ -1,7 +1,7 @@
 /* beside.c - collectives that run beside the rest: planning.
  *
  *   exchanges of groups of channels beside the convolution of others; who needs what one brings waits for it
- *   reductions of gradients         beside the backward pass; the end of the run waits
+ *   reductions of gradients         beside the backward pass; the end of the run waits, or who adds them to a shard
  *   gathers of parameters           beside the next forward pass; who reads a bucket waits for it
  *
  * Exchanges have a lane, reductions and gathers another; calls of a lane run in the order of the list. An exchange starts when
@@ -90,12 +90,28 @@ static void plan_gathers(m2_program *p)
     }
 }
 
+/* ZeRO 2: sums that this rank adds to its shard. */
+static void plan_sums(m2_program *p)
+{
+    for (int i = 0, sent = -1; i < p->n_calls && m2i_sharded(p) && p->sharding.stage == 2; i++) {
+        m2i_call *c = &p->calls[i];
+        if (c->region == M2_BACKWARD && c->op == p->sharding.reduce_scatter) {
+            c->lane = M2_LANE_REDUCE;
+            sent = i;
+        } else if (sent >= 0 && conflict(&p->calls[sent], c)) {
+            c->wait_sum = sent + 1;
+            sent = -1;
+        }
+    }
+}
+
 void m2i_plan_lanes(m2_program *p)
 {
     for (int i = 0; i < p->n_calls; i++) /* only the end of a run waits for these */
         if (p->calls[i].once && p->calls[i].region != M2_UPDATE) p->calls[i].lane = M2_LANE_REDUCE;
     if (p->options.naive) return;
     plan_exchanges(p);
+    plan_sums(p);
     plan_gathers(p);
 }
 
@@ -114,9 +130,9 @@ void m2i_hold_beside(m2_program *p)
     int until = p->n_calls - 1; /* the end of a run waits for all */
     for (int i = p->n_calls - 1; i >= 0; i--) {
         const m2i_call *c = &p->calls[i];
-        if (!c->beside) continue;
-        int w = i + 1;
-        while (w < p->n_calls && p->calls[w].wait <= i) w++;
+        int sum = c->lane == M2_LANE_REDUCE && !c->once && c->region == M2_BACKWARD, w = i + 1;
+        if (!c->beside && !sum) continue;
+        while (w < p->n_calls && (sum ? p->calls[w].wait_sum : p->calls[w].wait) <= i) w++;
         hold(p, c->in, M2_MAX_IN, w < p->n_calls ? w : until);
         hold(p, c->out, M2_MAX_OUT, w < p->n_calls ? w : until);
     }

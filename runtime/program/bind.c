@@ -149,10 +149,11 @@ static void cut_segments(m2_program *p, int n)
     m2i_segment s = {.collective = -1};
     for (int i = 0; i < n; i++) {
         const m2i_call *c = &p->calls[i];
-        if (c->wait || c->wait_params) {
+        if (c->wait || c->wait_sum || c->wait_params) {
             s.end = i;
             b->segments[b->n_segments++] = s;
-            s = (m2i_segment){.begin = i, .wait = c->wait, .wait_params = c->wait_params, .collective = -1};
+            s = (m2i_segment){.begin = i, .collective = -1};
+            s.wait = c->wait, s.wait_sum = c->wait_sum, s.wait_params = c->wait_params;
         }
         if (!c->context) continue;
         s.end = i, s.collective = i;
@@ -169,7 +170,7 @@ static m2_status bind_calls(m2_program *p)
     m2i_bound *b = &p->b;
     int n = 0, segments = 1;
     for (; n < p->n_calls && p->calls[n].region != M2_UPDATE; n++)
-        segments += (p->calls[n].context != NULL) + (p->calls[n].wait || p->calls[n].wait_params);
+        segments += (p->calls[n].context != NULL) + (p->calls[n].wait || p->calls[n].wait_sum || p->calls[n].wait_params);
     for (int i = n; i < p->n_calls; i++) b->gathers += p->calls[i].lane == M2_LANE_REDUCE;
     b->calls = calloc((size_t)p->n_calls + 1, sizeof *b->calls);
     b->run = calloc((size_t)p->n_calls + 1, sizeof *b->run);

@@ -477,7 +477,7 @@ m2_call_info m2_program_call_info(const m2_program *p, int i)
     const m2i_call *c = &p->calls[i];
     m2_call_info info = {.path = c->path, .op = c->op, .region = c->region, .again = c->again, .attrs = c->attrs,
                          .context = c->context, .once = c->once, .beside = c->beside, .wait = c->wait,
-                         .lane = c->lane, .wait_params = c->wait_params};
+                         .lane = c->lane, .wait_sum = c->wait_sum, .wait_params = c->wait_params};
     info.cost = m2i_call_cost(p, c);
     m2i_call_descs(p, c, info.in, info.out);
     return info;

@@ -86,6 +86,7 @@ m2_status m2_program_run(m2_program *p, const m2_step *step, int micro, int micr
     for (int s = 0; s < b->n_segments; s++) {
         const m2i_segment *g = &b->segments[s];
         if (g->wait) M2_TRY(m2i_lane_wait(p, g->wait - 1));
+        if (g->wait_sum) M2_TRY(m2i_lane_wait(p, g->wait_sum - 1));
         if (g->wait_params && micro == 0) M2_TRY(m2i_lane_wait(p, g->wait_params - 1));
         M2_TRY(run_segment(p, &b->segments[s], variant));
         if (g->collective >= 0 && (last || !p->calls[g->collective].once))

@@ -61,6 +61,7 @@ typedef struct m2i_call {
     m2_lane lane;  /* beside the rest unless M2_LANE_COMPUTE */
     int beside;    /* exchanges in groups: on their lane; what needs them waits */
     int wait;      /* 1 + the exchange on its lane that must be done before this one; 0: none */
+    int wait_sum;    /* 1 + the reduce-scatter on its lane that must be done before this one; 0: none */
     int wait_params; /* 1 + the gather of parameters, of the update before, that must be done; 0: none */
     int once;        /* collectives: run in the last microbatch only */
     m2_tid in[M2_MAX_IN], out[M2_MAX_OUT];
@@ -70,7 +71,7 @@ typedef struct m2i_call {
 /* A run of calls and the collective after it, for each of the four (first, last microbatch) variants. */
 typedef struct m2i_segment {
     int begin, end;
-    int wait, wait_params; /* as in m2i_call, before it begins */
+    int wait, wait_sum, wait_params; /* as in m2i_call, before it begins */
     int collective; /* that follows, or -1 */
     int runs[4]; /* before it is captured it runs once as plain launches: kernels may set themselves up */
     m2_graph *graph[4];
@@ -148,6 +149,8 @@ struct m2_program {
     int64_t whole;         /* of the trained prefix, those that M2I_MASTER has */
     m2_sharding sharding;
     m2_shards shards; /* total 0: no reduction */
+    m2_tid packed;     /* ZeRO 2: the sum of a bucket that is not in the shard yet, or M2_NONE */
+    int packed_bucket; /* which */
     int64_t zeros;    /* ZeRO 2: elements that stay 0, behind the shard of the gradient */
     void *comm;       /* of the reductions */
     const m2_op *all_reduce;
@@ -195,7 +198,8 @@ m2_tid m2i_own(m2_program *p, m2i_home home);
 
 /* ---- pack.c */
 void m2i_pack_gradients(m2_program *p);        /* before the first bucket is reduced */
-void m2i_append_packed(m2_program *p, int b); /* reduces bucket b into this rank's shard */
+void m2i_append_packed(m2_program *p, int b); /* reduces bucket b; and the bucket before, into this rank's shard */
+void m2i_flush_packed(m2_program *p);         /* the last one */
 
 /* ---- update.c */
 /* Runs the all-gathers of the update region. */

@@ -1,7 +1,8 @@
 /* pack.c - ZeRO 2: gradients that no rank keeps whole.
  *
  * The gradients of parameters are activations. When those of a bucket are final they are copied into one, with zeros where
- * the bucket has no parameter, and reduce-scattered; this rank's piece is added up in its shard over the microbatches.
+ * the bucket has no parameter, and reduce-scattered; this rank's piece is added up in its shard over the microbatches, when the
+ * next bucket goes out: until then the backward pass goes on.
  * Ranks are summed before microbatches: in a step of one microbatch the bits are those of the other stages. */
 #include "runtime/program/internal.h"
 
@@ -49,6 +50,7 @@ void m2i_pack_gradients(m2_program *p)
             if (c->out[j] != M2_NONE && m2i_at(p, c->out[j])->home == M2I_GRAD)
                 c->acc_later = (c->acc_later & ~(1u << j)) | (c->acc_first & 1u << j);
     }
+    p->packed = M2_NONE;
     for (int i = 0; i < p->n_params; i++)
         if (p->params[i].grad != M2_NONE) m2i_at(p, p->params[i].grad)->home = M2I_ACT;
     for (int64_t at = 0, stop; at < s->total; at = stop) {
@@ -75,7 +77,19 @@ void m2i_append_packed(m2_program *p, int b)
         m2i_call_accumulate(p, row < 0 ? name : p->params[row].name, M2_BACKWARD, from,
                             stretch(p, whole, at - all.at, stop - at), 0, 0);
     }
+    m2i_flush_packed(p);
     m2i_append_collective(p, p->sharding.reduce_scatter, M2_BACKWARD, whole, sum, name);
     if (p->error.code == M2_OK) p->calls[p->n_calls - 1].once = 0;
-    m2i_call_accumulate(p, name, M2_BACKWARD, sum, m2i_flat_slice(p, M2I_GRAD, own.at, own.flat.count), 0, 1);
+    p->packed = sum;
+    p->packed_bucket = b;
+}
+
+void m2i_flush_packed(m2_program *p)
+{
+    char name[32];
+    if (p->packed == M2_NONE) return;
+    m2_shard_part own = m2_shards_piece(&p->shards, p->packed_bucket, p->sharding.rank);
+    snprintf(name, sizeof name, "gradients.%d", p->packed_bucket);
+    m2i_call_accumulate(p, name, M2_BACKWARD, p->packed, m2i_flat_slice(p, M2I_GRAD, own.at, own.flat.count), 0, 1);
+    p->packed = M2_NONE;
 }

@@ -72,6 +72,7 @@ static void insert_buckets(m2_program *p, const m2_op *all_reduce, const int *af
         for (int b = p->shards.buckets - 1; b >= 0; b--)
             if (after[b] == i) reduce_bucket(p, all_reduce, b);
     }
+    if (m2i_sharded(p) && p->sharding.stage == 2) m2i_flush_packed(p);
     free(old);
 }
 

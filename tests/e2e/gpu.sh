@@ -110,6 +110,7 @@ if command -v python3 >/dev/null; then
 	2 2x1 reduce
 	4 4x1 reduce
 	2 2x1 reduce+gather optim.zero=1
+	2 2x1 gather+reduce optim.zero=2
 	2 1x2 reduce+groups comm.groups=4 run.exchange=channel
 	2 1x2 groups comm.groups=4 run.exchange=monarch
 	END

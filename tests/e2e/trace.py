@@ -55,8 +55,7 @@ def check_order(runs):
     for e in runs:
         a = e["args"]
         needed = []
-        if "after" in a:
-            needed.append(done[a["after"], a["step"], a["micro"]])
+        needed += [done[a[k], a["step"], a["micro"]] for k in ("after", "after_sum") if k in a]
         if "after_gather" in a and a["step"] > 0 and a["micro"] == 0:
             needed.append(done[a["after_gather"], a["step"] - 1, 0])
         if any(e["ts"] < t - SLACK for t in needed):

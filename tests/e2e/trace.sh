@@ -29,7 +29,7 @@ END
 for n in 2 4; do traced data-$n $n 1 reduce; done
 traced micro 2 2 reduce train.micro=2
 traced zero1 2 1 "reduce gather" optim.zero=1
-traced zero2 2 1 gather optim.zero=2
+traced zero2 2 2 "reduce gather" optim.zero=2 train.micro=2
 traced groups 2 1 groups run.mesh=1x2 comm.groups=2 run.exchange=channel
 traced monarch 4 1 "reduce groups" run.mesh=2x2 comm.groups=2 run.exchange=monarch
 
