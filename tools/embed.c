@@ -132,7 +132,8 @@ m2_status tool_embed(int argc, char **argv)
     if (st == M2_OK) st = embed_all(e, &o, rows);
     st = finish(&o, st);
     if (st == M2_OK)
-        m2_log(M2_LOG_INFO, "%s: %" PRId64 " vectors of %" PRId64 " numbers", o.path, o.written, o.width);
+        m2_log(M2_LOG_INFO, "%s: %" PRId64 " vector%s of %" PRId64 " numbers", o.path, o.written,
+               o.written == 1 ? "" : "s", o.width);
     m2_embedder_close(&e);
     m2_ranks_close(&ranks);
     m2_tokens_free(&data);

@@ -32,6 +32,7 @@ const char tool_eval_usage[] =
 
 typedef struct report {
     const char *checkpoint, *store;
+    const char *unit; /* what loss and top-1 are means over */
     int64_t step;
     m2_eval_result result;
     double bits_per_byte; /* NaN: the store does not say how many bytes it stands for */
@@ -65,12 +66,12 @@ static void print_scores(const report *r, int json)
 static void print_table(const report *r)
 {
     char tokens[32];
-    printf("%s (step %" PRId64 ")\non %s: %s tokens in %" PRId64 " sequences\n\n", r->checkpoint, r->step,
-           r->store, m2_human_count(tokens, (double)r->result.tokens), r->result.sequences);
-    printf("  loss           %8.4f  nats per token\n", r->result.loss);
-    printf("  perplexity     %8.3f  per token\n", exp(r->result.loss));
+    printf("%s (step %" PRId64 ")\non %s: %s %ss in %" PRId64 " sequences\n\n", r->checkpoint, r->step, r->store,
+           m2_human_count(tokens, (double)r->result.tokens), r->unit, r->result.sequences);
+    printf("  loss           %8.4f  nats per %s\n", r->result.loss, r->unit);
+    printf("  perplexity     %8.3f  per %s\n", exp(r->result.loss), r->unit);
     if (!isnan(r->bits_per_byte)) printf("  bits per byte  %8.4f\n", r->bits_per_byte);
-    printf("  top-1          %8.2f  %% of tokens\n", 100 * r->result.top1);
+    printf("  top-1          %8.2f  %% of %ss\n", 100 * r->result.top1, r->unit);
 }
 
 static m2_status evaluate(const m2_restored *m, const m2_ranks *ranks, const m2_tokens *data, report *r)
@@ -109,6 +110,7 @@ m2_status tool_eval(int argc, char **argv)
     if (st == M2_OK && ranks.comm->rank == 0) {
         double bytes_per_token = (double)data.info.bytes / (double)data.info.tokens;
         int causal = !strcmp(m2_model_task(&m.cfg), "causal") && data.info.bytes > 0;
+        r.unit = strcmp(m2_model_task(&m.cfg), "mlm") ? "token" : "hidden token";
         r.bits_per_byte = causal ? r.result.loss / log(2) / bytes_per_token : (double)NAN;
         if (r.result.n_scores)
             print_scores(&r, json);
