@@ -133,7 +133,8 @@ static m2_status put_run(FILE *f, const m2_timeline *t, const m2_traced *r, int 
 
 static m2_status put_events(FILE *f, const m2_timeline *t, double zero)
 {
-    const m2_device *dev = t->comm->host == t->comm ? NULL : t->comm->device;
+    const m2_device *dev = t->comm->device;
+    if (dev && !strcmp(dev->api->kind, "cpu")) dev = NULL;
     int *times = calloc((size_t)m2_program_calls(t->program) + 1, sizeof *times);
     m2_status st =
         times ? put_names(f, t->comm->rank, dev) : m2_fail(M2_TRANSIENT, "out of memory for a timeline");
