@@ -11,12 +11,12 @@
  * Bound: bytes that must move, 0.13 / 0.36. Prediction: instructions of a row in the machine code, four per clock and SM; the
  * tensor cores' share of it is smaller at every length.
  *   L      prediction    result         what limits it
- *   1024   0.16 / 0.47   0.254 / 0.889  latency between barriers: registers allow 32 warps per SM forward, 16 backward
- *   2048   0.13 / 0.50   0.263 / 0.889  the same, 16 warps each
- *   4096   0.14 / 0.45   0.280 / 0.980  the same, 24 and 16 warps
- *   8192   0.13 / 0.49   0.380 / 1.315  backward: one block per SM (132 KiB of shared memory), idle at its barriers
- *   16384  0.19 / 0.60   0.466 / 1.984  one block per SM both ways; a filter's transform is 2 rows' work, for 4 rows
- *   32768  0.23 / 0.80   0.657 / 3.022  the same, for 2 rows; backward one transform at a time, the other waits in L2, as do
+ *   1024   0.16 / 0.47   0.257 / 0.880  latency between barriers: registers allow 32 warps per SM forward, 16 backward
+ *   2048   0.13 / 0.50   0.265 / 0.855  the same, 16 warps each
+ *   4096   0.14 / 0.45   0.258 / 0.933  the same, 24 and 16 warps
+ *   8192   0.13 / 0.49   0.327 / 1.232  backward: one block per SM (132 KiB of shared memory), idle at its barriers
+ *   16384  0.19 / 0.60   0.450 / 1.918  one block per SM both ways; a filter's transform is 2 rows' work, for 4 rows
+ *   32768  0.23 / 0.80   0.657 / 3.068  the same, for 2 rows; backward one transform at a time, the other waits in L2, as do
  *                                       the sums (a block's, 390 KiB together: more than L2 holds for all blocks)
  * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower); at 8192
  * sums in L2 and two blocks per SM (backward 1.02 for 0.90); asking for the next row at 32768 (4% slower, else 3-10% faster);

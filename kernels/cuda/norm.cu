@@ -294,7 +294,8 @@ extern "C" m2_status m2i_cuda_norm_grad(const m2_call *c)
     int64_t width = m2cu::last_of(c->in[0]);
     m2cu::Norm j = {};
     j.gamma = (const float *)c->in[1].data, j.stats = (float *)c->in[2].data;
-    j.dy = m2cu::ref(c->in[3], width), j.dx = m2cu::ref(c->out[0], width, c->acc & 1);
+    j.dy = m2cu::ref(c->in[3], width), j.dx = m2cu::ref(c->out[0], width);
+    if (c->acc & 1 && j.dx.data) j.dsum = j.dx; /* what is there comes with the row's other loads */
     return m2cu::backward(c, j, c->in[0], 1);
 }
 

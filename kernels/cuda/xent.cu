@@ -87,12 +87,13 @@ __global__ void __launch_bounds__(THREADS) xent_rows(Xent j)
             int n = columns(j, at + k * step);
             if (n <= 0) continue;
             unpack(j.x, e[k], n, x);
-            float top = x[0];
+            if (n < 8) {
 #pragma unroll
-            for (int i = 1; i < 8; i++) {
-                if (i >= n) x[i] = -INFINITY;
-                top = fmaxf(top, x[i]);
+                for (int i = 1; i < 8; i++)
+                    if (i >= n) x[i] = -INFINITY;
             }
+            float top = fmaxf(fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3])),
+                              fmaxf(fmaxf(x[4], x[5]), fmaxf(x[6], x[7])));
             if (top > m) {
                 s *= power_of_two((m - top) * LOG2E);
                 m = top;
@@ -100,7 +101,8 @@ __global__ void __launch_bounds__(THREADS) xent_rows(Xent j)
             }
             float shift = m * LOG2E;
 #pragma unroll
-            for (int i = 0; i < 8; i++) s += power_of_two(fmaf(x[i], LOG2E, -shift));
+            for (int i = 0; i < 8; i++) x[i] = power_of_two(fmaf(x[i], LOG2E, -shift));
+            s += ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
         }
     }
     float mine = m;
