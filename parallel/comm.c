@@ -1,6 +1,7 @@
 /* comm.c - opening a communicator by name, what launchers tell, agreement, shares of the cores. */
 #define _GNU_SOURCE
 #include "kernels/base/log.h"
+#include "parallel/levels.h"
 #include "parallel/verbs.h"
 
 #include <sched.h>
@@ -143,6 +144,7 @@ m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out)
 
 void m2_comm_close(m2_comm **c)
 {
+    if (*c) m2_levels_close(*c);
     if (*c) (*c)->api->close(*c);
     *c = NULL;
 }

@@ -51,6 +51,7 @@ struct m2_comm {
                     * is not itself: threads, self */
     int patient;                /* 1: who waits in a verb leaves the core to others meanwhile (transport mpi) */
     int64_t bytes_sent;         /* payload this rank gave to other ranks so far, as counted by the transport */
+    struct m2_levels *levels;   /* its ranks by node (levels.h); NULL = not */
     struct m2_watch *watch; /* records the collectives (watch.h); NULL = none */
     void *state;
 };
@@ -107,8 +108,9 @@ M2_API int64_t m2_comm_bytes_broadcast(int64_t count, m2_dtype t, int rank, int 
 
 /* Collectives as ops, so that plans can hold them: context = m2_comm. Dense tensors, sums. More: exchange.h, reshard.h. */
 enum { M2_COLLECTIVE_RANKS = 0 }; /* attribute of reduce_scatter and all_gather */
+enum { M2_COLLECTIVE_PER_NODE = 1 }; /* of all three; > 1: by levels of so many ranks, whose blocks lie in another order */
 extern M2_API const struct m2_op m2_op_all_reduce;     /* in place: in[0] is out[0] */
-extern M2_API const struct m2_op m2_op_reduce_scatter; /* x (RANKS n) -> y (n); y may be x's own block */
+extern M2_API const struct m2_op m2_op_reduce_scatter; /* x (RANKS n) -> y (n), [inside]; y may be x's own block */
 extern M2_API const struct m2_op m2_op_all_gather;     /* x (n) -> y (RANKS n); x may be y's own block */
 /* Bytes that `rank` of `ranks` gives to others in a call of any collective op, as the transport counts them; in[] and out[]
  * as in op.h. 0 for an op without communication. */

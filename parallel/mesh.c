@@ -31,9 +31,9 @@ int m2_mesh_nodes_per_sequence(const m2_grid *g, const int *node_of_grid_rank)
     return most;
 }
 
-/* Gives every rank the number of its node: the lowest rank with the same host name. */
-static m2_status find_nodes(m2_comm *world, int *node)
+m2_status m2_mesh_nodes(m2_comm *world, int *node)
 {
+    world = world->host;
     enum { NAME = 64 };
     char mine[NAME] = {0}, *all = malloc((size_t)world->size * NAME);
     if (!all) return m2_fail(M2_TRANSIENT, "out of memory for the nodes of %d ranks", world->size);
@@ -50,7 +50,7 @@ static m2_status place(m2_comm *world, const m2_grid *g, m2_mesh *m)
     size_t n = (size_t)world->size;
     int *node = calloc(3 * n, sizeof *node), *order = node + n, *sorted = order + n;
     if (!node) return m2_fail(M2_TRANSIENT, "out of memory for the places of %d ranks", world->size);
-    m2_status st = find_nodes(world->host, node);
+    m2_status st = m2_mesh_nodes(world, node);
     if (st == M2_OK) {
         m2_mesh_order(node, world->size, order);
         for (int r = 0; r < world->size; r++) sorted[order[r]] = node[r];

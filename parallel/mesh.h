@@ -23,6 +23,8 @@ extern "C" {
 M2_API m2_status m2_mesh_open(m2_comm *world, const m2_grid *grid, m2_mesh *out) M2_MUST_USE;
 M2_API void m2_mesh_close(m2_mesh *m); /* accepts a zeroed or closed mesh */
 
+/* The number of every rank's node: the lowest rank with the same host name. Collective. */
+M2_API m2_status m2_mesh_nodes(m2_comm *c, int *node) M2_MUST_USE;
 /* Pure: the grid rank of each launcher rank, given the node (any number) each is on; stable within a node. */
 M2_API void m2_mesh_order(const int *node, int ranks, int *grid_rank);
 /* Pure: most nodes that one sequence group touches, given the node of each grid rank. */

@@ -1,5 +1,6 @@
 /* shard.c - buckets, pieces, owners. */
 #include "parallel/shard.h"
+#include "parallel/levels.h"
 
 m2_shards m2_shards_make(int64_t elements, int ranks, int64_t bucket, int64_t block)
 {
@@ -22,9 +23,9 @@ m2_slab m2_shards_bucket(const m2_shards *s, int bucket)
 m2_shard_part m2_shards_piece(const m2_shards *s, int bucket, int rank)
 {
     m2_slab b = m2_shards_bucket(s, bucket);
-    int64_t n = b.count / s->ranks;
+    int64_t n = b.count / s->ranks, block = m2_levels_block(rank, s->ranks, s->per_node);
     return (m2_shard_part){
-        .flat = {b.at + rank * n, n}, .at = b.at / s->ranks, .rank = rank, .bucket = bucket};
+        .flat = {b.at + block * n, n}, .at = b.at / s->ranks, .rank = rank, .bucket = bucket};
 }
 
 int64_t m2_shards_count(const m2_shards *s)
@@ -36,7 +37,8 @@ m2_shard_part m2_shards_owner(const m2_shards *s, int64_t element)
 {
     int bucket = (int)(element / s->bucket);
     m2_slab b = m2_shards_bucket(s, bucket);
-    m2_shard_part p = m2_shards_piece(s, bucket, (int)((element - b.at) / (b.count / s->ranks)));
+    int block = (int)((element - b.at) / (b.count / s->ranks));
+    m2_shard_part p = m2_shards_piece(s, bucket, m2_levels_owner(block, s->ranks, s->per_node));
     p.at += element - p.flat.at;
     p.flat = (m2_slab){element, 1};
     return p;

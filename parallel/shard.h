@@ -2,9 +2,9 @@
  * Pure arithmetic.
  *
  * The flat array is cut into equal buckets, of which the backward pass finishes the last one first, each bucket into one
- * equal piece per rank. So all that a rank owns is a matrix with gaps between its rows, a bucket is reduce-scattered as
- * soon as its gradients are final, and an update needs nothing but own pieces. A rank's pieces in the order of buckets
- * are its shard.
+ * equal piece per rank, in the order of the ranks or, where reductions go node by node, in that of levels.h. So all that a
+ * rank owns is a matrix with gaps between its rows, a bucket is reduce-scattered as soon as its gradients are final, and an
+ * update needs nothing but own pieces. A rank's pieces in the order of buckets are its shard.
  *
  *     flat   | bucket 0: piece of rank 0, 1, .. P-1 | bucket 1: piece of rank 0, 1, .. P-1 | ...
  *     shard  | bucket 0: own piece | bucket 1: own piece | ...
@@ -21,6 +21,7 @@ typedef struct m2_shards {
     int64_t block;  /* pieces are multiples of this */
     int64_t total;  /* elements of the flat array, padded to whole buckets */
     int64_t bucket; /* elements of a bucket, a multiple of ranks * block */
+    int per_node;   /* > 1: pieces lie in the order of levels.h for so many ranks on each node; else in that of the ranks */
 } m2_shards;
 
 typedef struct m2_shard_part {

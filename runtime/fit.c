@@ -28,6 +28,7 @@ m2_status m2_training_build(const m2_config *cfg, const m2_ranks *ranks, const m
         m2_sharding zero = {.stage = (int)cfg->optim_zero,
                             .ranks = ranks->comm->size,
                             .rank = ranks->comm->rank,
+                            .per_node = ranks->per_node,
                             .reduce_scatter = &m2_op_reduce_scatter,
                             .all_gather = &m2_op_all_gather};
         m2_program_shard(p, &zero);

@@ -55,6 +55,15 @@ static m2_status open_device(const m2_planner_spec *spec, int local, m2_planned 
     return M2_OK;
 }
 
+/* Ranks that fill one node after the other. */
+static m2_status imagine_levels(const m2_planner_spec *spec, int local, m2_planned *p)
+{
+    const char *asked = p->cfg.run_transport, *kind = p->ranks.device->api->kind;
+    int automatic = !strcmp(asked, "auto"), nccl = !strcmp(automatic && spec->machine ? spec->machine->transport : asked, "nccl");
+    if (automatic && !spec->machine) nccl = strcmp(kind, "cpu") != 0;
+    return m2_ranks_per_node(&p->cfg, spec->ranks, spec->ranks % local ? 0 : local, nccl, &p->ranks.per_node);
+}
+
 static m2_status imagine_ranks(const m2_planner_spec *spec, m2_planned *p)
 {
     int local = spec->local_size < spec->ranks ? spec->local_size : spec->ranks;
@@ -71,7 +80,7 @@ static m2_status imagine_ranks(const m2_planner_spec *spec, m2_planned *p)
     p->sequence.size = m2_ranks_sequence(&p->ranks);
     p->ranks.mesh.axis[M2_AXIS_SEQUENCE] = &p->sequence;
     p->ranks.mesh.nodes_per_sequence = (p->sequence.size + local - 1) / local;
-    return M2_OK;
+    return imagine_levels(spec, local, p);
 }
 
 /* ---- what the program says --------------------------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 #include "runtime/predict.h"
 #include "parallel/exchange.h"
+#include "parallel/levels.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,18 @@ static int64_t most_bytes(const m2_call_info *c)
     return first > last ? first : last;
 }
 
+/* One level after the other. */
+static double levels_seconds(const m2_machine *m, const m2_call_info *c, const m2_level_step *step, int steps)
+{
+    int per_node = (int)c->attrs.i[M2_COLLECTIVE_PER_NODE];
+    double seconds = 0;
+    for (int i = 0; i < steps; i++) {
+        m2_group g = m2_group_place(step[i].ranks, step[i].across ? per_node : 1, m->ranks_per_node);
+        seconds += m2_machine_verb_seconds(m, verb_of(step[i].op), &g, (double)m2_level_step_bytes(&step[i], c->in[0].dtype));
+    }
+    return seconds;
+}
+
 static double call_seconds(const m2_planned *p, const m2_machine *m, const m2_call_info *c)
 {
     const m2_comm *comm = c->context;
@@ -52,6 +65,10 @@ static double call_seconds(const m2_planned *p, const m2_machine *m, const m2_ca
                     .elements = c->in[0].rank < 0 ? 0 : m2_desc_count(&c->in[0]),
                     .cost = c->cost};
     if (!comm) return m2_machine_call_seconds(m, &work, load);
+    m2_level_step step[M2_LEVEL_STEPS];
+    int64_t count = m2_desc_count(c->op == &m2_op_reduce_scatter ? &c->out[0] : &c->in[0]);
+    int steps = m2_levels_steps(c->op, &c->attrs, count, 0, comm->size, step);
+    if (steps) return levels_seconds(m, c, step, steps);
     m2_group g = group_of(p, m, comm);
     return m2_machine_verb_seconds(m, verb_of(c->op), &g, (double)most_bytes(c));
 }

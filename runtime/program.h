@@ -132,6 +132,7 @@ M2_API void m2_program_update(m2_program *p, const m2_update_spec *spec);
  * before which this is called. Without it: stage 0, on one rank. */
 typedef struct m2_sharding {
     int stage, ranks, rank;
+    int per_node; /* > 1: flat arrays go by levels of so many ranks (parallel/levels.h), which the communicator has */
     const m2_op *reduce_scatter, *all_gather; /* collectives from parallel/ */
 } m2_sharding;
 M2_API void m2_program_shard(m2_program *p, const m2_sharding *s);

@@ -1,5 +1,6 @@
 #include "runtime/ranks.h"
 #include "kernels/base/log.h"
+#include "parallel/levels.h"
 #include "runtime/search.h"
 
 #include <stdio.h>
@@ -90,6 +91,27 @@ static m2_status open_mesh(const m2_config *cfg, m2_ranks *r)
     r->world = r->comm;
     r->comm = r->mesh.all;
     return M2_OK;
+}
+
+m2_status m2_ranks_per_node(const m2_config *cfg, int ranks, int on_each, int nccl, int *out)
+{
+    int asked = (int)cfg->comm_node_ranks, n = asked ? asked : nccl ? 0 : on_each;
+    if (asked && ranks % asked)
+        return m2_fail(M2_USAGE, "comm.node_ranks=%d does not divide the %d ranks: use a divisor, or 0 for nodes as they are",
+                       asked, ranks);
+    *out = n > 1 && n < ranks ? n : 0;
+    return M2_OK;
+}
+
+static m2_status open_levels(const m2_config *cfg, m2_ranks *r)
+{
+    int on_each = 0, nccl = !strcmp(r->comm->api->kind, "nccl");
+    M2_TRY(m2_levels_find(r->comm, &on_each));
+    M2_TRY(m2_ranks_per_node(cfg, r->comm->size, on_each, nccl, &r->per_node));
+    if (!r->per_node) return M2_OK;
+    m2_log_once(M2_LOG_INFO, "gradients are summed among the %d ranks of a node first, then between %d nodes", r->per_node,
+                r->comm->size / r->per_node);
+    return m2_levels_open(r->comm, r->per_node);
 }
 
 m2_status m2_ranks_exchange(const m2_config *cfg, const m2_ranks *r, m2_exchange_choice *out)
@@ -190,6 +212,7 @@ m2_status m2_ranks_open(const m2_config *cfg, m2_ranks *out)
     if (st == M2_OK) st = choose_threads(cfg, out);
     if (st == M2_OK) st = m2_precision_choose(cfg, out->device, &out->precision);
     if (st == M2_OK) st = open_mesh(cfg, out);
+    if (st == M2_OK) st = open_levels(cfg, out);
     if (st != M2_OK) m2_ranks_close(out);
     return st;
 }

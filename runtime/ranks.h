@@ -11,6 +11,7 @@ typedef struct m2_ranks {
     m2_comm *comm;      /* all ranks, in the order of the mesh */
     m2_comm *world;     /* the same as the launcher numbers them, where a mesh cuts sequences; else NULL */
     m2_mesh mesh;       /* zeroed where no sequence is cut: all ranks are data */
+    int per_node;       /* > 1: large reductions go by levels of so many ranks (parallel/levels.h) */
     int sharers; /* ranks that use this rank's GPU, itself included; 1 on the CPU */
     m2_precision precision; /* of the arithmetic: train.precision, "auto" resolved for the device */
 } m2_ranks;
@@ -35,6 +36,10 @@ static inline int m2_ranks_share(const m2_ranks *r)
 /* How sequences are exchanged: run.exchange, "auto" resolved. M2_USAGE where this model's sequences cannot be cut over so many
  * ranks. *out is zeroed where no sequence is cut. Pure. */
 M2_API m2_status m2_ranks_exchange(const m2_config *cfg, const m2_ranks *r, m2_exchange_choice *out) M2_MUST_USE;
+
+/* comm.node_ranks, 0 resolved: how many ranks of one node reduce first, given how many each has (0: nodes differ or are one) and
+ * whether the transport is NCCL, which does so itself. 0: none. M2_USAGE where they do not divide the ranks. Pure. */
+M2_API m2_status m2_ranks_per_node(const m2_config *cfg, int ranks, int on_each, int nccl, int *out) M2_MUST_USE;
 
 /* Fills in what cfg and the mesh say about a program: precision, length, the cut of the sequence. M2_USAGE where this model's
  * sequences cannot be cut over so many ranks. */

@@ -4,6 +4,7 @@
 #ifndef M2_TESTS_ZERO_STAGES_H
 #define M2_TESTS_ZERO_STAGES_H
 
+#include "parallel/levels.h"
 #include "runtime/planner.h"
 #include "tests/small_gpt.h"
 
@@ -92,20 +93,24 @@ static m2_status keep_flat(m2_program *p, m2_comm *c, const char *which, state *
     int n = m2_program_params(p, &rows);
     M2_TRY(m2_program_part(p, which, &part));
     int64_t size = m2_dtype_size(part.dtype), trained = m2_program_flat_trained(p);
-    char *whole = calloc((size_t)trained, (size_t)size), *piece = malloc((size_t)(trained * size));
+    char *whole = calloc((size_t)trained, (size_t)size), *piece = malloc((size_t)(trained * size)),
+         *all = malloc((size_t)(trained * size));
     m2_status st = M2_OK;
     if (!part.shards) memcpy(whole, part.base, (size_t)(trained * size));
     for (int b = 0; part.shards && b < part.shards->buckets && st == M2_OK; b++) {
         m2_shard_part own = m2_shards_piece(part.shards, b, part.shard);
         memcpy(piece, (char *)part.base + own.at * size, (size_t)(own.flat.count * size));
-        st = c->api->all_gather(c, piece, whole + m2_shards_bucket(part.shards, b).at * size, own.flat.count,
-                                part.dtype, NULL);
+        st = c->api->all_gather(c, piece, all, own.flat.count, part.dtype, NULL);
+        for (int r = 0; r < c->size; r++)
+            memcpy(whole + m2_shards_piece(part.shards, b, r).flat.at * size, all + r * own.flat.count * size,
+                   (size_t)(own.flat.count * size));
     }
     for (int i = 0; i < n; i++) {
         m2_desc d = m2_program_desc(p, rows[i].tid);
         if (!(rows[i].flags & M2_PARAM_FROZEN))
             keep(out, whole + rows[i].offset * size, (size_t)(m2_desc_count(&d) * size));
     }
+    free(all);
     free(piece);
     free(whole);
     return st;
@@ -158,7 +163,12 @@ static m2_status run_stage(int model, int stage, m2_comm *c, m2_device *cpu, sta
                    .reduce = &m2_op_all_reduce,
                    .context = c,
                    .bucket_bytes = models[model].bucket * c->size,
-                   .zero = {stage, c->size, c->rank, &m2_op_reduce_scatter, &m2_op_all_gather},
+                   .zero = {.stage = stage,
+                            .ranks = c->size,
+                            .rank = c->rank,
+                            .per_node = c->levels ? c->levels->per_node : 0,
+                            .reduce_scatter = &m2_op_reduce_scatter,
+                            .all_gather = &m2_op_all_gather},
                    .device = cpu};
     m2_status st = run_plan(models[model].build, NULL, &way, &p);
     if (st == M2_OK) st = m2_program_bind(p, cpu);
@@ -216,6 +226,19 @@ static inline const char *zero_stages(m2_comm *c, int model)
     }
     free(first.bytes);
     m2_device_close(&cpu);
+    return broke;
+}
+
+/* The same with reductions by levels: nodes of every size that divides the ranks. */
+static inline const char *zero_stages_by_node(m2_comm *c, int model)
+{
+    const char *broke = NULL;
+    for (int per = 2; per < c->size && !broke; per++) {
+        if (c->size % per) continue;
+        if (m2_levels_open(c, per) != M2_OK) return m2_message();
+        broke = zero_stages(c, model);
+        m2_levels_close(c);
+    }
     return broke;
 }
 #endif

@@ -94,6 +94,9 @@ static void print_exchange(const m2_planned *p)
     m2_exchange_choice exchange;
     if (m2_ranks_sequence(&p->ranks) > 1 && m2_ranks_exchange(&p->cfg, &p->ranks, &exchange) == M2_OK)
         printf("%-12s %s\n", "exchange", exchange.why);
+    if (p->ranks.per_node)
+        printf("%-12s among the %d ranks of a node first, then between %d nodes\n", "reductions", p->ranks.per_node,
+               p->place.size / p->ranks.per_node);
 }
 
 static void print_fit(const m2_planned *p)

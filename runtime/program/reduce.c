@@ -34,6 +34,13 @@ void m2i_append_collective(m2_program *p, const m2_op *op, m2_region region, m2_
 {
     m2_tid in[M2_MAX_IN] = {from}, out[M2_MAX_OUT] = {to};
     m2_attrs a = {.i[M2_COLLECTIVE_RANKS] = from == to ? 0 : p->sharding.ranks};
+    m2_desc d = m2_program_desc(p, from);
+    int levels = p->sharding.per_node > 1 && d.rank > 0; /* a scalar is not worth three steps */
+    if (levels) a.i[M2_COLLECTIVE_PER_NODE] = p->sharding.per_node;
+    if (levels && op == p->sharding.reduce_scatter) {
+        d.shape[0] /= p->sharding.per_node;
+        out[1] = m2i_tensor_new(p, d, M2I_ACT);
+    }
     m2i_call *c = m2i_call_new(p, path, op, &a, region, in, out);
     if (!c) return;
     c->context = p->comm;
@@ -80,6 +87,7 @@ static void reduce_gradients(m2_program *p, const m2_op *all_reduce, int64_t byt
 {
     int64_t size = m2_dtype_size(m2_program_precise_dtype(p));
     p->shards = m2_shards_make(p->trained, p->sharding.ranks > 1 ? p->sharding.ranks : 1, bytes / size, M2_GROUP_BLOCK);
+    p->shards.per_node = p->sharding.per_node;
     m2i_layout_params(p);
     int *last = malloc((size_t)(p->n_params + 1) * sizeof *last);
     int *after = malloc((size_t)(p->shards.buckets + 1) * sizeof *after);

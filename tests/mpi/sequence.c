@@ -55,6 +55,13 @@ static void test_zero(void)
         if (full_matrix() || i == world->size % ZERO_WAYS) each_mesh(&zero_way[i], on_zero_stages);
 }
 
+static void test_levels(void)
+{
+    for (per_node = 2; per_node < world->size; per_node++)
+        if (world->size % per_node == 0) each_mesh(&zero_way[per_node % ZERO_WAYS], on_zero_stages);
+    per_node = 0;
+}
+
 static void test_every(void)
 {
     for (int i = 0; full_matrix() && i < WAYS; i++) {
@@ -68,6 +75,7 @@ int main(void)
 {
     int failed = run_mpi_suite("sequences over ranks", (CU_TestInfo[]){{"both exchanges", test_part},
                                                                        {"stages of ZeRO, to the bit", test_zero},
+                                                                       {"node by node", test_levels},
                                                                        {"every mesh (only with M2_FULL_MATRIX=1)", test_every},
                                                                        CU_TEST_INFO_NULL});
     sequence_forget();

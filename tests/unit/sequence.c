@@ -83,6 +83,29 @@ static void test_zero(void)
     }
 }
 
+/* As if nodes had 2 or 4 ranks: data, sequences or both reach over nodes. */
+static void levels_on(int ranks, int meshes_most)
+{
+    for (const int *sequence = now->sequences; *sequence && meshes_most; sequence++) {
+        if (ranks % *sequence || ranks / *sequence > MOST_DATA) continue;
+        zero_stages(on_threads, ranks, *sequence);
+        meshes_most--;
+    }
+}
+
+static void test_levels(void)
+{
+    for (int i = 0; i < ZERO_WAYS; i += full_matrix() ? 1 : 3) {
+        now = &zero_way[i];
+        sequence_forget();
+        on_ranks(1, sequence_rank, 1);
+        for (per_node = 2; per_node <= 4; per_node += 2)
+            for (int ranks = 2 * per_node; ranks <= RANKS_MOST; ranks += per_node)
+                levels_on(ranks, full_matrix() ? RANKS_MOST : 1);
+    }
+    per_node = 0;
+}
+
 static void test_sparse(void)
 {
     static const way w = {"bert", "auto", 24, 1, {2, 3}, M2_PREC_F64, 1e-12, 1e-9, 1, 1, NULL};
@@ -102,6 +125,7 @@ int main(void)
         {"bidirectional, recomputed, monarch exchange", test_bidirectional_monarch},
         {"in single precision", test_single},
         {"stages of ZeRO, to the bit", test_zero},
+        {"node by node", test_levels},
         {"short filters of few frequencies", test_sparse},
         {"every mesh (only with M2_FULL_MATRIX=1)", test_every},
         CU_TEST_INFO_NULL};

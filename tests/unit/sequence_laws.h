@@ -5,6 +5,7 @@
 #ifndef M2_TESTS_SEQUENCE_LAWS_H
 #define M2_TESTS_SEQUENCE_LAWS_H
 
+#include "parallel/levels.h"
 #include "runtime/eval.h"
 #include "runtime/fit.h"
 #include "runtime/models/model.h"
@@ -49,6 +50,7 @@ static inline int full_matrix(void)
 static const way *now; /* the case under test, and what one rank found */
 static int sparse;     /* filters are a third as long, and lack half of their frequencies */
 static int zero;       /* stage of ZeRO */
+static int per_node;   /* > 1: reductions go by levels */
 static int keeps;      /* 1: what a rank ends with, others must to the bit */
 static double *gradients, *parameters, losses[STEPS];
 static double *kept[8]; /* of each rank */
@@ -293,7 +295,12 @@ static inline const char *sequence_rank(m2_comm *all, int sequence)
         r.world = all;
         r.comm = r.mesh.all;
     }
+    if (per_node > 1 && per_node < all->size && all->size % per_node == 0) {
+        r.per_node = per_node;
+        if (m2_levels_open(r.comm, per_node) != M2_OK) return m2_message();
+    }
     const char *broke = train(&r, &cfg);
+    m2_levels_close(r.comm);
     if (sequence > 1) m2_mesh_close(&r.mesh);
     m2_device_close(&r.device);
     return broke;

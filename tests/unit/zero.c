@@ -24,12 +24,21 @@ static void test_gap(void)
     for (int ranks = 2; ranks <= 4; ranks++) on_ranks(ranks, zero_stages, 3);
 }
 
+static void test_levels(void)
+{
+    on_ranks(4, zero_stages_by_node, 0);
+    on_ranks(6, zero_stages_by_node, 1);
+    on_ranks(8, zero_stages_by_node, 2);
+    on_ranks(6, zero_stages_by_node, 3);
+}
+
 int main(void)
 {
     static const CU_TestInfo tests[] = {{"f32", test_f32},
                                         {"f64, several microbatches", test_f64},
                                         {"bf16 copies of f32 shards", test_bf16},
                                         {"more padding than parameters", test_gap},
+                                        {"node by node", test_levels},
                                         CU_TEST_INFO_NULL};
     return run_suite("ZeRO", tests);
 }
