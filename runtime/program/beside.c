@@ -5,7 +5,7 @@
  *   gathers of parameters           beside the next forward pass; who reads a bucket waits for it
  *
  * Exchanges have a lane, reductions and gathers another; calls of a lane run in the order of the list. An exchange starts when
- * all before it in the list has been started, so each is moved up to right behind what it reads. What an exchange on the lane
+ * all before it in the list has been started, so each is moved up to right behind what it reads. What a call on a lane
  * reads and writes stays untouched until somebody waited. The results are those of the list one after another. */
 #include "runtime/program/internal.h"
 
@@ -120,7 +120,7 @@ static void hold(m2_program *p, const m2_tid *tids, int n, int until)
 {
     for (int i = 0; i < n; i++) {
         if (tids[i] == M2_NONE || m2i_at(p, tids[i])->home != M2I_ACT) continue;
-        m2i_tensor *t = m2i_at(p, tids[i]);
+        m2i_tensor *t = m2i_at(p, m2i_at(p, tids[i])->of == M2_NONE ? tids[i] : m2i_at(p, tids[i])->of);
         if (t->last < until) t->last = until;
     }
 }
@@ -130,9 +130,9 @@ void m2i_hold_beside(m2_program *p)
     int until = p->n_calls - 1; /* the end of a run waits for all */
     for (int i = p->n_calls - 1; i >= 0; i--) {
         const m2i_call *c = &p->calls[i];
-        int sum = c->lane == M2_LANE_REDUCE && !c->once && c->region == M2_BACKWARD, w = i + 1;
-        if (!c->beside && !sum) continue;
-        while (w < p->n_calls && (sum ? p->calls[w].wait_sum : p->calls[w].wait) <= i) w++;
+        int reduce = c->lane == M2_LANE_REDUCE && c->region == M2_BACKWARD, w = i + 1;
+        if (!c->beside && !reduce) continue;
+        while (w < p->n_calls && (reduce ? p->calls[w].wait_sum : p->calls[w].wait) <= i) w++;
         hold(p, c->in, M2_MAX_IN, w < p->n_calls ? w : until);
         hold(p, c->out, M2_MAX_OUT, w < p->n_calls ? w : until);
     }

@@ -151,6 +151,7 @@ struct m2_program {
     m2_shards shards; /* total 0: no reduction */
     m2_tid packed;     /* ZeRO 2: the sum of a bucket that is not in the shard yet, or M2_NONE */
     int packed_bucket; /* which */
+    m2_tid node_sums;  /* sums of a node, of one bucket after the other, where reductions go by levels */
     int64_t zeros;    /* ZeRO 2: elements that stay 0, behind the shard of the gradient */
     void *comm;       /* of the reductions */
     const m2_op *all_reduce;
@@ -164,6 +165,8 @@ struct m2_program {
 
 /* ---- build.c */
 m2_tid m2i_tensor_new(m2_program *p, m2_desc desc, m2i_home home); /* M2_NONE after an error */
+/* n elements of an activation of gradients' type, from element `from` on. */
+m2_tid m2i_stretch(m2_program *p, m2_tid of, int64_t from, int64_t n);
 /* Appends a call whose tensors exist already; in and out have n_in and n_out slots. NULL after an error. The pointer
  * is valid until the next call is appended. */
 m2i_call *m2i_call_new(m2_program *p, const char *path, const m2_op *op, const m2_attrs *attrs,

@@ -30,8 +30,7 @@ static int row_at(const m2_program *p, int64_t at, int64_t end, int64_t *stop)
     return -1;
 }
 
-/* n elements of an activation from element `from` on. */
-static m2_tid stretch(m2_program *p, m2_tid of, int64_t from, int64_t n)
+m2_tid m2i_stretch(m2_program *p, m2_tid of, int64_t from, int64_t n)
 {
     m2_dtype t = m2_program_precise_dtype(p);
     m2_tid id = m2i_tensor_new(p, m2_desc_make(t, ".", n), M2I_ACT);
@@ -73,9 +72,9 @@ void m2i_append_packed(m2_program *p, int b)
     for (int64_t at = all.at, stop; at < all.at + all.count; at = stop) {
         int row = row_at(p, at, all.at + all.count, &stop);
         m2_tid from = row < 0 ? m2i_flat_slice(p, M2I_GRAD, m2_shards_count(&p->shards), stop - at)
-                              : stretch(p, p->params[row].grad, at - p->params[row].offset, stop - at);
+                              : m2i_stretch(p, p->params[row].grad, at - p->params[row].offset, stop - at);
         m2i_call_accumulate(p, row < 0 ? name : p->params[row].name, M2_BACKWARD, from,
-                            stretch(p, whole, at - all.at, stop - at), 0, 0);
+                            m2i_stretch(p, whole, at - all.at, stop - at), 0, 0);
     }
     m2i_flush_packed(p);
     m2i_append_collective(p, p->sharding.reduce_scatter, M2_BACKWARD, whole, sum, name);

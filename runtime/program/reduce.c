@@ -37,10 +37,8 @@ void m2i_append_collective(m2_program *p, const m2_op *op, m2_region region, m2_
     m2_desc d = m2_program_desc(p, from);
     int levels = p->sharding.per_node > 1 && d.rank > 0; /* a scalar is not worth three steps */
     if (levels) a.i[M2_COLLECTIVE_PER_NODE] = p->sharding.per_node;
-    if (levels && op == p->sharding.reduce_scatter) {
-        d.shape[0] /= p->sharding.per_node;
-        out[1] = m2i_tensor_new(p, d, M2I_ACT);
-    }
+    if (levels && op == p->sharding.reduce_scatter)
+        out[1] = m2i_stretch(p, p->node_sums, 0, d.shape[0] / p->sharding.per_node);
     m2i_call *c = m2i_call_new(p, path, op, &a, region, in, out);
     if (!c) return;
     c->context = p->comm;
@@ -89,6 +87,9 @@ static void reduce_gradients(m2_program *p, const m2_op *all_reduce, int64_t byt
     p->shards = m2_shards_make(p->trained, p->sharding.ranks > 1 ? p->sharding.ranks : 1, bytes / size, M2_GROUP_BLOCK);
     p->shards.per_node = p->sharding.per_node;
     m2i_layout_params(p);
+    if (m2i_sharded(p) && p->sharding.per_node > 1)
+        p->node_sums = m2i_tensor_new(p, m2_desc_make(m2_program_precise_dtype(p), ".", p->shards.bucket / p->sharding.per_node),
+                                      M2I_ACT);
     int *last = malloc((size_t)(p->n_params + 1) * sizeof *last);
     int *after = malloc((size_t)(p->shards.buckets + 1) * sizeof *after);
     if (last && after) {

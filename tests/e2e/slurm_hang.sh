@@ -41,15 +41,15 @@ cmp <("$M2" hang stopped) stopped/flight/report-* || fail "m2 hang does not tell
 in_time 30 logged "$killed" 'start 1: exit code [0-9]*: requeued$' # its death was no fault of the node
 
 for job in "$stopped" "$killed"; do done_in 90 "$job"; done
-# same JOB RUN RANKS: done at the second start, with the bits of an undisturbed run
+# same JOB RUN RANKS [OPTION...]: done at the second start, with the bits of an undisturbed run
 same() {
     logged "$1" 'start 2: done' || { cat m2-"$1".log; fail "$2: not done at its second start"; }
-    ranks "$3" "$M2" train $options run.dir="whole_$2" >log 2>&1 || { cat log; fail "the undisturbed run"; }
+    ranks "$3" "$M2" train $options "${@:4}" run.dir="whole_$2" >log 2>&1 || { cat log; fail "the undisturbed run"; }
     same_bits "$2" "whole_$2"
     echo "$2: $(grep -o 'resuming after step [0-9]*' m2-"$1".log) on $(nodes_of "$1" | paste -sd' '), same bits"
 }
 same "$killed" killed 2
-same "$stopped" stopped 4
+same "$stopped" stopped 4 comm.node_ranks=2 # sums as on two nodes
 ! nodes_of "$stopped" | grep -qx "$node" || fail "it ran on $node again"
 
 in_time 60 ended "$needed"

@@ -18,7 +18,7 @@ told=$(program="bash ./slow_start" submit -N 2 -t 1 --signal=B:USR1@58 -- $paced
 four=$(program=$M2 submit -N 4 --ntasks-per-node=2 -t 5 -- $tiny run.dir=four)
 in_time 90 ended "$four"
 done_in 1 "$four"
-ranks 8 "$M2" train $tiny run.dir=one >log 2>&1 || { cat log; fail "8 ranks on one node"; }
+ranks 8 "$M2" train $tiny comm.node_ranks=2 run.dir=one >log 2>&1 || { cat log; fail "8 ranks on one node"; }
 logged "$four" 'on 8 ranks (mpi' || fail "job $four did not run on 8 ranks: $(cat m2-"$four".log)"
 logged "$four" 'on node\[1-4\]' || fail "job $four did not run on 4 nodes"
 same_bits four one
