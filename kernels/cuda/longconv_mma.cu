@@ -11,16 +11,20 @@
  * Bound: bytes that must move, 0.13 / 0.36. Prediction: instructions of a row in the machine code, four per clock and SM; the
  * tensor cores' share of it is smaller at every length.
  *   L      prediction    result         what limits it
- *   1024   0.16 / 0.47   0.257 / 0.880  latency between barriers: registers allow 32 warps per SM forward, 16 backward
- *   2048   0.13 / 0.50   0.265 / 0.855  the same, 16 warps each
- *   4096   0.14 / 0.45   0.258 / 0.933  the same, 24 and 16 warps
- *   8192   0.13 / 0.49   0.327 / 1.232  backward: one block per SM (132 KiB of shared memory), idle at its barriers
- *   16384  0.19 / 0.60   0.450 / 1.918  one block per SM both ways; a filter's transform is 2 rows' work, for 4 rows
- *   32768  0.23 / 0.80   0.657 / 3.068  the same, for 2 rows; backward one transform at a time, the other waits in L2, as do
+ *   1024   0.16 / 0.47   0.258 / 0.876  latency between barriers: registers allow 32 warps per SM forward, 16 backward
+ *   2048   0.13 / 0.50   0.262 / 0.846  the same, 16 warps each
+ *   4096   0.14 / 0.45   0.258 / 0.930  the same, 24 and 16 warps
+ *   8192   0.13 / 0.49   0.325 / 1.227  backward: one block per SM (132 KiB of shared memory), idle at its barriers
+ *   16384  0.19 / 0.60   0.444 / 1.886  one block per SM both ways; a filter's transform is 2 rows' work, for 4 rows
+ *   32768  0.23 / 0.80   0.642 / 3.013  the same, for 2 rows; backward one transform at a time, the other waits in L2, as do
  *                                       the sums (a block's, 390 KiB together: more than L2 holds for all blocks)
  * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower); at 8192
  * sums in L2 and two blocks per SM (backward 1.02 for 0.90); asking for the next row at 32768 (4% slower, else 3-10% faster);
- * R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from L2 for every row. */
+ * R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from L2 for every row; at 32768
+ * five eighths of dy's transform in shared memory (backward 1% faster); rows in pieces that each thread asks for (cp.async) one
+ * stage ahead: 0.78 / 3.49, at 16384 0.54 / 2.21; at 8192 two blocks per SM with half of the sums in L2, 1.29.
+ * Nsight Compute, backward at 32768: of the cycles without an instruction two thirds wait for rows, their gates and spilled
+ * registers (28% of the sectors that L2 serves); DRAM 40%, L2 52%, arithmetic 20% busy. */
 #include "longconv_mma.cuh"
 #include "common.cuh"
 #include "mma_rows.cuh"

@@ -8,8 +8,9 @@
  * rows and keeps its columns' dgamma and dbeta in registers; the strips' sums are added in order afterwards (sums.cu).
  * The number of strips depends on the shape alone, so results do not depend on the GPU.
  * Bytes: forward x, [delta] in, [sum], y out; backward s, dy, [dsum] in, dx, [ddelta] out: each once, the minimum.
- * H200, 65536 rows of 1536, f32 sums and bf16 deltas, share of copy speed: addnorm 101%, addnorm_grad 93%, norm 86%,
- * norm_grad 73%; bf16 rows of 768: 97%, 68% (m2-test-op --mode perf --device cuda prints the like). */
+ * H200, 131072 rows of 1536, f32 sums and bf16 deltas, share of copy speed: addnorm 102%, addnorm_grad 93%, norm 89%,
+ * norm_grad 92% (m2 bench step configs/gpt/360m.yaml run.device=cuda prints it). Tried: 40 registers for 8 blocks per SM, addnorm
+ * 77%; 4 rows at once without delta, norm 86%. */
 #include "common.cuh"
 
 namespace m2cu
@@ -47,7 +48,8 @@ template <int K> __host__ __device__ constexpr int rows_at_once()
     return K == 1 ? 2 : 1;
 }
 
-template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(Norm j)
+/* ADD: of x + delta; without, it takes fewer registers and more rows are under way. */
+template <int K, bool ADD> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(Norm j)
 {
     constexpr int ROWS = rows_at_once<K>();
     int64_t row0 = (int64_t)blockIdx.x * ROWS;
@@ -60,7 +62,7 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
             int n = row0 + i < j.rows ? j.width - column<K>(k) : 0;
             int64_t at = (row0 + i) * j.width + column<K>(k);
             x[i][k] = fetch(j.x, at, n);
-            if (j.delta.data) d[i][k] = fetch(j.delta, at, n);
+            if (ADD) d[i][k] = fetch(j.delta, at, n);
         }
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
@@ -68,7 +70,7 @@ template <int K> __global__ void __launch_bounds__(MOST_THREADS) norm_forward(No
         for (int k = 0; k < K; k++) {
             int n = row0 + i < j.rows ? j.width - column<K>(k) : 0;
             unpack(j.x, x[i][k], n, s[i][k]);
-            if (j.delta.data) {
+            if (ADD) {
                 float v[8];
                 unpack(j.delta, d[i][k], n, v);
 #pragma unroll
@@ -219,7 +221,9 @@ int pick(const m2_call *c, int64_t width, norm_kernel *const (&by_k)[3], norm_ke
 m2_status forward(const m2_call *c, bool add)
 {
     M2_TRY(check(c));
-    norm_kernel *const table[3] = {norm_forward<1>, norm_forward<2>, norm_forward<4>};
+    norm_kernel *const both[2][3] = {{norm_forward<1, false>, norm_forward<2, false>, norm_forward<4, false>},
+                                     {norm_forward<1, true>, norm_forward<2, true>, norm_forward<4, true>}};
+    norm_kernel *const(&table)[3] = both[add];
     int o = add ? 1 : 0;
     Norm j = {};
     j.rows = rows_of(c->in[0]), j.width = (int)last_of(c->in[0]);
