@@ -107,7 +107,7 @@ typedef struct rank_state {
     nccl_comm comm;
     m2_error failed; /* code M2_OK: works */
     pthread_t watcher;
-    pthread_mutex_t lock; /* of ending */
+    pthread_mutex_t lock; /* of ending, and of asking: two who ask at once both finish what NCCL does in the background */
     pthread_cond_t wake;
     int watched, ending;
 } rank_state;
@@ -117,6 +117,16 @@ static const double patience = 300; /* seconds that NCCL may take to connect ran
 static rank_state *state_of(m2_comm *c)
 {
     return c->state;
+}
+
+/* What NCCL says of the communicator by now. */
+static int ask(rank_state *s)
+{
+    int code = NCCL_SUCCESS;
+    pthread_mutex_lock(&s->lock);
+    int asked = nccl.CommGetAsyncError(s->comm, &code);
+    pthread_mutex_unlock(&s->lock);
+    return asked == NCCL_SUCCESS ? code : asked;
 }
 
 static m2_status failed(m2_comm *c, int code, const char *doing)
@@ -133,10 +143,9 @@ static m2_status failed(m2_comm *c, int code, const char *doing)
 static m2_status check(m2_comm *c)
 {
     rank_state *s = state_of(c);
-    int code = NCCL_SUCCESS;
     if (s->failed.code != M2_OK)
         return m2_fail(M2_TRANSIENT, "this communicator failed before: %s", s->failed.message);
-    if (s->comm) nccl.CommGetAsyncError(s->comm, &code);
+    int code = s->comm ? ask(s) : NCCL_SUCCESS;
     return code == NCCL_SUCCESS || code == NCCL_IN_PROGRESS ? M2_OK : failed(c, code, "in the background");
 }
 
@@ -145,8 +154,7 @@ static m2_status finish(m2_comm *c, int code, const char *doing)
 {
     double since = m2_now();
     while (code == NCCL_IN_PROGRESS) {
-        int asked = nccl.CommGetAsyncError(state_of(c)->comm, &code);
-        if (asked != NCCL_SUCCESS) code = asked;
+        code = ask(state_of(c));
         if (code == NCCL_IN_PROGRESS && m2_now() - since > patience) {
             m2_status st = m2_fail(M2_TRANSIENT, "rank %d of %d, %s: NCCL did not finish within %.0f s",
                                    c->rank, c->size, doing, patience);

@@ -31,7 +31,7 @@ typedef struct comm {
     id where;
     int ranks, rank, laps; /* laps: how often it still says "in progress" */
     int finalised;
-    atomic_int broken;
+    atomic_int broken, asking;
     long at; /* number of the next collective */
     long sent[MESSAGES], received[MESSAGES];
 } comm;
@@ -125,8 +125,10 @@ EXPORT int ncclCommInitRankConfig(comm **out, int ranks, id where, int rank, con
 
 EXPORT int ncclCommGetAsyncError(comm *c, int *code)
 {
+    EXPECT(!atomic_exchange(&c->asking, 1)); /* NCCL joins its own threads here: not for two at once */
     *code = c->broken ? REMOTE_ERROR : c->laps > 0 ? IN_PROGRESS : SUCCESS;
     if (c->laps > 0) c->laps--;
+    c->asking = 0;
     return SUCCESS;
 }
 
