@@ -79,17 +79,13 @@ void choices_close(Choices *c)
     delete c;
 }
 
-m2_status choices_lock(Choices *c)
+m2_status choices_read(Choices *c)
 {
-    if (flock(c->fd, LOCK_EX)) return failed(c, "locking");
     std::string text;
     char buf[1 << 14];
     ssize_t n;
     while ((n = pread(c->fd, buf, sizeof buf, c->read + (off_t)text.size())) > 0) text.append(buf, (size_t)n);
-    if (n < 0) {
-        choices_unlock(c);
-        return failed(c, "reading");
-    }
+    if (n < 0) return failed(c, "reading");
     size_t at = 0, end;
     while ((end = text.find('\n', at)) !=
            std::string::npos) { /* a line that is not whole was never finished */
@@ -101,6 +97,11 @@ m2_status choices_lock(Choices *c)
     }
     c->read += (off_t)at;
     return M2_OK;
+}
+
+m2_status choices_lock(Choices *c)
+{
+    return flock(c->fd, LOCK_EX) ? failed(c, "locking") : M2_OK;
 }
 
 void choices_unlock(Choices *c)

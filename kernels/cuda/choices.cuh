@@ -16,7 +16,9 @@ struct Choices;
 /* The file of this kind of GPU and library in `folder`, which is made if need be. */
 m2_status choices_open(const char *folder, const char *gpu, Choices **out);
 void choices_close(Choices *c); /* accepts NULL */
-/* Takes the file for this process and reads what others added. */
+/* Reads what others added since. */
+m2_status choices_read(Choices *c);
+/* Takes the file for this process. Whoever holds it must not wait for another rank, which may be waiting for the file. */
 m2_status choices_lock(Choices *c);
 void choices_unlock(Choices *c);
 /* Whether the product with this key has a choice among those read so far. */

@@ -264,6 +264,14 @@ m2_status measure_and_add(Plans *plans, Plan *p, const Launch &run)
     return choices_add(plans->choices, &k, sizeof k, p->algo, remark);
 }
 
+bool settle_as_known(Plans *plans, Plan *p)
+{
+    p->settled = choices_find(plans->choices, &p->key, sizeof p->key, &p->algo);
+    return p->settled;
+}
+
+/* Ranks wait for the one that measures, so it must wait for none of them: a collective that its GPU was given before may need
+ * a rank that waits for the file. All such work is done before the file is taken. */
 m2_status settle(Plans *plans, Plan *p, const Launch &run)
 {
     cudaStreamCaptureStatus capturing;
@@ -271,14 +279,15 @@ m2_status settle(Plans *plans, Plan *p, const Launch &run)
         p->settled = true;
         return M2_OK;
     }
-    if (choices_find(plans->choices, &p->key, sizeof p->key, &p->algo)) {
-        p->settled = true;
-        return M2_OK;
-    }
+    if (settle_as_known(plans, p)) return M2_OK;
+    M2_TRY(choices_read(plans->choices));
+    if (settle_as_known(plans, p)) return M2_OK;
     if (cudaStreamIsCapturing(stream_of(run.call), &capturing) != cudaSuccess || capturing) return M2_OK;
+    cudaError_t e = cudaDeviceSynchronize();
+    if (e != cudaSuccess) return m2_fail(M2_BUG, "%s: CUDA: %s", run.call->op->name, cudaGetErrorString(e));
     M2_TRY(choices_lock(plans->choices));
-    m2_status st = M2_OK;
-    if (!choices_find(plans->choices, &p->key, sizeof p->key, &p->algo)) st = measure_and_add(plans, p, run);
+    m2_status st = choices_read(plans->choices);
+    if (st == M2_OK && !settle_as_known(plans, p)) st = measure_and_add(plans, p, run);
     choices_unlock(plans->choices);
     p->settled = true;
     return st;
