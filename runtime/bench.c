@@ -124,6 +124,40 @@ static m2_status profile_steps(m2_bench *b, m2_step *step, const inputs *in, dou
     return M2_OK;
 }
 
+/* What the profiled steps sent, beside what the list of collectives says of them. */
+static m2_status compare_bytes(m2_bench *b, const int64_t *sent, const m2_collective_row *row)
+{
+    const m2_program *p = b->training.program;
+    int64_t sums[3] = {0};
+    for (int i = 0, n = 0; i < m2_program_calls(p); i++) {
+        if (!m2_program_call_info(p, i).context) continue;
+        int64_t planned = row[n].bytes * row[n].calls;
+        n++;
+        sums[0] += sent[i] / PROFILED, sums[1] += planned, sums[2] += sent[i] != planned * PROFILED;
+    }
+    m2_comm *host = b->ranks.comm->host;
+    M2_TRY(host->api->all_reduce(host, sums, sums, 3, M2_I64, M2_SUM, NULL));
+    b->sent = sums[0], b->planned = sums[1], b->off_plan = sums[2];
+    return M2_OK;
+}
+
+static m2_status count_bytes(m2_bench *b)
+{
+    m2_program *p = b->training.program;
+    int calls = m2_program_calls(p);
+    int64_t *sent = calloc((size_t)calls + 1, sizeof *sent);
+    m2_collective_row *row = calloc((size_t)calls + 1, sizeof *row);
+    m2_status st = sent && row ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory for the bytes of %d calls", calls);
+    if (st == M2_OK) st = m2_program_profile_bytes(p, sent);
+    if (st == M2_OK) {
+        m2_collectives(p, b->training.batch.micros, row, calls);
+        st = compare_bytes(b, sent, row);
+    }
+    free(row);
+    free(sent);
+    return st;
+}
+
 static m2_status time_calls(m2_bench *b, m2_step *step, const inputs *in)
 {
     m2_program *p = b->training.program;
@@ -133,6 +167,7 @@ static m2_status time_calls(m2_bench *b, m2_step *step, const inputs *in)
     m2_status st = m2_program_profile(p, 1);
     if (st == M2_OK) st = profile_steps(b, step, in, times, times + n);
     if (st == M2_OK) st = sum_ops(b, times + n);
+    if (st == M2_OK) st = count_bytes(b);
     if (st == M2_OK) st = m2_program_profile(p, 0);
     free(times);
     return st;

@@ -33,6 +33,9 @@ typedef struct m2_bench {
     m2_bench_op filters;          /* what of all these makes the long convolutions' filters, and their networks' gradients */
     int n_overlaps;
     m2_overlap overlap[M2_OVERLAPS]; /* of the traced steps; none on one rank */
+    int64_t sent, planned; /* bytes that all ranks gave to others in a step: as the transport counts, as the list of collectives
+                            * says */
+    int64_t off_plan;      /* collectives, on all ranks, that gave others another number of bytes than planned */
 } m2_bench;
 
 /* Runs `steps` steps on random tokens, some before that do not count, three with every call timed, and a few that are traced,

@@ -111,6 +111,17 @@ static void print_overlap(const m2_bench *b)
     }
 }
 
+static void print_sent(const m2_bench *b)
+{
+    char sent[32], planned[32];
+    if (b->ranks.comm->size == 1) return;
+    printf("sent: %s in a step by all ranks", m2_human_bytes(sent, b->sent));
+    if (b->off_plan)
+        printf(", planned %s: %" PRId64 " collectives differ\n", m2_human_bytes(planned, b->planned), b->off_plan);
+    else
+        printf(", every collective as planned\n");
+}
+
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
 static json_t *json_memory(const m2_memory_plan *m)
 {
@@ -147,14 +158,15 @@ static m2_status print_json(const m2_bench *b)
                                              "bound", bound));
     }
     json_t *root =
-        json_pack("{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o}",
+        json_pack("{s:s, s:s, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:o, s:o, s:o}",
                   "device", b->ranks.device->name, "precision", m2_precision_name(b->ranks.precision),
                   "ranks", b->ranks.comm->size, "threads", b->ranks.device->threads, "parameters",
                   (json_int_t)m2_program_param_count(b->training.program), "step_seconds", b->step_seconds,
                   "fastest_step_seconds", b->fastest, "profiled_step_seconds", b->profiled_seconds,
                   "tokens_per_s", tokens_per_second(b), "flops_per_step", b->flops, "mfu", mfu(b),
                   "gemm_flops_per_s", b->gemm, "copy_bytes_per_s", b->copy, "loss", b->loss, "filter_seconds",
-                  b->filters.seconds, "memory_used", json_memory(&used), "ops", ops,
+                  b->filters.seconds, "bytes_sent", (json_int_t)b->sent, "bytes_planned", (json_int_t)b->planned,
+                  "collectives_off_plan", (json_int_t)b->off_plan, "memory_used", json_memory(&used), "ops", ops,
                   "overlap", json_overlaps(b));
     int bad = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(root);
@@ -205,6 +217,7 @@ m2_status bench_step(int argc, char **argv)
         print_head(&b);
         print_ops(&b);
         print_overlap(&b);
+        print_sent(&b);
     }
     if (b.ranks.comm->rank == 0 && machine && st == M2_OK) st = add_to_machine(&b, machine);
     m2_bench_close(&b);

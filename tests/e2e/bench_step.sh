@@ -35,6 +35,8 @@ ranks 2 "$M2" bench step "$tiny" $small --steps 2 --json >two.json 2>log || { ca
 a=$(field flops_per_step <one.json) b=$(field flops_per_step <two.json)
 check "$b >= $a && $b < 1.2 * $a" "FLOPs on one and two ranks" # each rank makes its own filters
 grep -q '"op": "all_reduce"' two.json || fail "no all_reduce on two ranks"
+check "$(field bytes_sent <two.json) > 0 && $(field bytes_sent <two.json) == $(field bytes_planned <two.json)" "bytes sent and planned"
+[ "$(field collectives_off_plan <two.json)" = 0 ] || fail "a collective sends other bytes than planned"
 
 # a masked language model: the mean over its hidden places
 "$M2" bench step "$M2_SOURCE/configs/bert/80m.yaml" $small train.micro=2 --steps 2 --json >one.json || fail "bench step of bert"
