@@ -2,12 +2,8 @@
  * one. mpi-nccl LIBRARY: the same with that library for NCCL and the CPU for a GPU (tests/fake/nccl.c).
  * mpi-nccl LIBRARY dies: an all_reduce that never ends (tests/e2e/ranks_fail.sh). */
 #include "kernels/base/log.h"
-#include "tests/mpi/on_mpi.h"
+#include "tests/mpi/on_gpus.h"
 #include "tests/unit/exchange_laws.h"
-
-static m2_device *gpu; /* this rank's */
-static int own;        /* every rank has one of its own */
-static m2_device_api fake_api;
 
 /* ---- a communicator for host memory that goes through the GPU's ------------------------------------------------------ */
 static m2_comm *inner;
@@ -132,12 +128,6 @@ static const m2_comm_api via_api = {.kind = "through a GPU",
                                     .check = via_check};
 
 /* ---- tests ------------------------------------------------------------------------------------------------------- */
-static int skipped(void)
-{
-    if (!own) printf("skipped, %d ranks share the GPUs ... ", world->size);
-    return !own;
-}
-
 /* The halves of a split: a sum of ranks, and a close. */
 static const char *split_works(m2_comm *c)
 {
@@ -239,26 +229,6 @@ static void test_choice(void)
 }
 
 /* ---- set up ------------------------------------------------------------------------------------------------------ */
-static m2_status open_gpu(const char *fake)
-{
-    char spec[32];
-    int gpus = m2_device_gpus(), sharers;
-    snprintf(spec, sizeof spec, "cuda:%d", gpus ? world->local_rank % gpus : 0);
-    m2_status st = m2_device_open(fake ? "cpu" : spec, 1, &gpu);
-    if (fake && st == M2_OK) {
-        fake_api = *gpu->api;
-        fake_api.kind = "fake";
-        gpu->api = &fake_api;
-        snprintf(gpu->uid, sizeof gpu->uid, "fake %d", world->rank);
-        setenv("M2_NCCL_LIBRARY", fake, 1);
-    }
-    M2_TRY(m2_comm_agree(world, st));
-    M2_TRY(m2_comm_sharers(world, gpu, &sharers));
-    M2_TRY(world->api->all_reduce(world, &sharers, &sharers, 1, M2_I32, M2_MAX, NULL));
-    own = sharers == 1;
-    return M2_OK;
-}
-
 static int wait_in_vain(void)
 {
     m2_comm *c = NULL;
