@@ -56,6 +56,7 @@ static int by_value(const void *a, const void *b)
 static m2_status time_steps(m2_bench *b, m2_step *step, const inputs *in, double *took)
 {
     M2_TRY(m2_program_init_params(b->training.program, (uint64_t)b->cfg.train_seed));
+    M2_TRY(m2_program_params_changed(b->training.program)); /* all ranks together: a master may be in shards */
     for (int64_t i = 0; i < WARM_UP + b->steps; i++) {
         double from = m2_now();
         M2_TRY(run_step(b, step, in, NULL));

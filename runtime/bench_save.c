@@ -174,6 +174,7 @@ static m2_status measure(bench *b)
     M2_TRY(m2_ranks_alone(comm, invent(b)));
     M2_TRY(
         m2_ranks_alone(comm, m2_program_init_params(out->training.program, (uint64_t)out->cfg.train_seed)));
+    M2_TRY(m2_comm_agree(comm, m2_program_params_changed(out->training.program))); /* a master may be in shards */
     M2_TRY(m2_ranks_alone(comm, m2_state_of(out->training.program, out->ranks.device, 1, &b->state)));
     M2_TRY(m2_comm_agree(comm, m2_saver_open(&b->state, comm, &b->saver)));
     out->bytes = m2_saver_statistics(b->saver).bytes;

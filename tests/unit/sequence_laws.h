@@ -259,7 +259,8 @@ static inline const char *train(m2_ranks *r, const m2_config *cfg)
     double loss = 0;
     const char *broke = NULL;
     failed = 1;
-    if (m2_training_make(cfg, r, &t) != M2_OK || m2_program_init_params(t.program, 7) != M2_OK)
+    if (m2_training_make(cfg, r, &t) != M2_OK || m2_program_init_params(t.program, 7) != M2_OK ||
+        m2_program_params_changed(t.program) != M2_OK) /* all ranks together: a master may be in shards */
         return m2_message();
     failed = 0;
     m2_program *p = t.program;
