@@ -70,7 +70,7 @@ laws_hold() {
     local name=$1 n=$2 said
     # shellcheck disable=SC2046
     ranks "$n" "$M2_BUILD/bin/$name" $([ "$device" = cuda ] || echo "$M2_BUILD/bin/fake_nccl.so") >log 2>&1 </dev/null ||
-        { tail_of log 20; bad "$name on $n ranks"; return; }
+        { tail_of log 60; bad "$name on $n ranks"; return; }
     said=$(sed -nE 's/ +asserts +([0-9]+) .*/\1/p' log)
     grep -q 'skipped' log && { tail_of log 20; bad "$name on $n ranks: skipped"; return; }
     echo "  $n: $said assertions of $name hold$(grep -oE '[0-9]+ meshes equal' log | sed 's/^/, /' | tr -d '\n')"
