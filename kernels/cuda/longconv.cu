@@ -596,24 +596,26 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
     return run_all(j, true);
 }
 
-/* Where tensor cores can do it (longconv_mma.cu) they are the first variant. */
-bool on_tensor_cores(const m2_attrs *attrs, const m2_desc &u)
+/* Where tensor cores can do it (longconv_mma.cu) their variants are the first: which of them, or -1. */
+int64_t on_tensor_cores(const m2_attrs *attrs, const m2_desc &u, const m2_desc &k, bool grad)
 {
-    return attrs->i[M2_LONGCONV_VARIANT] <= 1 && mma_conv_takes(attrs, u);
+    int64_t which = attrs->i[M2_LONGCONV_VARIANT] > 0 ? attrs->i[M2_LONGCONV_VARIANT] - 1 : 0;
+    return which < mma_conv_count(u, k, grad) ? which : -1;
 }
-m2_attrs among_ways(const m2_attrs *attrs, const m2_desc &u)
+m2_attrs among_ways(const m2_attrs *attrs, const m2_desc &u, const m2_desc &k, bool grad)
 {
     m2_attrs a = *attrs;
-    if (a.i[M2_LONGCONV_VARIANT] > 0 && mma_conv_takes(attrs, u)) a.i[M2_LONGCONV_VARIANT]--;
+    if (a.i[M2_LONGCONV_VARIANT] > 0) a.i[M2_LONGCONV_VARIANT] -= mma_conv_count(u, k, grad);
     return a;
 }
 
 m2_status run_any(const m2_call *call, bool grad)
 {
-    m2_desc u = m2_tensor_desc(&call->in[0]);
-    if (on_tensor_cores(&call->attrs, u)) return mma_conv_run(call, grad);
+    m2_desc u = m2_tensor_desc(&call->in[0]), k = m2_tensor_desc(&call->in[1]);
+    int64_t which = on_tensor_cores(&call->attrs, u, k, grad);
+    if (which >= 0) return mma_conv_run(call, grad, which);
     m2_call here = *call;
-    here.attrs = among_ways(&call->attrs, u);
+    here.attrs = among_ways(&call->attrs, u, k, grad);
     call = &here;
     switch (call->in[0].dtype) {
     case M2_F32: return run_typed<float>(call, grad);
@@ -642,8 +644,9 @@ extern "C" m2_status m2i_cuda_longconv_grad(const m2_call *call)
 extern "C" int64_t m2i_cuda_longconv_workspace(const m2_attrs *attrs, const m2_desc *in, bool grad)
 {
     if (m2cu::band_of(attrs)) return m2cu::band_workspace(attrs, in, grad);
-    if (m2cu::on_tensor_cores(attrs, in[0])) return m2cu::mma_conv_workspace(attrs, in[0], in[1], grad);
-    m2_attrs here = m2cu::among_ways(attrs, in[0]);
+    int64_t which = m2cu::on_tensor_cores(attrs, in[0], in[1], grad);
+    if (which >= 0) return m2cu::mma_conv_workspace(attrs, in[0], in[1], grad, which);
+    m2_attrs here = m2cu::among_ways(attrs, in[0], in[1], grad);
     m2cu::Plan p = m2cu::make_plan(&here, &in[0], &in[1], grad);
     return m2cu::total_bytes(p, grad);
 }
@@ -659,7 +662,8 @@ extern "C" int m2i_cuda_longconv_variants(const m2_attrs *attrs, const m2_desc *
     int order[WAYS], n = list_ways(p.N, p.rows.jump != 0, grad, order);
     double points = (double)p.N * (double)p.rows.count * (double)p.rows.F;
     int count = 0;
-    if (most > 0 && mma_conv_takes(attrs, in[0])) list[count++] = mma_conv_variant(attrs, in[0], in[1], grad);
+    for (int all = mma_conv_count(in[0], in[1], grad); count < all && count < most; count++)
+        list[count] = mma_conv_variant(in[0], in[1], grad, count);
     for (int i = 0; i < n && count < most; i++, count++) {
         const Way &way = ways[order[i]];
         snprintf(list[count].name, sizeof list[count].name, "%lld x %lld in one block", (long long)(p.N / way.inner),

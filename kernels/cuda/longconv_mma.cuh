@@ -5,11 +5,12 @@
 namespace m2cu
 {
 
-/* Whether the variant takes u (bf16 rows of at most 32768); else longconv.cu does. */
-bool mma_conv_takes(const m2_attrs *attrs, const m2_desc &u);
-int64_t mma_conv_workspace(const m2_attrs *attrs, const m2_desc &u, const m2_desc &k, bool grad);
+/* Its ways to run it, the cheapest first; 0 unless u is bf16 rows of at most 32768: else longconv.cu does. */
+int mma_conv_count(const m2_desc &u, const m2_desc &k, bool grad);
+/* `which` of them. */
+int64_t mma_conv_workspace(const m2_attrs *attrs, const m2_desc &u, const m2_desc &k, bool grad, int64_t which);
 /* Its name and the time expected of it. */
-m2_variant mma_conv_variant(const m2_attrs *attrs, const m2_desc &u, const m2_desc &k, bool grad);
-m2_status mma_conv_run(const m2_call *call, bool grad);
+m2_variant mma_conv_variant(const m2_desc &u, const m2_desc &k, bool grad, int64_t which);
+m2_status mma_conv_run(const m2_call *call, bool grad, int64_t which);
 
 } // namespace m2cu

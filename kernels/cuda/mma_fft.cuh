@@ -14,6 +14,7 @@
  * R = 64, 128) as 16 x R / 16. R < 16: the 16 rows are real and imaginary parts of 8 virtual rows; R = 4, say, takes two
  * halves of the columns as rows 0-3 and 4-7. Constants (twiddles, DFT blocks) lie in memory in the order lanes read them. */
 #pragma once
+#include "cluster.cuh"
 #include <cuda_fp16.h>
 #include <stdint.h>
 
@@ -155,14 +156,15 @@ __device__ __forceinline__ float root(bool imag, int a, int b, float scale)
 }
 
 /* ---- what all sizes share: rows as operands, the inner stages ------------------------------------------------------ */
-/* R: radix of the outer stage; WARPS of a block; a lane loads PIECES of W columns of a row, BATCH of them scaled together. */
-template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
-    static constexpr int R = R_, WARPS = WARPS_, W = W_, N = 256 * R, THREADS = 32 * WARPS;
-    static constexpr int GROUPS = R / WARPS;               /* of 256 points per warp */
-    static constexpr int STRIDE = 264, PLANE = R * STRIDE; /* halves: a group, all real parts */
+/* R: radix of the outer stage; C blocks (a cluster, if more than one) of WARPS share a row; a lane loads PIECES of W columns
+ * of it, BATCH of them scaled together. Of the outer stage a block does its columns, of the inner stages its groups. */
+template <int R_, int C_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
+    static constexpr int R = R_, C = C_, WARPS = WARPS_, TEAM = C * WARPS, W = W_, N = 256 * R, THREADS = 32 * WARPS;
+    static constexpr int OWN = R / C, GROUPS = OWN / WARPS;  /* groups of 256 points per block and per warp */
+    static constexpr int STRIDE = 264, PLANE = OWN * STRIDE; /* halves: a group, all real parts */
     static constexpr size_t BUFFER = 2 * PLANE * sizeof(__half);
-    static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
-    static constexpr bool AHEAD = R <= 64; /* asks for the next row while it works; longer ones lose by it */
+    static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH, ALL_PIECES = PIECES;
+    static constexpr bool AHEAD = OWN <= 64; /* asks for the next row while it works; larger ones lose by it */
     static constexpr bool WHOLE = R > 32; /* few rows per filter: a block may take its transform too */
 
     /* Constants, in units of 16 bytes per lane: these, then the outer stage's. */
@@ -179,13 +181,28 @@ template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
     Block16 F;
     Words tw;
     const uint4 *constants;
-    int lane, warp;
+    int lane, warp, rank, member; /* the block's of its cluster, the warp's of all the cluster's */
 
     __device__ __forceinline__ explicit MmaStages(const uint4 *c)
-        : constants(c), lane(threadIdx.x % 32), warp(threadIdx.x / 32)
+        : constants(c), lane(threadIdx.x % 32), warp(threadIdx.x / 32), rank(C == 1 ? 0 : cluster_rank()),
+          member(rank * WARPS + warp)
     {
         load_inner(c);
     }
+    static __device__ __forceinline__ void sync()
+    {
+        if constexpr (C == 1)
+            __syncthreads();
+        else
+            cluster_sync();
+    }
+    /* Before a cluster's blocks use each other's shared memory, and before they end. */
+    static __device__ __forceinline__ void meet()
+    {
+        if constexpr (C > 1) cluster_sync();
+    }
+    /* The first group this block owns; others are counted from it. */
+    __device__ __forceinline__ int first_group() const { return rank * OWN; }
     __device__ __forceinline__ void load_inner(const uint4 *c)
     {
         Words f = load_words(c + DFT16, lane);
@@ -199,6 +216,23 @@ template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
     static __device__ __forceinline__ int place(int k0, int c)
     {
         return k0 * STRIDE + ((c & ~8) | ((c ^ c >> 3) & 8));
+    }
+    /* 8 neighbours of any group of the row, real (0) or imaginary parts (1). */
+    static __device__ __forceinline__ void put(__half *buf, int plane, int group, int c, const uint4 &v)
+    {
+        __half *to = buf + plane * PLANE + place(group % OWN, c);
+        if constexpr (C == 1)
+            *(uint4 *)to = v;
+        else
+            cluster_store(to, group / OWN, v);
+    }
+    static __device__ __forceinline__ uint4 get(const __half *buf, int plane, int group, int c)
+    {
+        const __half *from = buf + plane * PLANE + place(group % OWN, c);
+        if constexpr (C == 1)
+            return *(const uint4 *)from;
+        else
+            return cluster_load(from, group / OWN);
     }
 
     /* A lane's part of a row as operands: word [p][i] holds column i of pieces 2 p and 2 p + 1. */
@@ -252,8 +286,8 @@ constexpr int pieces_of(int R)
     return R < 16 ? 2 : R / 4;
 }
 template <int R_, int WARPS_, int W_>
-struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
-    typedef MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> Base;
+struct MmaFft : MmaStages<R_, 1, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
+    typedef MmaStages<R_, 1, WARPS_, W_, pieces_of(R_), pieces_of(R_)> Base;
     using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::STRIDE, Base::place, Base::back;
     using typename Base::Entry;
     static constexpr int R = R_, WARPS = WARPS_, W = W_, N = 256 * R;
@@ -386,8 +420,10 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
         }
     }
 
-    /* Outer stage back: emit(n, v) gets the real (or imaginary) parts of positions n ... n + 7. */
-    template <bool IMAG, class Emit> __device__ __forceinline__ void leave(const __half *buf, Emit emit) const
+    /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, and what ask(n) returned
+     * before they were computed. */
+    template <bool IMAG, class Ask, class Emit>
+    __device__ __forceinline__ void leave(const __half *buf, Ask ask, Emit emit) const
     {
         int g = lane / 4, t = lane % 4, id = lane / 8, row = lane % 8;
         if constexpr (SMALL) {
@@ -396,6 +432,8 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
             for (int b = warp; b < COLUMNS / 32; b += WARPS) {
                 const __half *from =
                     buf + id / 2 * PLANE + row % R * STRIDE + row / R * COLUMNS + 32 * b + id % 2 * 8;
+                const int n = g % R * 256 + g / R * COLUMNS + 32 * b + 8 * t;
+                auto got = ask(n);
                 float s[4][4] = {};
 #pragma unroll
                 for (int i = 0; i < 4; i += 2) {
@@ -407,13 +445,19 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
                 constexpr int o = IMAG ? 2 : 0;
                 float v[8] = {s[0][o], s[0][o + 1], s[1][o], s[1][o + 1],
                               s[2][o], s[2][o + 1], s[3][o], s[3][o + 1]};
-                emit(g % R * 256 + g / R * COLUMNS + 32 * b + 8 * t, v);
+                emit(n, v, got);
             }
         } else {
             constexpr int ALL = 8 * TILES, M = ALL / WARPS >= 4 ? 4 : ALL / WARPS >= 2 && TILES >= 2 ? 2 : 1;
             for (int item = warp; item < ALL / M; item += WARPS) {
                 int b = item % 8, tile = item / 8 * M;
                 const __half *from = buf + (id / 2 * 8 + row) * STRIDE + 32 * b + id % 2 * 8;
+                auto place_of = [&](int m, int r) { return ((tile + m) * 16 + g + 8 * r) * 256 + 32 * b + 8 * t; };
+                decltype(ask(0)) got[M][2];
+#pragma unroll
+                for (int m = 0; m < M; m++)
+#pragma unroll
+                    for (int r = 0; r < 2; r++) got[m][r] = ask(place_of(m, r));
                 float s[M][4][4] = {};
 #pragma unroll 1
                 for (int k = 0; k < TILES; k++) {
@@ -445,7 +489,7 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
                         float v[8];
 #pragma unroll
                         for (int i = 0; i < 8; i++) v[i] = s[m][i / 2][2 * r + i % 2];
-                        emit(((tile + m) * 16 + g + 8 * r) * 256 + 32 * b + 8 * t, v);
+                        emit(place_of(m, r), v, got[m][r]);
                     }
             }
         }

@@ -3,7 +3,7 @@
  *
  *   k0 = q + 16 m, j0 = Q jA + jB:  exp(-2 pi i (k0 - 1/4) j0 / R) = A[q][jA] T[q][jB] B[m][jB]
  *   A = exp(-2 pi i (q - 1/4) jA / 16),  T = exp(-2 pi i (q - 1/4) jB / R),  B = exp(-2 pi i m jB / Q)
- * A warp's columns are c = 16 warp + i, so the twiddle exp(-2 pi i (k0 - 1/4) c / N) is S[k0][i], the same for all warps,
+ * A task's columns are c = COLUMNS task + i, so the twiddle exp(-2 pi i (k0 - 1/4) c / N) is S[k0][i], the same for all tasks,
  * times a factor of q, which T takes, and one of m, which B takes.
  *
  * In:   per column i, C(q; (i', jB)) = A x, times T, is the left operand of the product with B: C(q; (i', m)), times S.
@@ -35,19 +35,21 @@ __device__ __forceinline__ void store_tiles(__half *row, const uint32_t (&w)[4],
 #endif
 }
 
-template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
-    typedef MmaStages<R_, 16, 8, R_ / 16, 4> Base;
-    using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::STRIDE, Base::place, Base::back;
+/* A warp of the row's has ROUNDS tasks, of 16 columns, or 8 where there are more warps than 16. */
+template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_, C_, WARPS_, 8, R_ / (C_ * WARPS_), 4> {
+    typedef MmaStages<R_, C_, WARPS_, 8, R_ / (C_ * WARPS_), 4> Base;
+    using Base::constants, Base::lane, Base::OUTER, Base::PLANE, Base::place, Base::put, Base::get, Base::back;
     using typename Base::Entry;
-    static constexpr int R = R_, Q = R / 16, N = 256 * R, WARPS = 16;
+    static constexpr int R = R_, Q = R / 16, N = 256 * R, TASKS = Base::TEAM > 16 ? Base::TEAM : 16, COLUMNS = 256 / TASKS,
+                         ROUNDS = TASKS / Base::TEAM, PIECES = R / TASKS; /* a task's columns, and the pieces of it per lane */
     static constexpr bool TALL = Q == 8; /* a lane holds two m's, else one m and two blocks of columns */
-    static_assert(Q == 4 || Q == 8);
+    static_assert((Q == 4 && COLUMNS == 16) || (Q == 8 && (COLUMNS == 8 || COLUMNS == 16)), "whole products");
 
     /* ---- constants, in units of 16 bytes per lane --------------------------------------------------------------- */
-    static constexpr int PAIRS = TALL ? 8 : 4; /* S: a unit of real parts and one of imaginary parts per pair of columns */
+    static constexpr int PAIRS = TALL ? COLUMNS / 2 : 4; /* S: a unit of real and one of imaginary parts per pair of columns */
     static constexpr int S = OUTER, IN = S + PAIRS * 2 * 32, /* A: 2 units; a warp's: T 1, B 1 */
-        OUT = IN + (2 + 2 * WARPS) * 32,                     /* A: 2 units; a warp's: B 2, T 2 */
-        CONSTANTS = OUT + (2 + 4 * WARPS) * 32;
+        OUT = IN + (2 + 2 * TASKS) * 32,                     /* A: 2 units; a warp's: B 2, T 2 */
+        CONSTANTS = OUT + (2 + 4 * TASKS) * 32;
 
     static __device__ __forceinline__ float s_factor(bool imag, int k0, int i)
     {
@@ -59,11 +61,11 @@ template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
     }
     static __device__ __forceinline__ float t_factor(bool imag, int q, int jB, int of)
     {
-        return root(imag, (4 * q + 4 * N - 1) % (4 * N) * (256 * jB + 16 * of), 4 * N, 1);
+        return root(imag, (4 * q + 4 * N - 1) % (4 * N) * (256 * jB + COLUMNS * of), 4 * N, 1);
     }
     static __device__ __forceinline__ float b_factor(bool imag, int m, int jB, int of)
     {
-        return root(imag, m * (N / Q * jB + 256 * of), N, rsqrtf((float)Q));
+        return root(imag, m * (N / Q * jB + 16 * COLUMNS * of), N, rsqrtf((float)Q));
     }
     /* Of the inward product with B: row n = (i', jB), column l = (m, i'). */
     static __device__ float b_in(bool imag, int n, int l, int of)
@@ -121,11 +123,12 @@ template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
         return c;
     }
     __device__ __forceinline__ void prepare() { Base::load_inner(fresh()); }
+    __device__ __forceinline__ int task(int round) const { return round * Base::TEAM + Base::member; }
     /* Position of this lane's piece x, 8 columns. */
     __device__ __forceinline__ int position(int x) const
     {
-        int g = lane / 4, t = lane % 4, jA = 2 * t + x % 2 + x % 4 / 2 * 8, block = TALL ? x / 4 : g / Q;
-        return (Q * jA + g % Q) * 256 + 16 * warp + 8 * block;
+        int g = lane / 4, t = lane % 4, jA = 2 * t + x % 2 + x % 4 / 2 * 8, block = TALL ? x % PIECES / 4 : g / Q;
+        return (Q * jA + g % Q) * 256 + COLUMNS * task(x / PIECES) + 8 * block;
     }
     static __device__ __forceinline__ int group_of(int q, int m)
     {
@@ -146,13 +149,15 @@ template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
     __device__ __forceinline__ void enter(const Entry &x, const Entry &y, __half *buf) const
     {
         const int g = lane / 4, t = lane % 4;
-        const uint4 *c = fresh(), *mine = c + IN + (2 + 2 * warp) * 32;
+        const uint4 *c = fresh();
         const Words A = load_words(c + IN, lane);
-        const uint4 T = __ldg(mine + lane), B = __ldg(mine + 32 + lane);
-        const uint32_t Tre[2] = {T.x, T.y}, Tim[2] = {T.z, T.w};
         const uint32_t down[4] = {minus(A.im[0]), minus(A.im[1]), minus(A.im[2]), minus(A.im[3])};
 #pragma unroll
-        for (int block = 0; block < (TALL ? 2 : 1); block++) {
+        for (int all = 0; all < PIECES / 4 * ROUNDS; all++) {
+            const int block = all % (PIECES / 4), task = this->task(all / (PIECES / 4));
+            const uint4 *mine = c + IN + (2 + 2 * task) * 32;
+            const uint4 T = __ldg(mine + lane), B = __ldg(mine + 32 + lane);
+            const uint32_t Tre[2] = {T.x, T.y}, Tim[2] = {T.z, T.w};
             uint32_t re[4][4], im[4][4]; /* [(r, b)][pair] */
 #pragma unroll
             for (int pair = 0; pair < 4; pair++) {
@@ -161,11 +166,11 @@ template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
                 for (int e = 0; e < 2; e++) {
                     const int i = 2 * pair + e;
                     uint32_t zr[2], zi[2];
-                    mma_first(zr[0], zr[1], A.re, x[2 * block][i], x[2 * block + 1][i]);
-                    mma_first(zi[0], zi[1], A.im, x[2 * block][i], x[2 * block + 1][i]);
+                    mma_first(zr[0], zr[1], A.re, x[2 * all][i], x[2 * all + 1][i]);
+                    mma_first(zi[0], zi[1], A.im, x[2 * all][i], x[2 * all + 1][i]);
                     if (COMPLEX) {
-                        mma_next(zr[0], zr[1], down, y[2 * block][i], y[2 * block + 1][i]);
-                        mma_next(zi[0], zi[1], A.re, y[2 * block][i], y[2 * block + 1][i]);
+                        mma_next(zr[0], zr[1], down, y[2 * all][i], y[2 * all + 1][i]);
+                        mma_next(zi[0], zi[1], A.re, y[2 * all][i], y[2 * all + 1][i]);
                     }
 #pragma unroll
                     for (int r = 0; r < 2; r++) times<false>(zr[r], zi[r], Tre[r], Tim[r]);
@@ -184,10 +189,10 @@ template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
             }
 #pragma unroll
             for (int rb = 0; rb < 4; rb++) {
-                int m = TALL ? t + rb % 2 * 4 : t, column = 16 * warp + 8 * (TALL ? block : rb % 2);
-                __half *to = buf + place(group_of(g + rb / 2 * 8, m), column);
-                *(uint4 *)to = make_uint4(re[rb][0], re[rb][1], re[rb][2], re[rb][3]);
-                *(uint4 *)(to + PLANE) = make_uint4(im[rb][0], im[rb][1], im[rb][2], im[rb][3]);
+                int m = TALL ? t + rb % 2 * 4 : t, column = COLUMNS * task + 8 * (TALL ? block : rb % 2),
+                    group = group_of(g + rb / 2 * 8, m);
+                put(buf, 0, group, column, make_uint4(re[rb][0], re[rb][1], re[rb][2], re[rb][3]));
+                put(buf, 1, group, column, make_uint4(im[rb][0], im[rb][1], im[rb][2], im[rb][3]));
             }
         }
     }
@@ -202,25 +207,38 @@ template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
         store_tiles(row + PLANE, z.im, lane);
     }
 
-    /* Outer stage back: emit(n, v) gets the real (or imaginary) parts of positions n ... n + 7. */
-    template <bool IMAG, class Emit> __device__ __forceinline__ void leave(const __half *buf, Emit emit) const
+    /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, and what ask(n) returned
+     * before they were computed. */
+    template <bool IMAG, class Ask, class Emit>
+    __device__ __forceinline__ void leave(const __half *buf, Ask ask, Emit emit) const
     {
         const int g = lane / 4, t = lane % 4;
-        const uint4 *c = fresh(), *mine = c + OUT + (2 + 4 * warp) * 32;
-        const Words A = load_words(c + OUT, lane), B = load_words(mine, lane), T = load_words(mine + 64, lane);
-        uint32_t up[4], down[4]; /* the product's real or imaginary part: A.re (re or im) + up (im or re) */
+        const uint4 *c = fresh();
+        const Words A = load_words(c + OUT, lane);
+        uint32_t up[4]; /* the product's real or imaginary part: A.re (re or im) + up (im or re) */
 #pragma unroll
-        for (int q = 0; q < 4; q++) up[q] = IMAG ? A.im[q] : minus(A.im[q]), down[q] = minus(B.im[q]);
+        for (int q = 0; q < 4; q++) up[q] = IMAG ? A.im[q] : minus(A.im[q]);
 #pragma unroll 1
-        for (int block = 0; block < 2; block++) {
+        for (int all = 0; all < COLUMNS / 8 * ROUNDS; all++) {
+            const int block = all % (COLUMNS / 8), task = this->task(all / (COLUMNS / 8));
+            const uint4 *mine = c + OUT + (2 + 4 * task) * 32;
+            const Words B = load_words(mine, lane), T = load_words(mine + 64, lane);
+            const uint32_t down[4] = {minus(B.im[0]), minus(B.im[1]), minus(B.im[2]), minus(B.im[3])};
+            auto place_of = [&](int o) {
+                int jA = g + 8 * (TALL ? o / 2 : o), jB = t + (TALL ? o % 2 * 4 : 0);
+                return (Q * jA + jB) * 256 + COLUMNS * task + 8 * block;
+            };
+            decltype(ask(0)) got[TALL ? 4 : 2];
+#pragma unroll
+            for (int o = 0; o < (TALL ? 4 : 2); o++) got[o] = ask(place_of(o));
             float out[4][8]; /* [(jA's r, n's r)] */
             Words z[2][TALL ? 2 : 1];
 #pragma unroll
             for (int r = 0; r < 2; r++)
 #pragma unroll
                 for (int b = 0; b < (TALL ? 2 : 1); b++) {
-                    const __half *from = buf + place(group_of(g + 8 * r, t + 4 * b), 16 * warp + 8 * block);
-                    uint4 v = *(const uint4 *)from, w = *(const uint4 *)(from + PLANE);
+                    int group = group_of(g + 8 * r, t + 4 * b), column = COLUMNS * task + 8 * block;
+                    uint4 v = get(buf, 0, group, column), w = get(buf, 1, group, column);
                     z[r][b] = Words{{v.x, v.y, v.z, v.w}, {w.x, w.y, w.z, w.w}};
                 }
 #pragma unroll
@@ -260,10 +278,7 @@ template <int R_> struct MmaFftLong : MmaStages<R_, 16, 8, R_ / 16, 4> {
                 }
             }
 #pragma unroll
-            for (int o = 0; o < (TALL ? 4 : 2); o++) {
-                int jA = g + 8 * (TALL ? o / 2 : o), jB = t + (TALL ? o % 2 * 4 : 0);
-                emit((Q * jA + jB) * 256 + 16 * warp + 8 * block, out[o]);
-            }
+            for (int o = 0; o < (TALL ? 4 : 2); o++) emit(place_of(o), out[o], got[o]);
         }
     }
 };

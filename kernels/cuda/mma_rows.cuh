@@ -53,20 +53,18 @@ struct Filter {
 };
 
 /* ---- rows of a filter, scaled ------------------------------------------------------------------------------------- */
-/* The block's maximum of each of n numbers; every thread calls, and has it. `part`: n WARPS words of shared memory that
- * nobody has read since a barrier before the last. */
-template <int n, int WARPS> __device__ __forceinline__ void block_max(uint32_t (&top)[n], uint32_t *part)
+/* The largest number of all threads that share a row; every thread calls, and has it. `part`: TEAM words of shared memory
+ * that nobody has read since a barrier before the last. */
+template <class X> __device__ __forceinline__ uint32_t row_max(const X &fft, uint32_t top, uint32_t *part)
 {
-#pragma unroll
-    for (int i = 0; i < n; i++) {
-        top[i] = __reduce_max_sync(~0u, top[i]);
-        if (threadIdx.x % 32 == 0) part[i * WARPS + threadIdx.x / 32] = top[i];
+    top = __reduce_max_sync(~0u, top);
+    if constexpr (X::C == 1) {
+        if (fft.lane == 0) part[fft.member] = top;
+    } else if (fft.lane < X::C) {
+        cluster_store(part + fft.member, fft.lane, top);
     }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < n; i++)
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) top[i] = max(top[i], part[i * WARPS + w]);
+    X::sync();
+    return __reduce_max_sync(~0u, part[fft.lane % X::TEAM]);
 }
 /* The power of two that brings a maximum with these bits into [2^to, 2^(to + 1)); the largest for 0. */
 __device__ __forceinline__ float scale_for(uint32_t top, int to)
@@ -93,10 +91,9 @@ template <class X> struct Taken {
             uint32_t raw[COUNT][W / 2], gates[COUNT][W / 2];
             float v[COUNT][W];
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) {
-                line.template fetch<W>(p, fft.position(b * COUNT + i), raw[i]);
-                if (gate) line.template fetch<W>(gate, fft.position(b * COUNT + i), gates[i]);
-            }
+            for (int i = 0; i < COUNT; i++) line.template fetch<W>(p, fft.position(b * COUNT + i), raw[i]);
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) line.template fetch<W>(gate, fft.position(b * COUNT + i), gates[i]);
             float most = 0;
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
@@ -128,12 +125,10 @@ template <class X> struct Taken {
     }
 };
 
-/* The block's largest magnitude of a row from its warps'; a barrier. */
-template <class X> __device__ __forceinline__ float common_scale(Taken<X> &row, uint32_t *part)
+/* The scale of a row from its warps' largest magnitudes; a barrier. */
+template <class X> __device__ __forceinline__ float common_scale(const X &fft, Taken<X> &row, uint32_t *part)
 {
-    uint32_t top[1] = {row.largest()};
-    block_max<1, X::WARPS>(top, part);
-    float scale = scale_for(top[0], 7);
+    float scale = scale_for(row_max(fft, row.largest(), part), 7);
     row.rescale(scale);
     return scale;
 }

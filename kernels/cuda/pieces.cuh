@@ -15,8 +15,31 @@ template <int W> __device__ __forceinline__ void unpack(const uint32_t (&w)[W / 
         v[2 * i] = __uint_as_float(w[i] << 16), v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
 }
 
-/* One row. PLAIN: in one piece, of a length and at addresses that are multiples of 8 columns; else anything. */
-template <bool PLAIN> struct Line {
+/* WORDS words that no thread of this launch has written, or zeros. A predicated load that compilers leave where it is: as a
+ * branch or a clamped address it takes registers that rows need. */
+template <int WORDS> __device__ __forceinline__ void load_if(bool there, const void *from, uint32_t (&w)[WORDS])
+{
+    if constexpr (WORDS == 4)
+        asm volatile("{\n.reg .pred p;\n setp.ne.s32 p, %5, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n"
+                     " mov.b32 %3, 0;\n @p ld.global.nc.v4.b32 {%0,%1,%2,%3}, [%4];\n}"
+                     : "=&r"(w[0]), "=&r"(w[1]), "=&r"(w[2]), "=&r"(w[3])
+                     : "l"(from), "r"((int)there));
+    else if constexpr (WORDS == 2)
+        asm volatile("{\n.reg .pred p;\n setp.ne.s32 p, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+                     " @p ld.global.nc.v2.b32 {%0,%1}, [%2];\n}"
+                     : "=&r"(w[0]), "=&r"(w[1])
+                     : "l"(from), "r"((int)there));
+    else
+        asm volatile("{\n.reg .pred p;\n setp.ne.s32 p, %2, 0;\n mov.b32 %0, 0;\n @p ld.global.nc.b32 %0, [%1];\n}"
+                     : "=&r"(w[0])
+                     : "l"(from), "r"((int)there));
+}
+
+/* What is known of rows: nothing; or that they are in one piece, of a length and at addresses that are multiples of 8 columns. */
+enum Form { ANY, WIDE };
+
+/* One row. */
+template <Form FORM> struct Line {
     int64_t start, jump;
     FastDiv segment;
     int L;
@@ -27,36 +50,34 @@ template <bool PLAIN> struct Line {
     }
     __device__ __forceinline__ int64_t at(int n) const
     {
-        return PLAIN ? start + n : start + n + (int64_t)segment.div((uint32_t)n) * jump;
+        return FORM != ANY ? start + n : start + n + (int64_t)segment.div((uint32_t)n) * jump;
     }
-    /* The bits of positions n ... n + W - 1; zero past the end. */
+    /* The bits of positions n ... n + W - 1; zero past the end, and if p is absent. */
     template <int W> __device__ __forceinline__ void fetch(const bf16 *p, int n, uint32_t (&w)[W / 2]) const
     {
-#pragma unroll
-        for (int i = 0; i < W / 2; i++) w[i] = 0;
-        if (PLAIN || wide) {
-            if (n >= L) return;
-            const bf16 *a = p + at(n);
-            if constexpr (W == 8) {
-                uint4 v = __ldg((const uint4 *)a);
-                w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
-            } else if constexpr (W == 4) {
-                uint2 v = __ldg((const uint2 *)a);
-                w[0] = v.x, w[1] = v.y;
-            } else {
-                w[0] = __ldg((const uint32_t *)a);
-            }
+        if (FORM != ANY || wide) {
+            load_if<W / 2>(p && n < L, p + at(n), w);
         } else {
 #pragma unroll
+            for (int i = 0; i < W / 2; i++) w[i] = 0;
+#pragma unroll
             for (int i = 0; i < W; i++)
-                if (n + i < L) w[i / 2] |= (uint32_t)__bfloat16_as_ushort(p[at(n + i)]) << i % 2 * 16;
+                if (p && n + i < L) w[i / 2] |= (uint32_t)__bfloat16_as_ushort(p[at(n + i)]) << i % 2 * 16;
         }
     }
-    /* Asks for the whole row, a cache line per thread. */
-    template <int THREADS> __device__ __forceinline__ void prefetch(const bf16 *p) const
+    /* Asks for what block `rank` of the C that share the row reads of it, its columns of every 256: into L1, or L2 only. */
+    template <int THREADS, int C, bool L1> __device__ __forceinline__ void prefetch(const bf16 *p, int rank) const
     {
-        for (int n = (int)threadIdx.x * 64; PLAIN && p && n < L; n += THREADS * 64)
-            asm volatile("prefetch.global.L1 [%0];" ::"l"(p + start + n));
+        constexpr int COLUMNS = 256 / C, UNIT = C > 1 ? 16 : 64, UNITS = COLUMNS / UNIT; /* a sector; or a cache line */
+        if constexpr (FORM != ANY)
+            for (int i = (int)threadIdx.x; p; i += THREADS) {
+                int n = i / UNITS * 256 + rank * COLUMNS + i % UNITS * UNIT;
+                if (n >= L) return;
+                if (L1)
+                    asm volatile("prefetch.global.L1 [%0];" ::"l"(p + start + n));
+                else
+                    asm volatile("prefetch.global.L2 [%0];" ::"l"(p + start + n));
+            }
     }
     /* p[n + i] = or += v[i] */
     __device__ __forceinline__ void put(bf16 *p, int n, const float (&v)[8], bool acc) const
@@ -68,7 +89,7 @@ template <bool PLAIN> struct Line {
             fetch<8>(p, n, w); /* not through the read-only cache's promise: nobody else writes these */
             unpack<8>(w, old);
         }
-        if (PLAIN || wide) {
+        if (FORM != ANY || wide) {
 #pragma unroll
             for (int i = 0; i < 4; i++) w[i] = pack_two(v[2 * i] + old[2 * i], v[2 * i + 1] + old[2 * i + 1]);
             *(uint4 *)(p + at(n)) = make_uint4(w[0], w[1], w[2], w[3]);

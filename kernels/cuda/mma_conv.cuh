@@ -1,0 +1,589 @@
+/* mma_conv.cuh - kernels of longconv_mma.cu and longconv_sm90.cu, and what starts them. A kernel has no body for devices below
+ * M2_OLDEST, a compute capability times 100 (longconv_sm90.cu): they are never given it. */
+#pragma once
+#include "longconv_mma.cuh"
+#include "common.cuh"
+#include "mma_rows.cuh"
+
+#ifndef M2_OLDEST
+#define M2_OLDEST 0
+#endif
+
+namespace m2cu
+{
+
+/* ---- a way to run it, a plan of one call ---------------------------------------------------------------------------- */
+struct Plan {
+    Rows rows;
+    int64_t N;
+    int nf, splits; /* filters at a time; clusters that share a filter's rows, 0: whole filters per cluster */
+    int64_t constants, K, scales, dK, temp; /* bytes */
+    int64_t total() const { return constants + K + scales + dK + temp; }
+};
+
+struct Job {
+    Plan p;
+    Gates io;
+    Filter taps, dtaps;
+    uint4 *constants, *K, *temp;
+    float *scales;
+    float4 *dK;
+    cudaStream_t stream;
+    bool regular() const { return io.wide && !p.rows.jump; }
+};
+
+struct Variant {
+    int64_t N;
+    bool grad;
+    int cluster;   /* blocks that share a row */
+    int threads;   /* of a block */
+    int constants; /* units of 16 bytes */
+    int clusters;  /* in flight on a large GPU */
+    bool temp, whole;
+    float cost, filter; /* picoseconds per point of a row, and of a filter beside them; `m2 bench conv` on an H200 */
+    void (*begin)(const Job &);
+    void (*run)(const Job &, int f0, int nf);
+};
+/* As `variants` of longconv_mma.cu: those for compute capability 9.0. */
+extern const Variant sm90_variants[];
+extern const int sm90_variant_count;
+
+namespace
+{
+
+#ifdef __CUDA_ARCH__
+constexpr bool here = __CUDA_ARCH__ >= M2_OLDEST;
+#else
+constexpr bool here = true;
+#endif
+
+/* ---- kernels ------------------------------------------------------------------------------------------------------ */
+template <class X> __global__ void __launch_bounds__(256) fill_constants(uint4 *to)
+{
+    int at = blockIdx.x * 256 + threadIdx.x;
+    if (at < X::CONSTANTS) to[at] = make_uint4(X::constant(at, 0), X::constant(at, 1), X::constant(at, 2), X::constant(at, 3));
+}
+
+/* A block's rows of a filter: first, first + step, ... */
+struct Share {
+    int first, step;
+};
+
+/* The spectrum of filter f, N words (re and im of group k0 at (2 k0) 32, (2 k0 + 1) 32), K being where this block's groups
+ * start, as everywhere below; returns its scale. A thread reads back only what it wrote. */
+template <class X>
+__device__ __forceinline__ float spectrum_of(X &fft, const Filter &taps, int64_t f, __half *buf, uint32_t *part, uint4 *K)
+{
+    typename X::Entry re, im;
+    uint32_t tops[X::BATCHES], top = 0;
+#pragma unroll
+    for (int b = 0; b < X::BATCHES; b++) { /* operands at the warp's scale, then at the block's */
+        constexpr int W = X::W;
+        float x[X::BATCH][W], y[X::BATCH][W], most = 0;
+#pragma unroll
+        for (int p = 0; p < X::BATCH; p++) {
+            int n = fft.position(b * X::BATCH + p);
+            float reversed[W] = {};
+            taps.fetch<W>(taps.k, f, n, x[p]);
+            if (n == 0 && taps.D) x[p][0] += taps.D[f];
+            if (taps.kr) taps.fetch<W>(taps.kr, f, X::N - W - n, reversed);
+#pragma unroll
+            for (int i = 0; i < W; i++) {
+                y[p][i] = -reversed[W - 1 - i];
+                most = fmaxf(most, fmaxf(fabsf(x[p][i]), fabsf(y[p][i]))); /* a NaN enters as it is */
+            }
+        }
+        tops[b] = __reduce_max_sync(~0u, __float_as_uint(most));
+        top = max(top, tops[b]);
+        X::pack_entry(x, scale_for(tops[b], 6), re, b);
+        X::pack_entry(y, scale_for(tops[b], 6), im, b);
+    }
+    top = row_max(fft, top, part);
+    const float scale = scale_for(top, 6); /* complex rows: one bit of room */
+#pragma unroll
+    for (int b = 0; b < X::BATCHES; b++) {
+        X::scale_entry(re, scale * inverse(scale_for(tops[b], 6)), b);
+        X::scale_entry(im, scale * inverse(scale_for(tops[b], 6)), b);
+    }
+    fft.template enter<true>(re, im, buf);
+    X::sync();
+    top = 0;
+    fft.prepare();
+#pragma unroll 1
+    for (int i = 0; i < X::GROUPS; i++) top = max(top, magnitude(fft.inner(buf, i * X::WARPS + fft.warp)));
+    top = row_max(fft, top, part + X::TEAM);
+    float unit = scale_for(top, -2); /* a complex number of such parts stays below 1 */
+#pragma unroll 1
+    for (int i = 0; i < X::GROUPS; i++) {
+        int k0 = i * X::WARPS + fft.warp;
+        store_words(K + k0 * 64 + fft.lane, scaled(fft.inner(buf, k0), unit));
+    }
+    return sqrtf((float)X::N) * inverse(scale) * inverse(unit);
+}
+template <class X>
+__global__ void __launch_bounds__(X::THREADS)
+    filter_spectrum(Filter taps, const uint4 *constants, uint4 *K, float *scale_K, int f0)
+{
+    if constexpr (here) {
+        extern __shared__ uint4 smem[];
+        __shared__ uint32_t part[2 * X::TEAM];
+        X fft(constants);
+        X::meet();
+        const int f = blockIdx.x / X::C;
+        float scale = spectrum_of(fft, taps, f0 + f, (__half *)smem, part, K + ((int64_t)f * X::R + fft.first_group()) * 64);
+        if (threadIdx.x == 0) scale_K[f] = scale;
+        X::meet();
+    }
+}
+
+/* Row i of two tensors, if there is one, on its way into the cache. */
+template <class X, Form FORM>
+__device__ __forceinline__ void ask_for(const X &fft, const Rows &rows, bool wide, int f, int i, const bf16 *p, const bf16 *q)
+{
+    if (i >= rows.count) return;
+    Line<FORM> line(rows, wide, f, i);
+    line.template prefetch<X::THREADS, X::C, X::OWN <= 32>(p, fft.rank);
+    line.template prefetch<X::THREADS, X::C, X::OWN <= 32>(q, fft.rank);
+}
+
+/* 8 positions of one or two tensors, asked for ahead of their use. */
+template <int TENSORS> struct Bits {
+    uint32_t w[TENSORS][4];
+    Bits() = default;
+    template <class Line, class... P> __device__ __forceinline__ Bits(const Line &line, int n, P... p)
+    {
+        int i = 0;
+        (line.template fetch<8>(p, n, w[i++]), ...);
+    }
+};
+struct Nothing {
+};
+
+/* A share of the rows of filter f, whose spectrum is K with its scale. */
+template <class X, Form FORM>
+__device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
+                                             float scale_K, __half *buf, uint32_t *part)
+{
+    for (int i = share.first; i < rows.count; i += share.step) {
+        Line<FORM> line(rows, io.wide, f, i);
+        Taken<X> x(fft, line, io.u, io.pre);
+        if (X::AHEAD) {
+            line.template prefetch<X::THREADS, X::C, X::OWN <= 32>(io.post, fft.rank);
+            ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.u, io.pre);
+        }
+        float scale = common_scale(fft, x, part);
+        fft.template enter<false>(x.x, x.x, buf);
+        X::sync();
+        fft.prepare();
+#pragma unroll 1
+        for (int n = 0; n < X::GROUPS; n++) {
+            int k0 = n * X::WARPS + fft.warp;
+            Words k = words_of(K[k0 * 64 + fft.lane], K[k0 * 64 + 32 + fft.lane]);
+            Words z = fft.inner(buf, k0);
+            times<false>(z, k);
+            fft.keep(fft.inner_inverse(z, k0), buf, k0);
+        }
+        X::sync();
+        float back = scale_K * inverse(scale);
+        fft.template leave<false>(
+            buf, [&](int n) { return Bits<1>(line, n, io.post); },
+            [&](int n, float(&s)[8], const Bits<1> &got) {
+                float g[8];
+                unpack<8>(got.w[0], g);
+#pragma unroll
+                for (int e = 0; e < 8; e++) s[e] *= io.post ? back * g[e] : back;
+                line.put(io.y, n, s, false);
+            });
+    }
+}
+template <class X, Form FORM, int BLOCKS>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS)
+    mma_forward(Rows rows, Gates io, const uint4 *constants, const uint4 *K, const float *scale_K, int f0)
+{
+    if constexpr (here) {
+        extern __shared__ uint4 smem[];
+        __shared__ uint32_t part[X::TEAM];
+        X fft(constants);
+        X::meet();
+        forward_rows<X, FORM>(fft, rows, io, f0 + blockIdx.y, Share{(int)blockIdx.x / X::C, (int)gridDim.x / X::C},
+                              K + ((int64_t)blockIdx.y * X::R + fft.first_group()) * 64, scale_K[blockIdx.y], (__half *)smem,
+                              part);
+        X::meet();
+    }
+}
+/* Not inlined, so that rows have all registers (forward 7 to 20% faster). */
+template <class X>
+__device__ __noinline__ float spectrum_apart(const uint4 *constants, const Filter *taps, int f, uint4 *smem, uint32_t *part,
+                                             uint4 *K)
+{
+    X fft(constants);
+    return spectrum_of(fft, *taps, f, (__half *)smem, part, K);
+}
+/* A cluster takes whole filters; K has room for one per cluster. */
+template <class X, Form FORM, int BLOCKS>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS)
+    whole_forward(Rows rows, Gates io, const __grid_constant__ Filter taps, const uint4 *constants, uint4 *K)
+{
+    if constexpr (here) {
+        extern __shared__ uint4 smem[];
+        __shared__ uint32_t part[2 * X::TEAM];
+        X fft(constants);
+        X::meet();
+        const int me = blockIdx.x / X::C, all = gridDim.x / X::C;
+        K += ((int64_t)me * X::R + fft.first_group()) * 64;
+        for (int f = me; f < rows.F; f += all) {
+            float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
+            forward_rows<X, FORM>(fft, rows, io, f, Share{0, 1}, K, scale, (__half *)smem, part);
+        }
+        X::meet();
+    }
+}
+
+/* sum += scale d conj(a) */
+__device__ __forceinline__ void correlate(Sums &sum, const Words &d, const Words &a, float scale)
+{
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        float2 ar = __half22float2(halves(a.re[q])), ai = __half22float2(halves(a.im[q])), dr = __half22float2(halves(d.re[q])),
+               di = __half22float2(halves(d.im[q]));
+        float(&re)[4] = sum.re[q / 2], (&im)[4] = sum.im[q / 2];
+        int e = q % 2 * 2;
+        re[e] += scale * (dr.x * ar.x + di.x * ai.x);
+        im[e] += scale * (di.x * ar.x - dr.x * ai.x);
+        re[e + 1] += scale * (dr.y * ar.y + di.y * ai.y);
+        im[e + 1] += scale * (di.y * ar.y - dr.y * ai.y);
+    }
+}
+__device__ __forceinline__ Sums load_sums(const float4 *p, int lane)
+{
+    Sums s;
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        float4 v = p[q * 32 + lane];
+        float(&to)[4] = q < 2 ? s.re[q] : s.im[q - 2];
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+    return s;
+}
+__device__ __forceinline__ void store_sums(float4 *p, int lane, const Sums &s)
+{
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        const float(&v)[4] = q < 2 ? s.re[q] : s.im[q - 2];
+        p[q * 32 + lane] = make_float4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+/* Where the backward of a block with KIB of shared memory keeps what it needs: two transforms there, or one and the other in
+ * L2; of the sums of the spectrum's gradient, a warp's first SHARED groups there, then KEPT in registers, others in L2. */
+template <class X, int KIB> struct Fits {
+    static constexpr bool TWO = X::OWN < 128;
+    static constexpr int ROOM = (KIB * 1024 - (TWO ? 2 : 1) * (int)X::BUFFER) / 2048 / X::WARPS,
+                         SHARED = ROOM < X::GROUPS ? ROOM : X::GROUPS, KEPT = X::GROUPS - SHARED <= 3 ? X::GROUPS - SHARED : 0;
+    static constexpr size_t BYTES = (TWO ? 2 : 1) * X::BUFFER + SHARED * X::WARPS * 256 * sizeof(float2);
+};
+
+/* Backward of a share of the rows of filter f: `dK` gets the sums of the gradient of its spectrum, [k0][4 32]. Where two
+ * transforms do not fit shared memory, that of dy waits in `temp`, N words. */
+template <class X, Form FORM, int KIB>
+__device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
+                                              float scale_K, float4 *dK, uint4 *temp, uint4 *smem, uint32_t *part)
+{
+    __half *buf = (__half *)smem;
+    typedef Fits<X, KIB> Fit;
+    constexpr bool TWO = Fit::TWO;
+    __half *bufd = TWO ? buf + 2 * X::PLANE : buf;
+    const int lane = fft.lane;
+    float4 *sums = (float4 *)((char *)smem + X::BUFFER * (TWO ? 2 : 1));
+    Sums kept[Fit::KEPT ? Fit::KEPT : 1] = {};
+    for (int i = share.first; i < rows.count; i += share.step) {
+        Line<FORM> line(rows, io.wide, f, i);
+        float sa, sd;
+        if constexpr (TWO) {
+            {
+                Taken<X> d(fft, line, io.dy, io.post);
+                ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
+                sd = common_scale(fft, d, part);
+                fft.template enter<false>(d.x, d.x, bufd);
+            }
+            Taken<X> a(fft, line, io.u, io.pre);
+            ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
+            sa = common_scale(fft, a, part + X::TEAM);
+            fft.template enter<false>(a.x, a.x, buf);
+        } else {
+            Taken<X> d(fft, line, io.dy, io.post);
+            sd = common_scale(fft, d, part);
+            fft.template enter<false>(d.x, d.x, bufd);
+            X::sync();
+            fft.prepare();
+#pragma unroll 1
+            for (int n = 0; n < X::GROUPS; n++) {
+                int k0 = n * X::WARPS + fft.warp;
+                store_words(temp + k0 * 64 + lane, fft.inner(bufd, k0));
+            }
+            Taken<X> a(fft, line, io.u, io.pre);
+            sa = common_scale(fft, a, part + X::TEAM);
+            fft.template enter<false>(a.x, a.x, buf);
+        }
+        X::sync();
+        float both = inverse(sa) * inverse(sd);
+        fft.prepare();
+        auto group = [&](int k0, Sums &sum) {
+            Words k = words_of(K[k0 * 64 + lane], K[k0 * 64 + 32 + lane]);
+            Words zd = TWO ? fft.inner(bufd, k0) : words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]),
+                  za = fft.inner(buf, k0);
+            correlate(sum, zd, za, both);
+            times<false>(za, k);
+            if (io.dpost) fft.keep(fft.inner_inverse(za, k0), buf, k0);
+            times<true>(zd, k);
+            zd = fft.inner_inverse(zd, k0);
+            if (TWO)
+                fft.keep(zd, bufd, k0);
+            else
+                store_words(temp + k0 * 64 + lane, zd);
+        };
+        auto group_at = [&](int k0, float4 *at) {
+            Sums sum = {};
+            if (i != share.first) sum = load_sums(at, lane);
+            group(k0, sum);
+            store_sums(at, lane, sum);
+        };
+#pragma unroll 1
+        for (int n = 0; n < Fit::SHARED; n++) group_at(n * X::WARPS + fft.warp, sums + (n * X::WARPS + fft.warp) * 128);
+#pragma unroll
+        for (int n = 0; n < Fit::KEPT; n++) group((Fit::SHARED + n) * X::WARPS + fft.warp, kept[n]);
+#pragma unroll 1
+        for (int n = Fit::SHARED + Fit::KEPT; n < X::GROUPS; n++)
+            group_at(n * X::WARPS + fft.warp, dK + (n * X::WARPS + fft.warp) * 128);
+        X::sync();
+        float back_a = scale_K * inverse(sa), back_d = scale_K * inverse(sd);
+        if (io.dpost) /* before du, which may be the memory of dy: each element has one thread here and there */
+            fft.template leave<false>(
+                buf, [&](int n) { return Bits<1>(line, n, io.dy); },
+                [&](int n, float(&s)[8], const Bits<1> &got) {
+                    float g[8];
+                    unpack<8>(got.w[0], g);
+#pragma unroll
+                    for (int e = 0; e < 8; e++) s[e] *= back_a * g[e];
+                    line.put(io.dpost, n, s, io.acc_dpost);
+                });
+        if (!TWO) {
+            X::sync();
+            for (int n = 0; n < X::GROUPS; n++) {
+                int k0 = n * X::WARPS + fft.warp;
+                fft.keep(words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]), buf, k0);
+            }
+            X::sync();
+        }
+        fft.template leave<false>(
+            bufd, [&](int n) { return Bits<2>(line, n, io.du ? io.pre : nullptr, io.dpre ? io.u : nullptr); },
+            [&](int n, float(&s)[8], const Bits<2> &got) {
+                float g[8], v[8];
+                unpack<8>(got.w[0], g);
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    s[e] *= back_d;
+                    v[e] = io.pre ? s[e] * g[e] : s[e];
+                }
+                if (io.du) line.put(io.du, n, v, io.acc_du);
+                if (!io.dpre) return;
+                unpack<8>(got.w[1], g);
+#pragma unroll
+                for (int e = 0; e < 8; e++) v[e] = s[e] * g[e];
+                line.put(io.dpre, n, v, io.acc_dpre);
+            });
+    }
+#pragma unroll
+    for (int n = 0; n < Fit::SHARED + Fit::KEPT; n++) {
+        int k0 = n * X::WARPS + fft.warp;
+        store_sums(dK + k0 * 128, lane,
+                   n < Fit::SHARED ? load_sums(sums + k0 * 128, lane) : kept[n < Fit::SHARED ? 0 : n - Fit::SHARED]);
+    }
+}
+/* dK: [split][filter][k0][4 32], temp: [filter][split][N] */
+template <class X, Form FORM, int BLOCKS, int KIB>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Gates io, const uint4 *constants, const uint4 *K,
+                                                                   const float *scale_K, float4 *dK, uint4 *temp, int f0)
+{
+    if constexpr (here) {
+        extern __shared__ uint4 smem[];
+        __shared__ uint32_t part[2 * X::TEAM];
+        X fft(constants);
+        X::meet();
+        const int me = blockIdx.x / X::C, all = gridDim.x / X::C, first = fft.first_group();
+        backward_rows<X, FORM, KIB>(fft, rows, io, f0 + blockIdx.y, Share{me, all},
+                                    K + ((int64_t)blockIdx.y * X::R + first) * 64, scale_K[blockIdx.y],
+                                    dK + (((int64_t)me * gridDim.y + blockIdx.y) * X::R + first) * 128,
+                                    temp + (((int64_t)blockIdx.y * all + me) * X::R + first) * 64, smem, part);
+        X::meet();
+    }
+}
+
+/* Gradient of filter f's taps from the sums of its spectrum's gradient, `splits` of them at `stride`. */
+template <class X>
+__device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, const float4 *dK, int splits, int64_t stride,
+                                        __half *buf, uint32_t *part)
+{
+    auto total = [&](int k0) {
+        Sums s = {};
+        for (int i = 0; i < splits; i++) {
+            Sums one = load_sums(dK + i * stride + k0 * 128, fft.lane);
+#pragma unroll
+            for (int e = 0; e < 8; e++) s.re[e / 4][e % 4] += one.re[e / 4][e % 4], s.im[e / 4][e % 4] += one.im[e / 4][e % 4];
+        }
+        return s;
+    };
+    uint32_t top = 0;
+    for (int n = 0; n < X::GROUPS; n++) top = max(top, magnitude(total(n * X::WARPS + fft.warp)));
+    float scale = scale_for(row_max(fft, top, part), 6), back = sqrtf((float)X::N) * inverse(scale);
+    fft.prepare();
+    for (int n = 0; n < X::GROUPS; n++) {
+        int k0 = n * X::WARPS + fft.warp;
+        fft.keep(fft.inner_inverse(packed(scaled(total(k0), scale)), k0), buf, k0);
+    }
+    X::sync();
+    if (to.k || to.D)
+        fft.template leave<false>(
+            buf, [](int) { return Nothing(); },
+            [&](int n, float(&v)[8], Nothing) {
+#pragma unroll
+                for (int e = 0; e < 8; e++) v[e] *= back;
+                if (to.D && n == 0) to.D[f] = to.acc_D ? to.D[f] + v[0] : v[0];
+                if (to.k) to.put(to.k, f, n, v, to.acc_k);
+            });
+    if (to.kr)
+        fft.template leave<true>(
+            buf, [](int) { return Nothing(); },
+            [&](int n, float(&v)[8], Nothing) {
+                float reversed[8];
+#pragma unroll
+                for (int e = 0; e < 8; e++) reversed[e] = v[7 - e] * -back;
+                to.put(to.kr, f, X::N - 8 - n, reversed, to.acc_kr);
+            });
+}
+template <class X>
+__global__ void __launch_bounds__(X::THREADS)
+    filter_grad(const __grid_constant__ Filter to, const uint4 *constants, const float4 *dK, int splits, int f0)
+{
+    if constexpr (here) {
+        extern __shared__ uint4 smem[];
+        __shared__ uint32_t part[X::TEAM];
+        X fft(constants);
+        X::meet();
+        const int f = blockIdx.x / X::C;
+        grad_of(fft, to, f0 + f, dK + ((int64_t)f * X::R + fft.first_group()) * 128, splits,
+                (int64_t)gridDim.x / X::C * X::R * 128, (__half *)smem, part);
+        X::meet();
+    }
+}
+template <class X>
+__device__ __noinline__ void grad_apart(const uint4 *constants, const Filter *to, int f, const float4 *dK, uint4 *smem,
+                                        uint32_t *part)
+{
+    X fft(constants);
+    grad_of(fft, *to, f, dK, 1, 0, (__half *)smem, part);
+}
+/* A cluster takes whole filters, from taps to their gradient; K, dK and temp have room for one per cluster. */
+template <class X, Form FORM, int BLOCKS, int KIB>
+__global__ void __launch_bounds__(X::THREADS, BLOCKS)
+    whole_backward(Rows rows, Gates io, const __grid_constant__ Filter taps, const __grid_constant__ Filter to,
+                   const uint4 *constants, uint4 *K, float4 *dK, uint4 *temp)
+{
+    if constexpr (here) {
+        extern __shared__ uint4 smem[];
+        __shared__ uint32_t part[2 * X::TEAM];
+        X fft(constants);
+        X::meet();
+        const int me = blockIdx.x / X::C, all = gridDim.x / X::C;
+        const int64_t first = (int64_t)me * X::R + fft.first_group();
+        K += first * 64, temp += first * 64, dK += first * 128;
+        for (int f = me; f < rows.F; f += all) {
+            float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
+            backward_rows<X, FORM, KIB>(fft, rows, io, f, Share{0, 1}, K, scale, dK, temp, smem, part);
+            if (to.k || to.kr || to.D) {
+                X::sync();
+                grad_apart<X>(constants, &to, f, dK, smem, part);
+            }
+        }
+        X::meet();
+    }
+}
+
+/* ---- launches ------------------------------------------------------------------------------------------------------- */
+/* (x, y) clusters of X */
+template <class X, class... A, class... B>
+void launch(void (*kernel)(A...), int64_t x, int64_t y, size_t smem, cudaStream_t stream, B... args)
+{
+    if (smem > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {X::C, 1, 1};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)(x * X::C), (unsigned)y), config.blockDim = dim3(X::THREADS);
+    config.dynamicSmemBytes = smem, config.stream = stream;
+    config.attrs = &cluster, config.numAttrs = X::C > 1;
+    cudaLaunchKernelEx(&config, kernel, static_cast<A>(args)...);
+}
+
+template <class X> void begin(const Job &j)
+{
+    fill_constants<X><<<(unsigned)ceil_div(X::CONSTANTS, 256), 256, 0, j.stream>>>(j.constants);
+}
+/* The filters' spectra, and their gradients: kernels of their own where several blocks share a filter. */
+template <class X> void run_spectrum(const Job &j, int f0, int nf)
+{
+    launch<X>(filter_spectrum<X>, nf, 1, X::BUFFER, j.stream, j.taps, j.constants, j.K, j.scales, f0);
+}
+template <class X, int BLOCKS> void run_forward(const Job &j, int f0, int nf)
+{
+    if constexpr (X::WHOLE)
+        if (!j.p.splits)
+            return launch<X>(j.regular() ? whole_forward<X, WIDE, BLOCKS> : whole_forward<X, ANY, BLOCKS>, j.p.nf, 1, X::BUFFER,
+                             j.stream, j.p.rows, j.io, j.taps, j.constants, j.K);
+    run_spectrum<X>(j, f0, nf);
+    if (j.p.rows.count)
+        launch<X>(j.regular() ? mma_forward<X, WIDE, BLOCKS> : mma_forward<X, ANY, BLOCKS>, j.p.splits, nf, X::BUFFER, j.stream,
+                  j.p.rows, j.io, j.constants, j.K, j.scales, f0);
+}
+template <class X, int BLOCKS, int KIB> void run_backward(const Job &j, int f0, int nf)
+{
+    if constexpr (X::WHOLE)
+        if (!j.p.splits)
+            return launch<X>(j.regular() ? whole_backward<X, WIDE, BLOCKS, KIB> : whole_backward<X, ANY, BLOCKS, KIB>, j.p.nf,
+                             1, Fits<X, KIB>::BYTES, j.stream, j.p.rows, j.io, j.taps, j.dtaps, j.constants, j.K, j.dK, j.temp);
+    run_spectrum<X>(j, f0, nf);
+    launch<X>(j.regular() ? mma_backward<X, WIDE, BLOCKS, KIB> : mma_backward<X, ANY, BLOCKS, KIB>, j.p.splits, nf,
+              Fits<X, KIB>::BYTES, j.stream, j.p.rows, j.io, j.constants, j.K, j.scales, j.dK, j.temp, f0);
+    if (j.dtaps.k || j.dtaps.kr || j.dtaps.D)
+        launch<X>(filter_grad<X>, nf, 1, X::BUFFER, j.stream, j.dtaps, j.constants, j.dK, j.p.splits, f0);
+}
+
+/* Clusters lie within one of the GPU's eight groups of 16 or a few more SMs. */
+constexpr int in_flight(int cluster, int blocks)
+{
+    return cluster == 1 ? 132 * blocks : 16 * blocks / cluster * 8;
+}
+/* BLOCKS per SM: bounds the registers. */
+template <class X, int BLOCKS> constexpr Variant forward_of(float cost, float filter = 0)
+{
+    return {X::N,  false,    X::C, X::THREADS, X::CONSTANTS, in_flight(X::C, BLOCKS),
+            false, X::WHOLE, cost, filter,     begin<X>,     run_forward<X, BLOCKS>};
+}
+template <class X, int BLOCKS, int KIB = 163 / BLOCKS> constexpr Variant backward_of(float cost, float filter = 0)
+{
+    return {X::N,
+            true,
+            X::C,
+            X::THREADS,
+            X::CONSTANTS,
+            in_flight(X::C, BLOCKS),
+            !Fits<X, KIB>::TWO,
+            X::WHOLE,
+            cost,
+            filter,
+            begin<X>,
+            run_backward<X, BLOCKS, KIB>};
+}
+
+} // namespace
+} // namespace m2cu
