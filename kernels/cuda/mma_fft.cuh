@@ -163,7 +163,7 @@ template <int R_, int C_, int WARPS_, int W_, int PIECES, int BATCH_> struct Mma
     static constexpr int OWN = R / C, GROUPS = OWN / WARPS;  /* groups of 256 points per block and per warp */
     static constexpr int STRIDE = 264, PLANE = OWN * STRIDE; /* halves: a group, all real parts */
     static constexpr size_t BUFFER = 2 * PLANE * sizeof(__half);
-    static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH, ALL_PIECES = PIECES;
+    static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
     static constexpr bool AHEAD = OWN <= 64; /* asks for the next row while it works; larger ones lose by it */
     static constexpr bool WHOLE = R > 32; /* few rows per filter: a block may take its transform too */
 
