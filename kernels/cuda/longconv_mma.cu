@@ -144,7 +144,7 @@ m2_variant mma_conv_variant(const m2_desc &u, const m2_desc &k, bool grad, int64
 {
     const Variant *v = find(u, k, grad, which);
     m2_variant out = {};
-    snprintf(out.name, sizeof out.name, "%d x 16 x 16, tensor cores, %d x %d threads", (int)(v->N / 256) % 1000, v->cluster % 100,
+    snprintf(out.name, sizeof out.name, "%d x 16 x 16, tensor cores, %d x %d", (int)(v->N / 256) % 1000, v->cluster % 100,
              v->threads % 10000);
     out.seconds = seconds_of(*v, u, k);
     return out;
