@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
         X::meet();
     }
 }
-/* Not inlined, so that rows have all registers (forward 7 to 20% faster). */
+/* Not inlined, so that rows have all registers (forward 6 to 19% faster). */
 template <class X>
 __device__ __noinline__ float spectrum_apart(const uint4 *constants, const Filter *taps, int f, uint4 *smem, uint32_t *part,
                                              uint4 *K)
