@@ -184,14 +184,13 @@ __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gat
             fft.keep(fft.inner_inverse(z, k0), buf, k0);
         }
         X::sync();
-        float back = scale_K * inverse(scale);
         fft.template leave<false>(
-            buf, [&](int n) { return Bits<1>(line, n, io.post); },
+            buf, scale_K * inverse(scale), [&](int n) { return Bits<1>(line, n, io.post); },
             [&](int n, float(&s)[8], const Bits<1> &got) {
                 float g[8];
                 unpack<8>(got.w[0], g);
 #pragma unroll
-                for (int e = 0; e < 8; e++) s[e] *= io.post ? back * g[e] : back;
+                for (int e = 0; e < 8; e++) s[e] = io.post ? s[e] * g[e] : s[e];
                 line.put(io.y, n, s, false);
             });
     }
@@ -359,12 +358,12 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
         float back_a = scale_K * inverse(sa), back_d = scale_K * inverse(sd);
         if (io.dpost) /* before du, which may be the memory of dy: each element has one thread here and there */
             fft.template leave<false>(
-                buf, [&](int n) { return Bits<1>(line, n, io.dy); },
+                buf, back_a, [&](int n) { return Bits<1>(line, n, io.dy); },
                 [&](int n, float(&s)[8], const Bits<1> &got) {
                     float g[8];
                     unpack<8>(got.w[0], g);
 #pragma unroll
-                    for (int e = 0; e < 8; e++) s[e] *= back_a * g[e];
+                    for (int e = 0; e < 8; e++) s[e] *= g[e];
                     line.put(io.dpost, n, s, io.acc_dpost);
                 });
         if (!TWO) {
@@ -376,13 +375,12 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             X::sync();
         }
         fft.template leave<false>(
-            bufd, [&](int n) { return Bits<2>(line, n, io.du ? io.pre : nullptr, io.dpre ? io.u : nullptr); },
+            bufd, back_d, [&](int n) { return Bits<2>(line, n, io.du ? io.pre : nullptr, io.dpre ? io.u : nullptr); },
             [&](int n, float(&s)[8], const Bits<2> &got) {
                 float g[8], v[8];
                 unpack<8>(got.w[0], g);
 #pragma unroll
                 for (int e = 0; e < 8; e++) {
-                    s[e] *= back_d;
                     v[e] = io.pre ? s[e] * g[e] : s[e];
                 }
                 if (io.du) line.put(io.du, n, v, io.acc_du);
@@ -436,30 +434,35 @@ __device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, con
     uint32_t top = 0;
     for (int n = 0; n < X::GROUPS; n++) top = max(top, magnitude(total(n * X::WARPS + fft.warp)));
     float scale = scale_for(row_max(fft, top, part), 6), back = sqrtf((float)X::N) * inverse(scale);
-    fft.prepare();
-    for (int n = 0; n < X::GROUPS; n++) {
-        int k0 = n * X::WARPS + fft.warp;
-        fft.keep(fft.inner_inverse(packed(scaled(total(k0), scale)), k0), buf, k0);
-    }
-    X::sync();
+    auto fill = [&]() {
+        fft.prepare();
+        for (int n = 0; n < X::GROUPS; n++) {
+            int k0 = n * X::WARPS + fft.warp;
+            fft.keep(fft.inner_inverse(packed(scaled(total(k0), scale)), k0), buf, k0);
+        }
+        X::sync();
+    };
+    fill();
     if (to.k || to.D)
         fft.template leave<false>(
-            buf, [](int) { return Nothing(); },
+            buf, back, [](int) { return Nothing(); },
             [&](int n, float(&v)[8], Nothing) {
-#pragma unroll
-                for (int e = 0; e < 8; e++) v[e] *= back;
                 if (to.D && n == 0) to.D[f] = to.acc_D ? to.D[f] + v[0] : v[0];
                 if (to.k) to.put(to.k, f, n, v, to.acc_k);
             });
-    if (to.kr)
-        fft.template leave<true>(
-            buf, [](int) { return Nothing(); },
-            [&](int n, float(&v)[8], Nothing) {
-                float reversed[8];
+    if (!to.kr) return;
+    if (!X::KEEPS) {
+        X::sync();
+        fill();
+    }
+    fft.template leave<true>(
+        buf, back, [](int) { return Nothing(); },
+        [&](int n, float(&v)[8], Nothing) {
+            float reversed[8];
 #pragma unroll
-                for (int e = 0; e < 8; e++) reversed[e] = v[7 - e] * -back;
-                to.put(to.kr, f, X::N - 8 - n, reversed, to.acc_kr);
-            });
+            for (int e = 0; e < 8; e++) reversed[e] = -v[7 - e];
+            to.put(to.kr, f, X::N - 8 - n, reversed, to.acc_kr);
+        });
 }
 template <class X>
 __global__ void __launch_bounds__(X::THREADS)

@@ -166,6 +166,7 @@ template <int R_, int C_, int WARPS_, int W_, int PIECES, int BATCH_> struct Mma
     static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
     static constexpr bool AHEAD = OWN <= 64; /* asks for the next row while it works; larger ones lose by it */
     static constexpr bool WHOLE = R > 32; /* few rows per filter: a block may take its transform too */
+    static constexpr bool KEEPS = true;   /* `leave` leaves its buffer as it was */
 
     /* Constants, in units of 16 bytes per lane: these, then the outer stage's. */
     static constexpr int DFT16 = 0, TWIDDLE = 64, OUTER = 128;
@@ -420,10 +421,10 @@ struct MmaFft : MmaStages<R_, 1, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
         }
     }
 
-    /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, and what ask(n) returned
-     * before they were computed. */
+    /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, times `by`, and what
+     * ask(n) returned before they were computed. */
     template <bool IMAG, class Ask, class Emit>
-    __device__ __forceinline__ void leave(const __half *buf, Ask ask, Emit emit) const
+    __device__ __forceinline__ void leave(const __half *buf, float by, Ask ask, Emit emit) const
     {
         int g = lane / 4, t = lane % 4, id = lane / 8, row = lane % 8;
         if constexpr (SMALL) {
@@ -445,6 +446,8 @@ struct MmaFft : MmaStages<R_, 1, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
                 constexpr int o = IMAG ? 2 : 0;
                 float v[8] = {s[0][o], s[0][o + 1], s[1][o], s[1][o + 1],
                               s[2][o], s[2][o + 1], s[3][o], s[3][o + 1]};
+#pragma unroll
+                for (int e = 0; e < 8; e++) v[e] *= by;
                 emit(n, v, got);
             }
         } else {
@@ -488,7 +491,7 @@ struct MmaFft : MmaStages<R_, 1, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
                     for (int r = 0; r < 2; r++) {
                         float v[8];
 #pragma unroll
-                        for (int i = 0; i < 8; i++) v[i] = s[m][i / 2][2 * r + i % 2];
+                        for (int i = 0; i < 8; i++) v[i] = by * s[m][i / 2][2 * r + i % 2];
                         emit(place_of(m, r), v, got[m][r]);
                     }
             }

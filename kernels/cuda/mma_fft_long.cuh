@@ -38,7 +38,7 @@ __device__ __forceinline__ void store_tiles(__half *row, const uint32_t (&w)[4],
 /* A warp of the row's has ROUNDS tasks, of 16 columns, or 8 where there are more warps than 16. */
 template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_, C_, WARPS_, 8, R_ / (C_ * WARPS_), 4> {
     typedef MmaStages<R_, C_, WARPS_, 8, R_ / (C_ * WARPS_), 4> Base;
-    using Base::constants, Base::lane, Base::OUTER, Base::PLANE, Base::place, Base::put, Base::get, Base::back;
+    using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::place, Base::put, Base::get, Base::back;
     using typename Base::Entry;
     static constexpr int R = R_, Q = R / 16, N = 256 * R, TASKS = Base::TEAM > 16 ? Base::TEAM : 16, COLUMNS = 256 / TASKS,
                          ROUNDS = TASKS / Base::TEAM, PIECES = R / TASKS; /* a task's columns, and the pieces of it per lane */
@@ -127,7 +127,8 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
     /* Position of this lane's piece x, 8 columns. */
     __device__ __forceinline__ int position(int x) const
     {
-        int g = lane / 4, t = lane % 4, jA = 2 * t + x % 2 + x % 4 / 2 * 8, block = TALL ? x % PIECES / 4 : g / Q;
+        int g = lane / 4, t = lane % 4, y = x % PIECES, jA = 2 * t + y % 2 + y / (PIECES / 2) * 8,
+            block = TALL ? y % (PIECES / 2) / 2 : g / Q;
         return (Q * jA + g % Q) * 256 + COLUMNS * task(x / PIECES) + 8 * block;
     }
     static __device__ __forceinline__ int group_of(int q, int m)
@@ -154,7 +155,8 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
         const uint32_t down[4] = {minus(A.im[0]), minus(A.im[1]), minus(A.im[2]), minus(A.im[3])};
 #pragma unroll
         for (int all = 0; all < PIECES / 4 * ROUNDS; all++) {
-            const int block = all % (PIECES / 4), task = this->task(all / (PIECES / 4));
+            const int block = all % (PIECES / 4), round = all / (PIECES / 4), task = this->task(round),
+                      low = round * PIECES / 2 + block, high = low + PIECES / 4; /* words of jA < 8, and others */
             const uint4 *mine = c + IN + (2 + 2 * task) * 32;
             const uint4 T = __ldg(mine + lane), B = __ldg(mine + 32 + lane);
             const uint32_t Tre[2] = {T.x, T.y}, Tim[2] = {T.z, T.w};
@@ -166,11 +168,11 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
                 for (int e = 0; e < 2; e++) {
                     const int i = 2 * pair + e;
                     uint32_t zr[2], zi[2];
-                    mma_first(zr[0], zr[1], A.re, x[2 * all][i], x[2 * all + 1][i]);
-                    mma_first(zi[0], zi[1], A.im, x[2 * all][i], x[2 * all + 1][i]);
+                    mma_first(zr[0], zr[1], A.re, x[low][i], x[high][i]);
+                    mma_first(zi[0], zi[1], A.im, x[low][i], x[high][i]);
                     if (COMPLEX) {
-                        mma_next(zr[0], zr[1], down, y[2 * all][i], y[2 * all + 1][i]);
-                        mma_next(zi[0], zi[1], A.re, y[2 * all][i], y[2 * all + 1][i]);
+                        mma_next(zr[0], zr[1], down, y[low][i], y[high][i]);
+                        mma_next(zi[0], zi[1], A.re, y[low][i], y[high][i]);
                     }
 #pragma unroll
                     for (int r = 0; r < 2; r++) times<false>(zr[r], zi[r], Tre[r], Tim[r]);
@@ -207,10 +209,41 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
         store_tiles(row + PLANE, z.im, lane);
     }
 
-    /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, and what ask(n) returned
-     * before they were computed. */
-    template <bool IMAG, class Ask, class Emit>
-    __device__ __forceinline__ void leave(const __half *buf, Ask ask, Emit emit) const
+    /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, times `by`, and what ask(n)
+     * returned. By way of the buffer, that of j0 = (jA, jB) where group (q = jA, m = jB) was: so that a warp reads and writes
+     * whole lines of rows, where the product's lanes have halves of sectors. All of the block's threads; barriers. */
+    static constexpr bool KEEPS = false;
+    template <bool IMAG, class Ask, class Emit> __device__ __forceinline__ void leave(__half *buf, float by, Ask ask, Emit emit) const
+    {
+        leave_products<IMAG>(buf);
+        Base::sync();
+        constexpr int AT_ONCE = 4;
+#pragma unroll 1
+        for (int k0 = warp; k0 < Base::OWN; k0 += AT_ONCE * Base::WARPS) {
+            decltype(ask(0)) got[AT_ONCE];
+            auto at = [&](int i) {
+                int group = Base::first_group() + k0 + i * Base::WARPS, q = group / Q, m = group % Q;
+                return (Q * q + (TALL ? m ^ 4 * (q & 1) : m)) * 256 + 8 * lane;
+            };
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) got[i] = ask(at(i));
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                const uint4 w = *(const uint4 *)(buf + place(k0 + i * Base::WARPS, 8 * lane));
+                const uint32_t word[4] = {w.x, w.y, w.z, w.w};
+                float v[8];
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float2 two = __half22float2(halves(word[e]));
+                    v[2 * e] = by * two.x, v[2 * e + 1] = by * two.y;
+                }
+                emit(at(i), v, got[i]);
+            }
+        }
+    }
+
+  private:
+    template <bool IMAG> __device__ __forceinline__ void leave_products(__half *buf) const
     {
         const int g = lane / 4, t = lane % 4;
         const uint4 *c = fresh();
@@ -224,14 +257,7 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
             const uint4 *mine = c + OUT + (2 + 4 * task) * 32;
             const Words B = load_words(mine, lane), T = load_words(mine + 64, lane);
             const uint32_t down[4] = {minus(B.im[0]), minus(B.im[1]), minus(B.im[2]), minus(B.im[3])};
-            auto place_of = [&](int o) {
-                int jA = g + 8 * (TALL ? o / 2 : o), jB = t + (TALL ? o % 2 * 4 : 0);
-                return (Q * jA + jB) * 256 + COLUMNS * task + 8 * block;
-            };
-            decltype(ask(0)) got[TALL ? 4 : 2];
-#pragma unroll
-            for (int o = 0; o < (TALL ? 4 : 2); o++) got[o] = ask(place_of(o));
-            float out[4][8]; /* [(jA's r, n's r)] */
+            uint32_t out[2][TALL ? 2 : 1][4]; /* [jA's r][jB's second bit], two columns a word */
             Words z[2][TALL ? 2 : 1];
 #pragma unroll
             for (int r = 0; r < 2; r++)
@@ -272,13 +298,15 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
                     mma(s, up, IMAG ? cr[0][a] : ci[0][a], IMAG ? cr[1][a] : ci[1][a]);
 #pragma unroll
                     for (int r = 0; r < 2; r++)
-#pragma unroll
-                        for (int e = 0; e < 2; e++)
-                            out[TALL ? 2 * r + a : r][(TALL ? 2 * step : 4 * step + 2 * a) + e] = s[2 * r + e];
+                        out[r][TALL ? a : 0][TALL ? step : 2 * step + a] = pack(s[2 * r], s[2 * r + 1]);
                 }
             }
 #pragma unroll
-            for (int o = 0; o < (TALL ? 4 : 2); o++) emit(place_of(o), out[o], got[o]);
+            for (int r = 0; r < 2; r++)
+#pragma unroll
+                for (int b = 0; b < (TALL ? 2 : 1); b++)
+                    put(buf, 0, group_of(g + 8 * r, t + 4 * b), COLUMNS * task + 8 * block,
+                        make_uint4(out[r][b][0], out[r][b][1], out[r][b][2], out[r][b][3]));
         }
     }
 };

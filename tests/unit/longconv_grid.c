@@ -1,4 +1,4 @@
-/* longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N]
+/* longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N] [--part I/N]
  *
  * The long convolution over a grid of lengths, batch sizes and channels, in every precision of the device, with its forms
  * (gates, negative lags, shared filters, short and frequency-sparse filters) and variants (kernels/op.h) in turn. At each point:
@@ -8,7 +8,7 @@
  *   - gradients: with y linear in each of u, (k, kr, D), pre, post,  <dy, J x> = <J' dy, x> for x the input itself and for
  *     x = J' dy. dy is y plus noise, so that both sides are sums of squares: an error cannot hide in cancellation.
  * By default points are few and small; --full (or M2_CONV_GRID=full) takes all that fit into --memory (8 GiB) and says which
- * do not. */
+ * do not. --part I/N takes every N-th point from number I on, so that N processes share the grid: the float64 side is slow. */
 #include "kernels/base/rng.h"
 #include "kernels/ops.h"
 
@@ -57,6 +57,7 @@ static const struct precision {
 static m2_device *device;
 static double memory = 8;
 static int full;
+static int part = 0, parts = 1, numbers = 0; /* points are numbered as they come, whoever takes them */
 static struct { /* the largest seen, per precision */
     double y, du, adjoint, causal;
     int points;
@@ -487,7 +488,7 @@ static void point(int64_t c, int64_t b, int64_t l, const struct form *form, int 
               .b = b,
               .l = l,
               .made = -1,
-              .turn = worst[which].points};
+              .turn = numbers};
     make(&v);
     run(&v, 0, 0);
     causality(&v, which);
@@ -516,8 +517,9 @@ static int selected(int64_t c, int64_t b, int64_t l, int li, int bi, m2_dtype t)
         return c * b * l <= 1 << 20 || (c == 1 && bi == li % BATCHES && (l <= 1 << 20 || t == M2_F32)) ||
                (c == widths[WIDTHS - 1] && b == 1 && l == 2048);
     if (bytes_of(c, b, l, t) <= memory * (1 << 30)) return 1;
-    printf("  left out: L %lld, B %lld, %lld channels in %s, %.1f GiB\n", (long long)l, (long long)b,
-           (long long)c, m2_dtype_name(t), bytes_of(c, b, l, t) / (1 << 30));
+    if (part == 0)
+        printf("  left out: L %lld, B %lld, %lld channels in %s, %.1f GiB\n", (long long)l, (long long)b,
+               (long long)c, m2_dtype_name(t), bytes_of(c, b, l, t) / (1 << 30));
     return 0;
 }
 
@@ -528,7 +530,8 @@ static void grid(void)
         for (int li = 0; li < LENGTHS; li++)
             for (int bi = 0; bi < BATCHES; bi++)
                 for (int wi = 0; wi < WIDTHS; wi++)
-                    if (selected(widths[wi], batches[bi], lengths[li], li, bi, precisions[which].t))
+                    if (selected(widths[wi], batches[bi], lengths[li], li, bi, precisions[which].t) &&
+                        ++numbers % parts == part)
                         point(widths[wi], batches[bi], lengths[li], &forms[(li + bi + wi) % FORMS], which);
         printf("  %s, %s: %d points; largest errors: y %.2g, gradients of rows %.2g, adjoints %.2g, before a "
                "change %.2g\n",
@@ -574,10 +577,13 @@ int main(int argc, char **argv)
             memory = atof(argv[++i]);
         else if (!strcmp(argv[i], "--threads") && i + 1 < argc)
             threads = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--part") && i + 1 < argc && sscanf(argv[i + 1], "%d/%d", &part, &parts) == 2 && part >= 0 &&
+                 part < parts)
+            i++;
         else
             return fprintf(
                        stderr,
-                       "usage: longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N]\n"),
+                       "usage: longconv_grid [--device cpu|cuda] [--full] [--memory GIB] [--threads N] [--part I/N]\n"),
                    64;
     }
     if (m2_device_open(spec, threads, &device) != M2_OK) return printf("skipped: %s\n", m2_message()), 77;
