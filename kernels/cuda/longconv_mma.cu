@@ -45,8 +45,8 @@ const Variant variants[] = {
     forward_of<MmaFft<8, 4, 8>, 4>(4.0f),     backward_of<MmaFft<8, 4, 8>, 4>(8.9f),
     forward_of<MmaFft<16, 8, 4>, 3>(4.0f),    backward_of<MmaFft<16, 8, 4>, 2>(10.2f),
     forward_of<MmaFft<32, 8, 4>, 2>(5.0f),    backward_of<MmaFft<32, 16, 2>, 1>(13.4f),
-    forward_of<MmaFftLong<64>, 1>(6.2f, 3.1f), backward_of<MmaFftLong<64>, 1>(18.4f, 7.3f),
-    forward_of<MmaFftLong<128>, 1>(7.8f, 2.6f), backward_of<MmaFftLong<128>, 1>(27.2f, 7.5f),
+    forward_of<MmaFftLong<64>, 1>(4.5f, 2.8f), backward_of<MmaFftLong<64>, 1>(13.0f, 6.2f),
+    forward_of<MmaFftLong<128>, 1>(4.7f, 3.4f), backward_of<MmaFftLong<128>, 1>(15.9f, 14.5f),
 };
 
 bool has_sm90()
@@ -83,12 +83,12 @@ const Variant *find(const m2_desc &u, const m2_desc &k, bool grad, int64_t which
     return which < n ? list[which] : nullptr;
 }
 
-/* In rows' time: clusters' longest queue, a filter's transform (complex, twice its inner stages) being two rows and the
- * gradient's sums per cluster half a one. */
-bool whole_is_faster(int64_t F, int64_t count, int64_t splits, int64_t clusters)
+/* In rows' time: blocks' longest queue, a filter's transform (complex, twice its inner stages) being two rows and the
+ * gradient's sums per block half a one. */
+bool whole_is_faster(int64_t F, int64_t count, int64_t splits, int64_t blocks)
 {
-    int64_t whole = ceil_div(F, clusters) * (2 * count + 5),
-            apart = ceil_div(F, clusters) * 4 + ceil_div(F * splits, clusters) * (2 * ceil_div(count, splits) + 1);
+    int64_t whole = ceil_div(F, blocks) * (2 * count + 5),
+            apart = ceil_div(F, blocks) * 4 + ceil_div(F * splits, blocks) * (2 * ceil_div(count, splits) + 1);
     return whole <= apart;
 }
 
@@ -108,9 +108,9 @@ Plan make_plan(const Variant &v, const m2_attrs *attrs, const m2_desc &u, const 
               segments > 1 ? (cbl[0] * cbl[1] - 1) * cbl[2] : 0};
     int64_t most = (256 << 20) / (8 * v.N); /* sums of spectra in 256 MiB */
     p.nf = (int)(F < most ? F : most);
-    int64_t want = ceil_div(8 * v.clusters, p.nf), count = p.rows.count > 0 ? p.rows.count : 1;
+    int64_t want = ceil_div(8 * v.blocks, p.nf), count = p.rows.count > 0 ? p.rows.count : 1;
     p.splits = (int)(want < count ? want : count);
-    if (v.whole && whole_is_faster(F, count, p.splits, v.clusters)) p.splits = 0, p.nf = (int)(F < v.clusters ? F : v.clusters);
+    if (v.whole && whole_is_faster(F, count, p.splits, v.blocks)) p.splits = 0, p.nf = (int)(F < v.blocks ? F : v.blocks);
     int64_t sets = p.splits ? p.splits : 1;
     p.constants = align256((int64_t)v.constants * 16);
     p.K = align256(p.nf * v.N * 4);
@@ -144,8 +144,7 @@ m2_variant mma_conv_variant(const m2_desc &u, const m2_desc &k, bool grad, int64
 {
     const Variant *v = find(u, k, grad, which);
     m2_variant out = {};
-    snprintf(out.name, sizeof out.name, "%d x 16 x 16, tensor cores, %d x %d", (int)(v->N / 256) % 1000, v->cluster % 100,
-             v->threads % 10000);
+    snprintf(out.name, sizeof out.name, "%d x 16 x 16, tensor cores, %d threads", (int)(v->N / 256) % 1000, v->threads % 10000);
     out.seconds = seconds_of(*v, u, k);
     return out;
 }

@@ -16,7 +16,7 @@ namespace m2cu
 struct Plan {
     Rows rows;
     int64_t N;
-    int nf, splits; /* filters at a time; clusters that share a filter's rows, 0: whole filters per cluster */
+    int nf, splits; /* filters at a time; blocks that share a filter's rows, 0: whole filters per block */
     int64_t constants, K, scales, dK, temp; /* bytes */
     int64_t total() const { return constants + K + scales + dK + temp; }
 };
@@ -35,10 +35,9 @@ struct Job {
 struct Variant {
     int64_t N;
     bool grad;
-    int cluster;   /* blocks that share a row */
     int threads;   /* of a block */
     int constants; /* units of 16 bytes */
-    int clusters;  /* in flight on a large GPU */
+    int blocks;    /* in flight on a large GPU */
     bool temp, whole;
     float cost, filter; /* picoseconds per point of a row, and of a filter beside them; `m2 bench conv` on an H200 */
     void (*begin)(const Job &);
@@ -98,20 +97,23 @@ __device__ __forceinline__ float spectrum_of(X &fft, const Filter &taps, int64_t
         X::pack_entry(x, scale_for(tops[b], 6), re, b);
         X::pack_entry(y, scale_for(tops[b], 6), im, b);
     }
-    top = row_max(fft, top, part);
-    const float scale = scale_for(top, 6); /* complex rows: one bit of room */
-#pragma unroll
-    for (int b = 0; b < X::BATCHES; b++) {
-        X::scale_entry(re, scale * inverse(scale_for(tops[b], 6)), b);
-        X::scale_entry(im, scale * inverse(scale_for(tops[b], 6)), b);
+    float scale; /* complex rows: one bit of room */
+    if constexpr (X::STAGED) {
+        X::rescale(re, tops, 6, scale_for(top, 6)), X::rescale(im, tops, 6, scale_for(top, 6));
+        fft.stage(re, buf), fft.stage(im, buf + X::PLANE);
+        scale = scale_for(row_max(fft, top, part), 6);
+        fft.template enter<true>(buf, part, 6, scale);
+    } else {
+        scale = scale_for(row_max(fft, top, part), 6);
+        X::rescale(re, tops, 6, scale), X::rescale(im, tops, 6, scale);
+        fft.template enter<true>(re, im, buf);
     }
-    fft.template enter<true>(re, im, buf);
-    X::sync();
+    __syncthreads();
     top = 0;
     fft.prepare();
 #pragma unroll 1
     for (int i = 0; i < X::GROUPS; i++) top = max(top, magnitude(fft.inner(buf, i * X::WARPS + fft.warp)));
-    top = row_max(fft, top, part + X::TEAM);
+    top = row_max(fft, top, part + X::WARPS);
     float unit = scale_for(top, -2); /* a complex number of such parts stays below 1 */
 #pragma unroll 1
     for (int i = 0; i < X::GROUPS; i++) {
@@ -126,13 +128,11 @@ __global__ void __launch_bounds__(X::THREADS)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
-        __shared__ uint32_t part[2 * X::TEAM];
+        __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
-        X::meet();
-        const int f = blockIdx.x / X::C;
-        float scale = spectrum_of(fft, taps, f0 + f, (__half *)smem, part, K + ((int64_t)f * X::R + fft.first_group()) * 64);
+        const int f = blockIdx.x;
+        float scale = spectrum_of(fft, taps, f0 + f, (__half *)smem, part, K + (int64_t)f * X::R * 64);
         if (threadIdx.x == 0) scale_K[f] = scale;
-        X::meet();
     }
 }
 
@@ -142,8 +142,8 @@ __device__ __forceinline__ void ask_for(const X &fft, const Rows &rows, bool wid
 {
     if (i >= rows.count) return;
     Line<FORM> line(rows, wide, f, i);
-    line.template prefetch<X::THREADS, X::C, X::OWN <= 32>(p, fft.rank);
-    line.template prefetch<X::THREADS, X::C, X::OWN <= 32>(q, fft.rank);
+    line.template prefetch<X::THREADS, X::R <= 32>(p);
+    line.template prefetch<X::THREADS, X::R <= 32>(q);
 }
 
 /* 8 positions of one or two tensors, asked for ahead of their use. */
@@ -168,12 +168,11 @@ __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gat
         Line<FORM> line(rows, io.wide, f, i);
         Taken<X> x(fft, line, io.u, io.pre);
         if (X::AHEAD) {
-            line.template prefetch<X::THREADS, X::C, X::OWN <= 32>(io.post, fft.rank);
+            line.template prefetch<X::THREADS, X::R <= 32>(io.post);
             ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.u, io.pre);
         }
-        float scale = common_scale(fft, x, part);
-        fft.template enter<false>(x.x, x.x, buf);
-        X::sync();
+        float scale = enter_row(fft, x, buf, part);
+        __syncthreads();
         fft.prepare();
 #pragma unroll 1
         for (int n = 0; n < X::GROUPS; n++) {
@@ -183,7 +182,7 @@ __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gat
             times<false>(z, k);
             fft.keep(fft.inner_inverse(z, k0), buf, k0);
         }
-        X::sync();
+        __syncthreads();
         fft.template leave<false>(
             buf, scale_K * inverse(scale), [&](int n) { return Bits<1>(line, n, io.post); },
             [&](int n, float(&s)[8], const Bits<1> &got) {
@@ -201,13 +200,11 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
-        __shared__ uint32_t part[X::TEAM];
+        __shared__ uint32_t part[X::WARPS];
         X fft(constants);
-        X::meet();
-        forward_rows<X, FORM>(fft, rows, io, f0 + blockIdx.y, Share{(int)blockIdx.x / X::C, (int)gridDim.x / X::C},
-                              K + ((int64_t)blockIdx.y * X::R + fft.first_group()) * 64, scale_K[blockIdx.y], (__half *)smem,
+        forward_rows<X, FORM>(fft, rows, io, f0 + blockIdx.y, Share{(int)blockIdx.x, (int)gridDim.x},
+                              K + (int64_t)blockIdx.y * X::R * 64, scale_K[blockIdx.y], (__half *)smem,
                               part);
-        X::meet();
     }
 }
 /* Not inlined, so that rows have all registers (forward 6 to 19% faster). */
@@ -218,23 +215,21 @@ __device__ __noinline__ float spectrum_apart(const uint4 *constants, const Filte
     X fft(constants);
     return spectrum_of(fft, *taps, f, (__half *)smem, part, K);
 }
-/* A cluster takes whole filters; K has room for one per cluster. */
+/* A block takes whole filters; K has room for one per block. */
 template <class X, Form FORM, int BLOCKS>
 __global__ void __launch_bounds__(X::THREADS, BLOCKS)
     whole_forward(Rows rows, Gates io, const __grid_constant__ Filter taps, const uint4 *constants, uint4 *K)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
-        __shared__ uint32_t part[2 * X::TEAM];
+        __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
-        X::meet();
-        const int me = blockIdx.x / X::C, all = gridDim.x / X::C;
-        K += ((int64_t)me * X::R + fft.first_group()) * 64;
+        const int me = blockIdx.x, all = gridDim.x;
+        K += (int64_t)me * X::R * 64;
         for (int f = me; f < rows.F; f += all) {
             float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
             forward_rows<X, FORM>(fft, rows, io, f, Share{0, 1}, K, scale, (__half *)smem, part);
         }
-        X::meet();
     }
 }
 
@@ -276,7 +271,7 @@ __device__ __forceinline__ void store_sums(float4 *p, int lane, const Sums &s)
 /* Where the backward of a block with KIB of shared memory keeps what it needs: two transforms there, or one and the other in
  * L2; of the sums of the spectrum's gradient, a warp's first SHARED groups there, then KEPT in registers, others in L2. */
 template <class X, int KIB> struct Fits {
-    static constexpr bool TWO = X::OWN < 128;
+    static constexpr bool TWO = X::R < 128;
     static constexpr int ROOM = (KIB * 1024 - (TWO ? 2 : 1) * (int)X::BUFFER) / 2048 / X::WARPS,
                          SHARED = ROOM < X::GROUPS ? ROOM : X::GROUPS, KEPT = X::GROUPS - SHARED <= 3 ? X::GROUPS - SHARED : 0;
     static constexpr size_t BYTES = (TWO ? 2 : 1) * X::BUFFER + SHARED * X::WARPS * 256 * sizeof(float2);
@@ -302,18 +297,15 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             {
                 Taken<X> d(fft, line, io.dy, io.post);
                 ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
-                sd = common_scale(fft, d, part);
-                fft.template enter<false>(d.x, d.x, bufd);
+                sd = enter_row(fft, d, bufd, part);
             }
             Taken<X> a(fft, line, io.u, io.pre);
             ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
-            sa = common_scale(fft, a, part + X::TEAM);
-            fft.template enter<false>(a.x, a.x, buf);
+            sa = enter_row(fft, a, buf, part + X::WARPS);
         } else {
             Taken<X> d(fft, line, io.dy, io.post);
-            sd = common_scale(fft, d, part);
-            fft.template enter<false>(d.x, d.x, bufd);
-            X::sync();
+            sd = enter_row(fft, d, bufd, part);
+            __syncthreads();
             fft.prepare();
 #pragma unroll 1
             for (int n = 0; n < X::GROUPS; n++) {
@@ -321,10 +313,9 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
                 store_words(temp + k0 * 64 + lane, fft.inner(bufd, k0));
             }
             Taken<X> a(fft, line, io.u, io.pre);
-            sa = common_scale(fft, a, part + X::TEAM);
-            fft.template enter<false>(a.x, a.x, buf);
+            sa = enter_row(fft, a, buf, part + X::WARPS);
         }
-        X::sync();
+        __syncthreads();
         float both = inverse(sa) * inverse(sd);
         fft.prepare();
         auto group = [&](int k0, Sums &sum) {
@@ -354,7 +345,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
 #pragma unroll 1
         for (int n = Fit::SHARED + Fit::KEPT; n < X::GROUPS; n++)
             group_at(n * X::WARPS + fft.warp, dK + (n * X::WARPS + fft.warp) * 128);
-        X::sync();
+        __syncthreads();
         float back_a = scale_K * inverse(sa), back_d = scale_K * inverse(sd);
         if (io.dpost) /* before du, which may be the memory of dy: each element has one thread here and there */
             fft.template leave<false>(
@@ -367,12 +358,12 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
                     line.put(io.dpost, n, s, io.acc_dpost);
                 });
         if (!TWO) {
-            X::sync();
+            __syncthreads();
             for (int n = 0; n < X::GROUPS; n++) {
                 int k0 = n * X::WARPS + fft.warp;
                 fft.keep(words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]), buf, k0);
             }
-            X::sync();
+            __syncthreads();
         }
         fft.template leave<false>(
             bufd, back_d, [&](int n) { return Bits<2>(line, n, io.du ? io.pre : nullptr, io.dpre ? io.u : nullptr); },
@@ -405,15 +396,13 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Ga
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
-        __shared__ uint32_t part[2 * X::TEAM];
+        __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
-        X::meet();
-        const int me = blockIdx.x / X::C, all = gridDim.x / X::C, first = fft.first_group();
+        const int me = blockIdx.x, all = gridDim.x;
         backward_rows<X, FORM, KIB>(fft, rows, io, f0 + blockIdx.y, Share{me, all},
-                                    K + ((int64_t)blockIdx.y * X::R + first) * 64, scale_K[blockIdx.y],
-                                    dK + (((int64_t)me * gridDim.y + blockIdx.y) * X::R + first) * 128,
-                                    temp + (((int64_t)blockIdx.y * all + me) * X::R + first) * 64, smem, part);
-        X::meet();
+                                    K + (int64_t)blockIdx.y * X::R * 64, scale_K[blockIdx.y],
+                                    dK + ((int64_t)me * gridDim.y + blockIdx.y) * X::R * 128,
+                                    temp + ((int64_t)blockIdx.y * all + me) * X::R * 64, smem, part);
     }
 }
 
@@ -440,7 +429,7 @@ __device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, con
             int k0 = n * X::WARPS + fft.warp;
             fft.keep(fft.inner_inverse(packed(scaled(total(k0), scale)), k0), buf, k0);
         }
-        X::sync();
+        __syncthreads();
     };
     fill();
     if (to.k || to.D)
@@ -452,7 +441,7 @@ __device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, con
             });
     if (!to.kr) return;
     if (!X::KEEPS) {
-        X::sync();
+        __syncthreads();
         fill();
     }
     fft.template leave<true>(
@@ -470,13 +459,11 @@ __global__ void __launch_bounds__(X::THREADS)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
-        __shared__ uint32_t part[X::TEAM];
+        __shared__ uint32_t part[X::WARPS];
         X fft(constants);
-        X::meet();
-        const int f = blockIdx.x / X::C;
-        grad_of(fft, to, f0 + f, dK + ((int64_t)f * X::R + fft.first_group()) * 128, splits,
-                (int64_t)gridDim.x / X::C * X::R * 128, (__half *)smem, part);
-        X::meet();
+        const int f = blockIdx.x;
+        grad_of(fft, to, f0 + f, dK + (int64_t)f * X::R * 128, splits,
+                (int64_t)gridDim.x * X::R * 128, (__half *)smem, part);
     }
 }
 template <class X>
@@ -486,7 +473,7 @@ __device__ __noinline__ void grad_apart(const uint4 *constants, const Filter *to
     X fft(constants);
     grad_of(fft, *to, f, dK, 1, 0, (__half *)smem, part);
 }
-/* A cluster takes whole filters, from taps to their gradient; K, dK and temp have room for one per cluster. */
+/* A block takes whole filters, from taps to their gradient; K, dK and temp have room for one per block. */
 template <class X, Form FORM, int BLOCKS, int KIB>
 __global__ void __launch_bounds__(X::THREADS, BLOCKS)
     whole_backward(Rows rows, Gates io, const __grid_constant__ Filter taps, const __grid_constant__ Filter to,
@@ -494,38 +481,29 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
-        __shared__ uint32_t part[2 * X::TEAM];
+        __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
-        X::meet();
-        const int me = blockIdx.x / X::C, all = gridDim.x / X::C;
-        const int64_t first = (int64_t)me * X::R + fft.first_group();
+        const int me = blockIdx.x, all = gridDim.x;
+        const int64_t first = (int64_t)me * X::R;
         K += first * 64, temp += first * 64, dK += first * 128;
         for (int f = me; f < rows.F; f += all) {
             float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
             backward_rows<X, FORM, KIB>(fft, rows, io, f, Share{0, 1}, K, scale, dK, temp, smem, part);
             if (to.k || to.kr || to.D) {
-                X::sync();
+                __syncthreads();
                 grad_apart<X>(constants, &to, f, dK, smem, part);
             }
         }
-        X::meet();
     }
 }
 
 /* ---- launches ------------------------------------------------------------------------------------------------------- */
-/* (x, y) clusters of X */
+/* (x, y) blocks of X */
 template <class X, class... A, class... B>
 void launch(void (*kernel)(A...), int64_t x, int64_t y, size_t smem, cudaStream_t stream, B... args)
 {
     if (smem > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {X::C, 1, 1};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(x * X::C), (unsigned)y), config.blockDim = dim3(X::THREADS);
-    config.dynamicSmemBytes = smem, config.stream = stream;
-    config.attrs = &cluster, config.numAttrs = X::C > 1;
-    cudaLaunchKernelEx(&config, kernel, static_cast<A>(args)...);
+    kernel<<<dim3((unsigned)x, (unsigned)y), X::THREADS, smem, stream>>>(static_cast<A>(args)...);
 }
 
 template <class X> void begin(const Job &j)
@@ -561,31 +539,15 @@ template <class X, int BLOCKS, int KIB> void run_backward(const Job &j, int f0, 
         launch<X>(filter_grad<X>, nf, 1, X::BUFFER, j.stream, j.dtaps, j.constants, j.dK, j.p.splits, f0);
 }
 
-/* Clusters lie within one of the GPU's eight groups of 16 or a few more SMs. */
-constexpr int in_flight(int cluster, int blocks)
-{
-    return cluster == 1 ? 132 * blocks : 16 * blocks / cluster * 8;
-}
 /* BLOCKS per SM: bounds the registers. */
 template <class X, int BLOCKS> constexpr Variant forward_of(float cost, float filter = 0)
 {
-    return {X::N,  false,    X::C, X::THREADS, X::CONSTANTS, in_flight(X::C, BLOCKS),
-            false, X::WHOLE, cost, filter,     begin<X>,     run_forward<X, BLOCKS>};
+    return {X::N, false, X::THREADS, X::CONSTANTS, 132 * BLOCKS, false, X::WHOLE, cost, filter, begin<X>, run_forward<X, BLOCKS>};
 }
 template <class X, int BLOCKS, int KIB = 163 / BLOCKS> constexpr Variant backward_of(float cost, float filter = 0)
 {
-    return {X::N,
-            true,
-            X::C,
-            X::THREADS,
-            X::CONSTANTS,
-            in_flight(X::C, BLOCKS),
-            !Fits<X, KIB>::TWO,
-            X::WHOLE,
-            cost,
-            filter,
-            begin<X>,
-            run_backward<X, BLOCKS, KIB>};
+    return {X::N,   true,     X::THREADS, X::CONSTANTS, 132 * BLOCKS, !Fits<X, KIB>::TWO,
+            X::WHOLE, cost, filter,     begin<X>,     run_backward<X, BLOCKS, KIB>};
 }
 
 } // namespace

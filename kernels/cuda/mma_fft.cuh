@@ -14,7 +14,6 @@
  * R = 64, 128) as 16 x R / 16. R < 16: the 16 rows are real and imaginary parts of 8 virtual rows; R = 4, say, takes two
  * halves of the columns as rows 0-3 and 4-7. Constants (twiddles, DFT blocks) lie in memory in the order lanes read them. */
 #pragma once
-#include "cluster.cuh"
 #include <cuda_fp16.h>
 #include <stdint.h>
 
@@ -155,18 +154,29 @@ __device__ __forceinline__ float root(bool imag, int a, int b, float scale)
     return (imag ? im : re) * scale;
 }
 
+/* The power of two that brings a maximum with these bits into [2^to, 2^(to + 1)); the largest for 0. */
+__device__ __forceinline__ float scale_for(uint32_t top, int to)
+{
+    int e = to + 127 - (int)(top >> 23);
+    return __uint_as_float((uint32_t)(min(max(e, -126), 100) + 127) << 23);
+}
+__device__ __forceinline__ float inverse(float power_of_two)
+{
+    return __uint_as_float((254u << 23) - __float_as_uint(power_of_two));
+}
+
 /* ---- what all sizes share: rows as operands, the inner stages ------------------------------------------------------ */
-/* R: radix of the outer stage; C blocks (a cluster, if more than one) of WARPS share a row; a lane loads PIECES of W columns
- * of it, BATCH of them scaled together. Of the outer stage a block does its columns, of the inner stages its groups. */
-template <int R_, int C_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
-    static constexpr int R = R_, C = C_, WARPS = WARPS_, TEAM = C * WARPS, W = W_, N = 256 * R, THREADS = 32 * WARPS;
-    static constexpr int OWN = R / C, GROUPS = OWN / WARPS;  /* groups of 256 points per block and per warp */
-    static constexpr int STRIDE = 264, PLANE = OWN * STRIDE; /* halves: a group, all real parts */
+/* R: radix of the outer stage; a lane loads PIECES of W columns of a row, BATCH of them scaled together. */
+template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
+    static constexpr int R = R_, WARPS = WARPS_, W = W_, N = 256 * R, THREADS = 32 * WARPS;
+    static constexpr int GROUPS = R / WARPS;               /* groups of 256 points per warp */
+    static constexpr int STRIDE = 264, PLANE = R * STRIDE; /* halves: a group, all real parts */
     static constexpr size_t BUFFER = 2 * PLANE * sizeof(__half);
     static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
-    static constexpr bool AHEAD = OWN <= 64; /* asks for the next row while it works; larger ones lose by it */
-    static constexpr bool WHOLE = R > 32; /* few rows per filter: a block may take its transform too */
-    static constexpr bool KEEPS = true;   /* `leave` leaves its buffer as it was */
+    static constexpr bool AHEAD = R <= 64; /* asks for the next row while it works; larger ones lose by it */
+    static constexpr bool WHOLE = R > 32;  /* few rows per filter: a block may take its transform too */
+    static constexpr bool KEEPS = true;    /* `leave` leaves its buffer as it was */
+    static constexpr bool STAGED = false;  /* a row enters by way of the buffer: `stage`, a barrier, `enter` */
 
     /* Constants, in units of 16 bytes per lane: these, then the outer stage's. */
     static constexpr int DFT16 = 0, TWIDDLE = 64, OUTER = 128;
@@ -182,28 +192,12 @@ template <int R_, int C_, int WARPS_, int W_, int PIECES, int BATCH_> struct Mma
     Block16 F;
     Words tw;
     const uint4 *constants;
-    int lane, warp, rank, member; /* the block's of its cluster, the warp's of all the cluster's */
+    int lane, warp;
 
-    __device__ __forceinline__ explicit MmaStages(const uint4 *c)
-        : constants(c), lane(threadIdx.x % 32), warp(threadIdx.x / 32), rank(C == 1 ? 0 : cluster_rank()),
-          member(rank * WARPS + warp)
+    __device__ __forceinline__ explicit MmaStages(const uint4 *c) : constants(c), lane(threadIdx.x % 32), warp(threadIdx.x / 32)
     {
         load_inner(c);
     }
-    static __device__ __forceinline__ void sync()
-    {
-        if constexpr (C == 1)
-            __syncthreads();
-        else
-            cluster_sync();
-    }
-    /* Before a cluster's blocks use each other's shared memory, and before they end. */
-    static __device__ __forceinline__ void meet()
-    {
-        if constexpr (C > 1) cluster_sync();
-    }
-    /* The first group this block owns; others are counted from it. */
-    __device__ __forceinline__ int first_group() const { return rank * OWN; }
     __device__ __forceinline__ void load_inner(const uint4 *c)
     {
         Words f = load_words(c + DFT16, lane);
@@ -218,35 +212,24 @@ template <int R_, int C_, int WARPS_, int W_, int PIECES, int BATCH_> struct Mma
     {
         return k0 * STRIDE + ((c & ~8) | ((c ^ c >> 3) & 8));
     }
-    /* 8 neighbours of any group of the row, real (0) or imaginary parts (1). */
-    static __device__ __forceinline__ void put(__half *buf, int plane, int group, int c, const uint4 &v)
-    {
-        __half *to = buf + plane * PLANE + place(group % OWN, c);
-        if constexpr (C == 1)
-            *(uint4 *)to = v;
-        else
-            cluster_store(to, group / OWN, v);
-    }
-    static __device__ __forceinline__ uint4 get(const __half *buf, int plane, int group, int c)
-    {
-        const __half *from = buf + plane * PLANE + place(group % OWN, c);
-        if constexpr (C == 1)
-            return *(const uint4 *)from;
-        else
-            return cluster_load(from, group / OWN);
-    }
-
-    /* A lane's part of a row as operands: word [p][i] holds column i of pieces 2 p and 2 p + 1. */
+    /* A lane's part of a row: word [p][i] holds column i of pieces 2 p and 2 p + 1, or (STAGED) [p][4 h + i] columns 2 i and
+     * 2 i + 1 of piece 2 p + h. */
     typedef uint32_t Entry[PIECES / 2][W];
 
-    static __device__ __forceinline__ void pack_entry(const float (&v)[BATCH][W], float scale, Entry &x,
-                                                      int batch)
+    template <bool AS_THEY_ARE> static __device__ __forceinline__ void pack_pieces(const float (&v)[BATCH][W], float scale, Entry &x, int batch)
     {
 #pragma unroll
         for (int p = 0; p < BATCH / 2; p++)
 #pragma unroll
-            for (int i = 0; i < W; i++)
-                x[batch * BATCH / 2 + p][i] = pack(v[2 * p][i] * scale, v[2 * p + 1][i] * scale);
+            for (int i = 0; i < W; i++) {
+                const int h = 2 * i / W, k = 2 * i % W;
+                x[batch * BATCH / 2 + p][i] = AS_THEY_ARE ? pack(v[2 * p + h][k] * scale, v[2 * p + h][k + 1] * scale)
+                                                          : pack(v[2 * p][i] * scale, v[2 * p + 1][i] * scale);
+            }
+    }
+    static __device__ __forceinline__ void pack_entry(const float (&v)[BATCH][W], float scale, Entry &x, int batch)
+    {
+        pack_pieces<false>(v, scale, x, batch);
     }
     static __device__ __forceinline__ void scale_entry(Entry &x, float scale, int batch)
     {
@@ -258,6 +241,13 @@ template <int R_, int C_, int WARPS_, int W_, int PIECES, int BATCH_> struct Mma
                 uint32_t &w = x[batch * BATCH / 2 + p][i];
                 w = bits(__hmul2(halves(w), by));
             }
+    }
+
+    /* From the scales that bring batches' maxima to 2^to, to one. */
+    static __device__ __forceinline__ void rescale(Entry &x, const uint32_t (&tops)[BATCHES], int to, float scale)
+    {
+#pragma unroll
+        for (int b = 0; b < BATCHES; b++) scale_entry(x, scale * inverse(scale_for(tops[b], to)), b);
     }
 
     /* The inner stages of a group; its part of buf is then free for the way back. */
@@ -287,8 +277,8 @@ constexpr int pieces_of(int R)
     return R < 16 ? 2 : R / 4;
 }
 template <int R_, int WARPS_, int W_>
-struct MmaFft : MmaStages<R_, 1, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
-    typedef MmaStages<R_, 1, WARPS_, W_, pieces_of(R_), pieces_of(R_)> Base;
+struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
+    typedef MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> Base;
     using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::STRIDE, Base::place, Base::back;
     using typename Base::Entry;
     static constexpr int R = R_, WARPS = WARPS_, W = W_, N = 256 * R;

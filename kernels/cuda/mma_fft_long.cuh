@@ -35,15 +35,15 @@ __device__ __forceinline__ void store_tiles(__half *row, const uint32_t (&w)[4],
 #endif
 }
 
-/* A warp of the row's has ROUNDS tasks, of 16 columns, or 8 where there are more warps than 16. */
-template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_, C_, WARPS_, 8, R_ / (C_ * WARPS_), 4> {
-    typedef MmaStages<R_, C_, WARPS_, 8, R_ / (C_ * WARPS_), 4> Base;
-    using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::place, Base::put, Base::get, Base::back;
+/* A warp has ROUNDS tasks of 16 columns. */
+template <int R_, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_, WARPS_, 8, R_ / WARPS_, 4> {
+    typedef MmaStages<R_, WARPS_, 8, R_ / WARPS_, 4> Base;
+    using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::place, Base::back;
     using typename Base::Entry;
-    static constexpr int R = R_, Q = R / 16, N = 256 * R, TASKS = Base::TEAM > 16 ? Base::TEAM : 16, COLUMNS = 256 / TASKS,
-                         ROUNDS = TASKS / Base::TEAM, PIECES = R / TASKS; /* a task's columns, and the pieces of it per lane */
+    static constexpr int R = R_, WARPS = WARPS_, Q = R / 16, N = 256 * R, TASKS = 16, COLUMNS = 16, ROUNDS = TASKS / WARPS;
+    static constexpr bool STAGED = true, KEEPS = false;
     static constexpr bool TALL = Q == 8; /* a lane holds two m's, else one m and two blocks of columns */
-    static_assert((Q == 4 && COLUMNS == 16) || (Q == 8 && (COLUMNS == 8 || COLUMNS == 16)), "whole products");
+    static_assert(Q == 4 || Q == 8, "whole products");
 
     /* ---- constants, in units of 16 bytes per lane --------------------------------------------------------------- */
     static constexpr int PAIRS = TALL ? COLUMNS / 2 : 4; /* S: a unit of real and one of imaginary parts per pair of columns */
@@ -123,13 +123,42 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
         return c;
     }
     __device__ __forceinline__ void prepare() { Base::load_inner(fresh()); }
-    __device__ __forceinline__ int task(int round) const { return round * Base::TEAM + Base::member; }
-    /* Position of this lane's piece x, 8 columns. */
+    __device__ __forceinline__ int task(int round) const { return round * WARPS + warp; }
+    /* A row waits in the buffer, j0 = (jA, jB) where group slot_of will be. A warp has the slots of its groups: whoever else
+     * works on others need not have finished. Lanes' pieces of jA = 2 t + ..., jB = g have banks of their own, and were put
+     * there by one warp, slot_of % WARPS, at that warp's scale. */
+    static __device__ __forceinline__ int slot_of(int jA, int jB)
+    {
+        return jA / 2 % 4 | jB % 4 << 2 | jA % 2 << 4 | jA / 8 << 5 | jB / 4 << 6;
+    }
+    /* Position of this lane's piece x, 8 columns: of slot warp + x WARPS. */
     __device__ __forceinline__ int position(int x) const
     {
-        int g = lane / 4, t = lane % 4, y = x % PIECES, jA = 2 * t + y % 2 + y / (PIECES / 2) * 8,
-            block = TALL ? y % (PIECES / 2) / 2 : g / Q;
-        return (Q * jA + g % Q) * 256 + COLUMNS * task(x / PIECES) + 8 * block;
+        int s = warp + x * WARPS, jA = s / 16 % 2 | s % 4 << 1 | s / 32 % 2 << 3, jB = s / 4 % 4 | s / 64 << 2;
+        return (Q * jA + jB) * 256 + 8 * lane;
+    }
+    template <class V> static __device__ __forceinline__ void pack_entry(const V &v, float scale, Entry &x, int batch)
+    {
+        Base::template pack_pieces<true>(v, scale, x, batch);
+    }
+    __device__ __forceinline__ void stage(const Entry &x, __half *plane) const
+    {
+#pragma unroll
+        for (int p = 0; p < R / WARPS; p++) {
+            const uint32_t(&w)[8] = x[p / 2];
+            const int h = p % 2 * 4;
+            *(uint4 *)(plane + place(warp + p * WARPS, 8 * lane)) = make_uint4(w[h], w[h + 1], w[h + 2], w[h + 3]);
+        }
+    }
+    /* Column i of rows jA = 2 t + 8 h and the next, 8 columns from `column` on, times `by`. */
+    __device__ __forceinline__ void operands(const __half *plane, int h, int column, __half2 by, uint32_t (&x)[8]) const
+    {
+        const int t = lane % 4, jB = lane / 4 % Q;
+        uint4 a = *(const uint4 *)(plane + place(slot_of(2 * t + 8 * h, jB), column)),
+              b = *(const uint4 *)(plane + place(slot_of(2 * t + 8 * h + 1, jB), column));
+        const uint32_t v[4] = {a.x, a.y, a.z, a.w}, w[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = bits(__hmul2(halves(__byte_perm(v[i / 2], w[i / 2], i % 2 ? 0x7632 : 0x5410)), by));
     }
     static __device__ __forceinline__ int group_of(int q, int m)
     {
@@ -145,21 +174,29 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
         return Four{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}};
     }
 
-    /* Outer stage of the row x [+ i y] into buf. */
-    template <bool COMPLEX>
-    __device__ __forceinline__ void enter(const Entry &x, const Entry &y, __half *buf) const
+    /* Outer stage of what is staged in buf, real parts [and imaginary ones], there; `tops`: the warps' maxima, brought to
+     * [2^to, 2^(to + 1)) each; `scale`: the row's. */
+    template <bool COMPLEX> __device__ __forceinline__ void enter(__half *buf, const uint32_t *tops, int to, float scale) const
     {
         const int g = lane / 4, t = lane % 4;
         const uint4 *c = fresh();
         const Words A = load_words(c + IN, lane);
         const uint32_t down[4] = {minus(A.im[0]), minus(A.im[1]), minus(A.im[2]), minus(A.im[3])};
-#pragma unroll
-        for (int all = 0; all < PIECES / 4 * ROUNDS; all++) {
-            const int block = all % (PIECES / 4), round = all / (PIECES / 4), task = this->task(round),
-                      low = round * PIECES / 2 + block, high = low + PIECES / 4; /* words of jA < 8, and others */
+        const __half2 by = __float2half2_rn(scale * inverse(scale_for(tops[slot_of(2 * t, g % Q) % WARPS], to)));
+#pragma unroll 1
+        for (int all = 0; all < (TALL ? 2 : 1) * ROUNDS; all++) {
+            const int block = TALL ? all % 2 : 0, task = this->task(TALL ? all / 2 : all);
             const uint4 *mine = c + IN + (2 + 2 * task) * 32;
             const uint4 T = __ldg(mine + lane), B = __ldg(mine + 32 + lane);
             const uint32_t Tre[2] = {T.x, T.y}, Tim[2] = {T.z, T.w};
+            uint32_t x[2][8], y[2][8];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int column = COLUMNS * task + 8 * (TALL ? block : g / Q);
+                operands(buf, h, column, by, x[h]);
+                if (COMPLEX) operands(buf + PLANE, h, column, by, y[h]);
+            }
+            __syncwarp(); /* all have read what they now replace */
             uint32_t re[4][4], im[4][4]; /* [(r, b)][pair] */
 #pragma unroll
             for (int pair = 0; pair < 4; pair++) {
@@ -168,11 +205,11 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
                 for (int e = 0; e < 2; e++) {
                     const int i = 2 * pair + e;
                     uint32_t zr[2], zi[2];
-                    mma_first(zr[0], zr[1], A.re, x[low][i], x[high][i]);
-                    mma_first(zi[0], zi[1], A.im, x[low][i], x[high][i]);
+                    mma_first(zr[0], zr[1], A.re, x[0][i], x[1][i]);
+                    mma_first(zi[0], zi[1], A.im, x[0][i], x[1][i]);
                     if (COMPLEX) {
-                        mma_next(zr[0], zr[1], down, y[low][i], y[high][i]);
-                        mma_next(zi[0], zi[1], A.re, y[low][i], y[high][i]);
+                        mma_next(zr[0], zr[1], down, y[0][i], y[1][i]);
+                        mma_next(zi[0], zi[1], A.re, y[0][i], y[1][i]);
                     }
 #pragma unroll
                     for (int r = 0; r < 2; r++) times<false>(zr[r], zi[r], Tre[r], Tim[r]);
@@ -193,8 +230,9 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
             for (int rb = 0; rb < 4; rb++) {
                 int m = TALL ? t + rb % 2 * 4 : t, column = COLUMNS * task + 8 * (TALL ? block : rb % 2),
                     group = group_of(g + rb / 2 * 8, m);
-                put(buf, 0, group, column, make_uint4(re[rb][0], re[rb][1], re[rb][2], re[rb][3]));
-                put(buf, 1, group, column, make_uint4(im[rb][0], im[rb][1], im[rb][2], im[rb][3]));
+                __half *at = buf + place(group, column);
+                *(uint4 *)at = make_uint4(re[rb][0], re[rb][1], re[rb][2], re[rb][3]);
+                *(uint4 *)(at + PLANE) = make_uint4(im[rb][0], im[rb][1], im[rb][2], im[rb][3]);
             }
         }
     }
@@ -212,24 +250,23 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
     /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, times `by`, and what ask(n)
      * returned. By way of the buffer, that of j0 = (jA, jB) where group (q = jA, m = jB) was: so that a warp reads and writes
      * whole lines of rows, where the product's lanes have halves of sectors. All of the block's threads; barriers. */
-    static constexpr bool KEEPS = false;
     template <bool IMAG, class Ask, class Emit> __device__ __forceinline__ void leave(__half *buf, float by, Ask ask, Emit emit) const
     {
         leave_products<IMAG>(buf);
-        Base::sync();
+        __syncthreads();
         constexpr int AT_ONCE = 4;
 #pragma unroll 1
-        for (int k0 = warp; k0 < Base::OWN; k0 += AT_ONCE * Base::WARPS) {
+        for (int k0 = warp; k0 < R; k0 += AT_ONCE * WARPS) {
             decltype(ask(0)) got[AT_ONCE];
             auto at = [&](int i) {
-                int group = Base::first_group() + k0 + i * Base::WARPS, q = group / Q, m = group % Q;
+                int group = k0 + i * WARPS, q = group / Q, m = group % Q;
                 return (Q * q + (TALL ? m ^ 4 * (q & 1) : m)) * 256 + 8 * lane;
             };
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) got[i] = ask(at(i));
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
-                const uint4 w = *(const uint4 *)(buf + place(k0 + i * Base::WARPS, 8 * lane));
+                const uint4 w = *(const uint4 *)(buf + place(k0 + i * WARPS, 8 * lane));
                 const uint32_t word[4] = {w.x, w.y, w.z, w.w};
                 float v[8];
 #pragma unroll
@@ -263,8 +300,8 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
             for (int r = 0; r < 2; r++)
 #pragma unroll
                 for (int b = 0; b < (TALL ? 2 : 1); b++) {
-                    int group = group_of(g + 8 * r, t + 4 * b), column = COLUMNS * task + 8 * block;
-                    uint4 v = get(buf, 0, group, column), w = get(buf, 1, group, column);
+                    const __half *at = buf + place(group_of(g + 8 * r, t + 4 * b), COLUMNS * task + 8 * block);
+                    uint4 v = *(const uint4 *)at, w = *(const uint4 *)(at + PLANE);
                     z[r][b] = Words{{v.x, v.y, v.z, v.w}, {w.x, w.y, w.z, w.w}};
                 }
 #pragma unroll
@@ -305,8 +342,8 @@ template <int R_, int C_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_,
             for (int r = 0; r < 2; r++)
 #pragma unroll
                 for (int b = 0; b < (TALL ? 2 : 1); b++)
-                    put(buf, 0, group_of(g + 8 * r, t + 4 * b), COLUMNS * task + 8 * block,
-                        make_uint4(out[r][b][0], out[r][b][1], out[r][b][2], out[r][b][3]));
+                    *(uint4 *)(buf + place(group_of(g + 8 * r, t + 4 * b), COLUMNS * task + 8 * block)) =
+                        make_uint4(out[r][b][0], out[r][b][1], out[r][b][2], out[r][b][3]);
         }
     }
 };

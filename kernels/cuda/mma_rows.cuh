@@ -53,28 +53,14 @@ struct Filter {
 };
 
 /* ---- rows of a filter, scaled ------------------------------------------------------------------------------------- */
-/* The largest number of all threads that share a row; every thread calls, and has it. `part`: TEAM words of shared memory
- * that nobody has read since a barrier before the last. */
+/* The largest number of all the block's threads; every thread calls, and has it. `part`: WARPS words of shared memory that
+ * nobody has read since a barrier before the last. */
 template <class X> __device__ __forceinline__ uint32_t row_max(const X &fft, uint32_t top, uint32_t *part)
 {
     top = __reduce_max_sync(~0u, top);
-    if constexpr (X::C == 1) {
-        if (fft.lane == 0) part[fft.member] = top;
-    } else if (fft.lane < X::C) {
-        cluster_store(part + fft.member, fft.lane, top);
-    }
-    X::sync();
-    return __reduce_max_sync(~0u, part[fft.lane % X::TEAM]);
-}
-/* The power of two that brings a maximum with these bits into [2^to, 2^(to + 1)); the largest for 0. */
-__device__ __forceinline__ float scale_for(uint32_t top, int to)
-{
-    int e = to + 127 - (int)(top >> 23);
-    return __uint_as_float((uint32_t)(min(max(e, -126), 100) + 127) << 23);
-}
-__device__ __forceinline__ float inverse(float power_of_two)
-{
-    return __uint_as_float((254u << 23) - __float_as_uint(power_of_two));
+    if (fft.lane == 0) part[fft.warp] = top;
+    __syncthreads();
+    return __reduce_max_sync(~0u, part[fft.lane % X::WARPS]);
 }
 
 /* x = p gate at this lane's pieces, each batch scaled to the warp's maximum, whose bits `top` gets. */
@@ -118,19 +104,25 @@ template <class X> struct Taken {
         for (int b = 1; b < X::BATCHES; b++) most = max(most, top[b]);
         return most;
     }
-    __device__ __forceinline__ void rescale(float scale)
-    {
-#pragma unroll
-        for (int b = 0; b < X::BATCHES; b++) X::scale_entry(x, scale * inverse(scale_for(top[b], 7)), b);
-    }
+    __device__ __forceinline__ void rescale(float scale) { X::rescale(x, top, 7, scale); }
 };
 
-/* The scale of a row from its warps' largest magnitudes; a barrier. */
-template <class X> __device__ __forceinline__ float common_scale(const X &fft, Taken<X> &row, uint32_t *part)
+/* The row's outer stage into buf; its scale. A barrier, and for what is staged no other thread's part of buf before it. */
+template <class X> __device__ __forceinline__ float enter_row(const X &fft, Taken<X> &row, __half *buf, uint32_t *part)
 {
-    float scale = scale_for(row_max(fft, row.largest(), part), 7);
-    row.rescale(scale);
-    return scale;
+    const uint32_t top = row.largest();
+    if constexpr (X::STAGED) {
+        row.rescale(scale_for(top, 7));
+        fft.stage(row.x, buf);
+        float scale = scale_for(row_max(fft, top, part), 7);
+        fft.template enter<false>(buf, part, 7, scale);
+        return scale;
+    } else {
+        float scale = scale_for(row_max(fft, top, part), 7);
+        row.rescale(scale);
+        fft.template enter<false>(row.x, row.x, buf);
+        return scale;
+    }
 }
 
 __device__ __forceinline__ uint32_t magnitude(const Sums &s)

@@ -65,19 +65,16 @@ template <Form FORM> struct Line {
                 if (p && n + i < L) w[i / 2] |= (uint32_t)__bfloat16_as_ushort(p[at(n + i)]) << i % 2 * 16;
         }
     }
-    /* Asks for what block `rank` of the C that share the row reads of it, its columns of every 256: into L1, or L2 only. */
-    template <int THREADS, int C, bool L1> __device__ __forceinline__ void prefetch(const bf16 *p, int rank) const
+    /* Asks for the row: into L1, or L2 only. */
+    template <int THREADS, bool L1> __device__ __forceinline__ void prefetch(const bf16 *p) const
     {
-        constexpr int COLUMNS = 256 / C, UNIT = C > 1 ? 16 : 64, UNITS = COLUMNS / UNIT; /* a sector; or a cache line */
+        constexpr int UNIT = 64; /* a cache line */
         if constexpr (FORM != ANY)
-            for (int i = (int)threadIdx.x; p; i += THREADS) {
-                int n = i / UNITS * 256 + rank * COLUMNS + i % UNITS * UNIT;
-                if (n >= L) return;
+            for (int n = (int)threadIdx.x * UNIT; p && n < L; n += THREADS * UNIT)
                 if (L1)
                     asm volatile("prefetch.global.L1 [%0];" ::"l"(p + start + n));
                 else
                     asm volatile("prefetch.global.L2 [%0];" ::"l"(p + start + n));
-            }
     }
     /* p[n + i] = or += v[i] */
     __device__ __forceinline__ void put(bf16 *p, int n, const float (&v)[8], bool acc) const
