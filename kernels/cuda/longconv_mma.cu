@@ -1,33 +1,33 @@
 /* longconv_mma.cu - gated long convolution of bf16 rows on tensor cores, forward and backward, fused; the formulas are
  * longconv.cu's, the transform mma_fft.cuh's (f16 operands).
  *
- * A block (or a cluster of them: longconv_sm90.cu) takes rows of one filter in turn, or (R > 32, filters enough) whole filters,
- * from taps to their gradient; the transform of a row stays in its shared memory, scaled as mma_rows.cuh says. Spectra of filters
- * are scaled to a maximum of 1 and kept in f16 with their scale. Gradients of spectra are summed over rows in f32, in shared
- * memory where they fit it (Fits).
+ * A block takes rows of one filter in turn, or (R > 32, filters enough) whole filters, from taps to their gradient; the transform
+ * of a row, or of half of its frequencies (65536), stays in its shared memory, scaled as mma_rows.cuh says. Spectra of filters are
+ * scaled to a maximum of 1 and kept in f16 with their scale. Gradients of spectra are summed over rows in f32, in shared memory
+ * where they fit it (Fits).
  * Error against float64: 2.0e-3 relative L2, of which the bf16 result's own rounding is 1.7e-3.
  *
  * H200, 65,536 tokens x 1024 channels, gated, `m2 bench conv --device cuda --gates`, ms forward / with backward: a filter per
  * channel, and (--filters 128) one of 8 as in M2-GPT. Bound: bytes that must move, 0.13 / 0.36. Prediction: instructions of a row
  * in the machine code, four per clock and SM; the tensor cores' share of it is smaller at every length.
  *   L      prediction    a filter each  of 8 channels  what limits it
- *   1024   0.16 / 0.47   0.254 / 0.859  0.256 / 0.866  latency between barriers; 32 and 16 warps per SM (registers)
- *   2048   0.13 / 0.50   0.230 / 0.780  0.225 / 0.799  the same, 16 warps each
- *   4096   0.14 / 0.45   0.248 / 0.854  0.239 / 0.833  the same, 24 and 16 warps
- *   8192   0.13 / 0.49   0.309 / 1.188  0.279 / 1.079  backward: one block per SM (132 KiB), idle at its barriers
- *   16384  0.19 / 0.60   0.458 / 1.818  0.384 / 1.574  backward the same; a filter is 2 rows' work, for 4 rows or 32
- *   32768  0.23 / 0.80   0.612 / 2.681  0.540 / 2.264  for 2 rows or 16; backward one transform at a time, the other waits in L2,
- *                                       as do the sums: more than L2 holds for all blocks; for many rows, a cluster has both
- * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%).
+ *   1024   0.16 / 0.47   0.245 / 0.826  0.245 / 0.838  latency between barriers; 32 and 16 warps per SM (registers)
+ *   2048   0.13 / 0.50   0.234 / 0.778  0.223 / 0.797  the same, 16 warps each
+ *   4096   0.14 / 0.45   0.249 / 0.863  0.235 / 0.822  the same, 24 and 16 warps
+ *   8192   0.13 / 0.49   0.309 / 1.182  0.275 / 1.083  backward: one block per SM (132 KiB), idle at its barriers
+ *   16384  0.19 / 0.60   0.352 / 1.353  0.290 / 1.113  the same; a filter is a row's work, for 4 rows or 32
+ *   32768  0.23 / 0.80   0.423 / 1.968  0.335 / 1.385  for 2 rows or 16; backward one transform at a time, the other waits in L2,
+ *                                       as do the sums: more than L2 holds for all blocks
+ *   65536  0.28 / 0.95   1.209 / 4.113  0.570 / 2.327  each of two passes reads the row; a filter, for 1 row or 8, is more than that
+ * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%); from 16384 on, rows read
+ * and written by whole lines, by way of the buffer (mma_fft_long.cuh): where the outer stage's lanes had 16 bytes of 32 rows
+ * each, L1 could not hold the sectors' other halves and L2 sent them twice (0.46 / 1.82 at 16384, 0.61 / 2.68 at 32768).
  * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower); at 8192
- * sums in L2 and two blocks per SM (backward 1.02 for 0.90); asking for the next row at 32768 (4% slower, else 3-10% faster);
- * R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from L2 for every row; at 32768
- * five eighths of dy's transform in shared memory (backward 1% faster); rows in pieces that each thread asks for (cp.async) one
- * stage ahead: 0.78 / 3.49, at 16384 0.54 / 2.21; at 8192 two blocks per SM with half of the sums in L2, 1.29; a row in registers
- * one stage ahead (backward 1.25 for 0.87 at 8192); rows by the bulk copy engine into shared memory, as far ahead as they fit
- * (2 to 4% at 8192, nothing below); clamped addresses in place of predicates (5 to 15% slower: registers).
- * Nsight Compute, backward at 16384: half of the cycles without an instruction wait for rows and gates from L2 and memory,
- * another fifth for the result of the instruction before. */
+ * sums in L2 and two blocks per SM (backward 1.02 for 0.90), or half of the sums there, 1.29; asking for the next row at 32768 (4%
+ * slower, else 3-10% faster); R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from L2
+ * for every row; a row in registers one stage ahead (backward 1.25 for 0.87 at 8192), or by cp.async; rows by the bulk copy engine
+ * into shared memory, as far ahead as they fit (2 to 4% at 8192, nothing below); clamped addresses in place of predicates (5 to
+ * 15% slower: registers); rows first out of the caches (.cs: 15% slower at 32768 while lanes shared sectors). */
 #include "mma_conv.cuh"
 #include <stdio.h>
 
@@ -39,14 +39,15 @@ namespace
 /* By length. Measured on an H200; by threads per SM (registers): forward of 4096 points 512:
  * 0.325 ms, 768: 0.301, of 8192 512: 0.397, 1024: 0.420; backward of 2048 512: 0.66, 640: 0.72, 768: 0.77. */
 const Variant variants[] = {
-    forward_of<MmaFft<1, 1, 4>, 24>(4.0f),    backward_of<MmaFft<1, 1, 4>, 16>(10.0f),
-    forward_of<MmaFft<2, 2, 4>, 12>(4.0f),    backward_of<MmaFft<2, 2, 4>, 8>(10.0f),
-    forward_of<MmaFft<4, 4, 4>, 8>(4.0f),     backward_of<MmaFft<4, 4, 4>, 4>(9.2f),
-    forward_of<MmaFft<8, 4, 8>, 4>(4.0f),     backward_of<MmaFft<8, 4, 8>, 4>(8.9f),
-    forward_of<MmaFft<16, 8, 4>, 3>(4.0f),    backward_of<MmaFft<16, 8, 4>, 2>(10.2f),
-    forward_of<MmaFft<32, 8, 4>, 2>(5.0f),    backward_of<MmaFft<32, 16, 2>, 1>(13.4f),
-    forward_of<MmaFftLong<64>, 1>(4.5f, 2.8f), backward_of<MmaFftLong<64>, 1>(13.0f, 6.2f),
-    forward_of<MmaFftLong<128>, 1>(4.7f, 3.4f), backward_of<MmaFftLong<128>, 1>(15.9f, 14.5f),
+    forward_of<MmaFft<1, 1, 4>, 24>(4.0f),        backward_of<MmaFft<1, 1, 4>, 16>(10.0f),
+    forward_of<MmaFft<2, 2, 4>, 12>(4.0f),        backward_of<MmaFft<2, 2, 4>, 8>(10.0f),
+    forward_of<MmaFft<4, 4, 4>, 8>(4.0f),         backward_of<MmaFft<4, 4, 4>, 4>(9.2f),
+    forward_of<MmaFft<8, 4, 8>, 4>(4.0f),         backward_of<MmaFft<8, 4, 8>, 4>(8.9f),
+    forward_of<MmaFft<16, 8, 4>, 3>(4.0f),        backward_of<MmaFft<16, 8, 4>, 2>(10.2f),
+    forward_of<MmaFft<32, 8, 4>, 2>(4.8f),        backward_of<MmaFft<32, 16, 2>, 1>(13.4f),
+    forward_of<MmaFftLong<64>, 1>(4.5f, 2.8f),    backward_of<MmaFftLong<64>, 1>(13.0f, 6.2f),
+    forward_of<MmaFftLong<128>, 1>(4.7f, 3.8f),   backward_of<MmaFftLong<128>, 1>(14.8f, 17.1f),
+    forward_of<MmaFftLong<128, 2>, 1>(7.1f, 11),  backward_of<MmaFftLong<128, 2>, 1>(24.2f, 19.2f),
 };
 
 bool has_sm90()
@@ -116,7 +117,7 @@ Plan make_plan(const Variant &v, const m2_attrs *attrs, const m2_desc &u, const 
     p.K = align256(p.nf * v.N * 4);
     p.scales = align256(p.nf * 4);
     p.dK = v.grad ? align256(p.nf * v.N * 8 * sets) : 0;
-    p.temp = v.temp ? align256(p.nf * v.N * 4 * sets) : 0;
+    p.temp = align256(p.nf * sets * v.temp * 16);
     return p;
 }
 

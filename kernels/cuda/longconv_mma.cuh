@@ -5,11 +5,11 @@
 namespace m2cu
 {
 
-/* Its ways to run it, the cheapest first; 0 unless u is bf16 rows of at most 32768: else longconv.cu does. */
+/* Its ways to run it, the cheapest first; 0 unless u is bf16 rows of at most 65536: else longconv.cu does. */
 int mma_conv_count(const m2_desc &u, const m2_desc &k, bool grad);
 /* `which` of them. */
 int64_t mma_conv_workspace(const m2_attrs *attrs, const m2_desc &u, const m2_desc &k, bool grad, int64_t which);
-/* Its name (outer radix, blocks per row x threads) and the time expected of it. */
+/* Its name (outer radix, threads of a block) and the time expected of it. */
 m2_variant mma_conv_variant(const m2_desc &u, const m2_desc &k, bool grad, int64_t which);
 m2_status mma_conv_run(const m2_call *call, bool grad, int64_t which);
 

@@ -38,7 +38,8 @@ struct Variant {
     int threads;   /* of a block */
     int constants; /* units of 16 bytes */
     int blocks;    /* in flight on a large GPU */
-    bool temp, whole;
+    int temp;      /* units of 16 bytes that a block has in memory */
+    bool whole;
     float cost, filter; /* picoseconds per point of a row, and of a filter beside them; `m2 bench conv` on an H200 */
     void (*begin)(const Job &);
     void (*run)(const Job &, int f0, int nf);
@@ -67,60 +68,83 @@ template <class X> __global__ void __launch_bounds__(256) fill_constants(uint4 *
 struct Share {
     int first, step;
 };
+/* What comes after pass `all % PASSES` of row `all / PASSES`. */
+template <class X> __device__ __forceinline__ int next_pass(int all, const Share &share)
+{
+    return all % X::PASSES < X::PASSES - 1 ? all + 1 : all + 1 + (share.step - 1) * X::PASSES;
+}
 
-/* The spectrum of filter f, N words (re and im of group k0 at (2 k0) 32, (2 k0 + 1) 32), K being where this block's groups
- * start, as everywhere below; returns its scale. A thread reads back only what it wrote. */
+/* The spectrum of filter f, N words (re and im of group k0 at (2 k0) 32, (2 k0 + 1) 32); returns its scale. A thread reads back
+ * only what it wrote. */
 template <class X>
 __device__ __forceinline__ float spectrum_of(X &fft, const Filter &taps, int64_t f, __half *buf, uint32_t *part, uint4 *K)
 {
-    typename X::Entry re, im;
-    uint32_t tops[X::BATCHES], top = 0;
+    float by[X::PASSES], most_by = 0;
 #pragma unroll
-    for (int b = 0; b < X::BATCHES; b++) { /* operands at the warp's scale, then at the block's */
-        constexpr int W = X::W;
-        float x[X::BATCH][W], y[X::BATCH][W], most = 0;
+    for (int pass = 0; pass < X::PASSES; pass++, K += X::R * 64) {
+        typename X::Entry re, im;
+        uint32_t tops[X::BATCHES], top = 0;
+        fft.take(pass);
 #pragma unroll
-        for (int p = 0; p < X::BATCH; p++) {
-            int n = fft.position(b * X::BATCH + p);
-            float reversed[W] = {};
-            taps.fetch<W>(taps.k, f, n, x[p]);
-            if (n == 0 && taps.D) x[p][0] += taps.D[f];
-            if (taps.kr) taps.fetch<W>(taps.kr, f, X::N - W - n, reversed);
+        for (int b = 0; b < X::BATCHES; b++) { /* operands at the warp's scale, then at the block's */
+            constexpr int W = X::W;
+            float x[X::BATCH][W], y[X::BATCH][W], most = 0;
 #pragma unroll
-            for (int i = 0; i < W; i++) {
-                y[p][i] = -reversed[W - 1 - i];
-                most = fmaxf(most, fmaxf(fabsf(x[p][i]), fabsf(y[p][i]))); /* a NaN enters as it is */
+            for (int p = 0; p < X::BATCH; p++) {
+#pragma unroll
+                for (int h = 0; h < X::PASSES; h++) {
+                    const int n = h * X::M + fft.position(b * X::BATCH + p);
+                    float ahead[W], reversed[W] = {}, back[W];
+                    taps.fetch<W>(taps.k, f, n, ahead);
+                    if (n == 0 && taps.D) ahead[0] += taps.D[f];
+                    if (taps.kr) taps.fetch<W>(taps.kr, f, X::N - W - n, reversed);
+#pragma unroll
+                    for (int i = 0; i < W; i++) back[i] = -reversed[W - 1 - i];
+                    fft.fold(h, ahead, back, x[p], y[p]);
+                }
+#pragma unroll
+                for (int i = 0; i < W; i++)
+                    most = fmaxf(most, fmaxf(fabsf(x[p][i]), fabsf(y[p][i]))); /* a NaN enters as it is */
             }
+            tops[b] = __reduce_max_sync(~0u, __float_as_uint(most));
+            top = max(top, tops[b]);
+            X::pack_entry(x, scale_for(tops[b], 6), re, b);
+            X::pack_entry(y, scale_for(tops[b], 6), im, b);
         }
-        tops[b] = __reduce_max_sync(~0u, __float_as_uint(most));
-        top = max(top, tops[b]);
-        X::pack_entry(x, scale_for(tops[b], 6), re, b);
-        X::pack_entry(y, scale_for(tops[b], 6), im, b);
-    }
-    float scale; /* complex rows: one bit of room */
-    if constexpr (X::STAGED) {
-        X::rescale(re, tops, 6, scale_for(top, 6)), X::rescale(im, tops, 6, scale_for(top, 6));
-        fft.stage(re, buf), fft.stage(im, buf + X::PLANE);
-        scale = scale_for(row_max(fft, top, part), 6);
-        fft.template enter<true>(buf, part, 6, scale);
-    } else {
-        scale = scale_for(row_max(fft, top, part), 6);
-        X::rescale(re, tops, 6, scale), X::rescale(im, tops, 6, scale);
-        fft.template enter<true>(re, im, buf);
-    }
-    __syncthreads();
-    top = 0;
-    fft.prepare();
+        float scale; /* complex rows: one bit of room */
+        if constexpr (X::STAGED) {
+            X::rescale(re, tops, 6, scale_for(top, 6)), X::rescale(im, tops, 6, scale_for(top, 6));
+            fft.stage(re, buf), fft.stage(im, buf + X::PLANE);
+            scale = scale_for(row_max(fft, top, part), 6);
+            fft.template enter<IMAGINARY>(buf, part, 6, scale);
+        } else {
+            scale = scale_for(row_max(fft, top, part), 6);
+            X::rescale(re, tops, 6, scale), X::rescale(im, tops, 6, scale);
+            fft.template enter<IMAGINARY>(re, im, buf);
+        }
+        __syncthreads();
+        top = 0;
+        fft.prepare();
 #pragma unroll 1
-    for (int i = 0; i < X::GROUPS; i++) top = max(top, magnitude(fft.inner(buf, i * X::WARPS + fft.warp)));
-    top = row_max(fft, top, part + X::WARPS);
-    float unit = scale_for(top, -2); /* a complex number of such parts stays below 1 */
+        for (int i = 0; i < X::GROUPS; i++) top = max(top, magnitude(fft.inner(buf, i * X::WARPS + fft.warp)));
+        top = row_max(fft, top, part + X::WARPS);
+        float unit = scale_for(top, -2); /* a complex number of such parts stays below 1 */
 #pragma unroll 1
-    for (int i = 0; i < X::GROUPS; i++) {
-        int k0 = i * X::WARPS + fft.warp;
-        store_words(K + k0 * 64 + fft.lane, scaled(fft.inner(buf, k0), unit));
+        for (int i = 0; i < X::GROUPS; i++) {
+            int k0 = i * X::WARPS + fft.warp;
+            store_words(K + k0 * 64 + fft.lane, scaled(fft.inner(buf, k0), unit));
+        }
+        by[pass] = inverse(scale) * inverse(unit);
+        most_by = fmaxf(most_by, by[pass]);
     }
-    return sqrtf((float)X::N) * inverse(scale) * inverse(unit);
+    for (int pass = X::PASSES - 1; X::PASSES > 1 && pass >= 0; pass--) { /* one scale for all passes */
+        K -= X::R * 64;
+        for (int i = 0; i < X::GROUPS && by[pass] < most_by; i++) {
+            uint4 *at = K + (i * X::WARPS + fft.warp) * 64 + fft.lane;
+            store_words(at, scaled(words_of(at[0], at[32]), by[pass] * inverse(most_by)));
+        }
+    }
+    return X::gain() * most_by;
 }
 template <class X>
 __global__ void __launch_bounds__(X::THREADS)
@@ -131,7 +155,7 @@ __global__ void __launch_bounds__(X::THREADS)
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
         const int f = blockIdx.x;
-        float scale = spectrum_of(fft, taps, f0 + f, (__half *)smem, part, K + (int64_t)f * X::R * 64);
+        float scale = spectrum_of(fft, taps, f0 + f, (__half *)smem, part, K + (int64_t)f * X::ALL * 64);
         if (threadIdx.x == 0) scale_K[f] = scale;
     }
 }
@@ -159,32 +183,34 @@ template <int TENSORS> struct Bits {
 struct Nothing {
 };
 
-/* A share of the rows of filter f, whose spectrum is K with its scale. */
+/* A share of the rows of filter f, whose spectrum is K with its scale. `temp`: X::WAITING units of the block's own. */
 template <class X, Form FORM>
 __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
-                                             float scale_K, __half *buf, uint32_t *part)
+                                             float scale_K, uint4 *temp, __half *buf, uint32_t *part)
 {
-    for (int i = share.first; i < rows.count; i += share.step) {
+    for (int all = share.first * X::PASSES; all < rows.count * X::PASSES; all = next_pass<X>(all, share)) {
+        const int i = all / X::PASSES, pass = all % X::PASSES;
+        const uint4 *of = K + pass * X::R * 64;
+        fft.take(pass);
         Line<FORM> line(rows, io.wide, f, i);
-        Taken<X> x(fft, line, io.u, io.pre);
-        if (X::AHEAD) {
+        float scale = enter_row(fft, line, io.u, io.pre, buf, part, [&]() {
+            if (!X::AHEAD) return;
             line.template prefetch<X::THREADS, X::R <= 32>(io.post);
             ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.u, io.pre);
-        }
-        float scale = enter_row(fft, x, buf, part);
+        });
         __syncthreads();
         fft.prepare();
 #pragma unroll 1
         for (int n = 0; n < X::GROUPS; n++) {
             int k0 = n * X::WARPS + fft.warp;
-            Words k = words_of(K[k0 * 64 + fft.lane], K[k0 * 64 + 32 + fft.lane]);
+            Words k = words_of(of[k0 * 64 + fft.lane], of[k0 * 64 + 32 + fft.lane]);
             Words z = fft.inner(buf, k0);
             times<false>(z, k);
             fft.keep(fft.inner_inverse(z, k0), buf, k0);
         }
         __syncthreads();
         fft.template leave<false>(
-            buf, scale_K * inverse(scale), [&](int n) { return Bits<1>(line, n, io.post); },
+            buf, scale_K * inverse(scale), temp, [&](int n) { return Bits<1>(line, n, io.post); },
             [&](int n, float(&s)[8], const Bits<1> &got) {
                 float g[8];
                 unpack<8>(got.w[0], g);
@@ -196,15 +222,15 @@ __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gat
 }
 template <class X, Form FORM, int BLOCKS>
 __global__ void __launch_bounds__(X::THREADS, BLOCKS)
-    mma_forward(Rows rows, Gates io, const uint4 *constants, const uint4 *K, const float *scale_K, int f0)
+    mma_forward(Rows rows, Gates io, const uint4 *constants, const uint4 *K, const float *scale_K, uint4 *temp, int f0)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
         __shared__ uint32_t part[X::WARPS];
         X fft(constants);
-        forward_rows<X, FORM>(fft, rows, io, f0 + blockIdx.y, Share{(int)blockIdx.x, (int)gridDim.x},
-                              K + (int64_t)blockIdx.y * X::R * 64, scale_K[blockIdx.y], (__half *)smem,
-                              part);
+        const int me = blockIdx.x, all = gridDim.x;
+        forward_rows<X, FORM>(fft, rows, io, f0 + blockIdx.y, Share{me, all}, K + (int64_t)blockIdx.y * X::ALL * 64,
+                              scale_K[blockIdx.y], temp + ((int64_t)blockIdx.y * all + me) * X::WAITING, (__half *)smem, part);
     }
 }
 /* Not inlined, so that rows have all registers (forward 6 to 19% faster). */
@@ -218,17 +244,17 @@ __device__ __noinline__ float spectrum_apart(const uint4 *constants, const Filte
 /* A block takes whole filters; K has room for one per block. */
 template <class X, Form FORM, int BLOCKS>
 __global__ void __launch_bounds__(X::THREADS, BLOCKS)
-    whole_forward(Rows rows, Gates io, const __grid_constant__ Filter taps, const uint4 *constants, uint4 *K)
+    whole_forward(Rows rows, Gates io, const __grid_constant__ Filter taps, const uint4 *constants, uint4 *K, uint4 *temp)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
         const int me = blockIdx.x, all = gridDim.x;
-        K += (int64_t)me * X::R * 64;
+        K += (int64_t)me * X::ALL * 64, temp += (int64_t)me * X::WAITING;
         for (int f = me; f < rows.F; f += all) {
             float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
-            forward_rows<X, FORM>(fft, rows, io, f, Share{0, 1}, K, scale, (__half *)smem, part);
+            forward_rows<X, FORM>(fft, rows, io, f, Share{0, 1}, K, scale, temp, (__half *)smem, part);
         }
     }
 }
@@ -273,12 +299,14 @@ __device__ __forceinline__ void store_sums(float4 *p, int lane, const Sums &s)
 template <class X, int KIB> struct Fits {
     static constexpr bool TWO = X::R < 128;
     static constexpr int ROOM = (KIB * 1024 - (TWO ? 2 : 1) * (int)X::BUFFER) / 2048 / X::WARPS,
-                         SHARED = ROOM < X::GROUPS ? ROOM : X::GROUPS, KEPT = X::GROUPS - SHARED <= 3 ? X::GROUPS - SHARED : 0;
+                         SHARED = ROOM < X::GROUPS ? ROOM : X::GROUPS,
+                         KEPT = X::PASSES == 1 && X::GROUPS - SHARED <= 3 ? X::GROUPS - SHARED : 0;
     static constexpr size_t BYTES = (TWO ? 2 : 1) * X::BUFFER + SHARED * X::WARPS * 256 * sizeof(float2);
+    static constexpr int TEMP = 2 * X::WAITING + (TWO ? 0 : X::R * 64); /* units of 16 bytes in memory */
 };
 
-/* Backward of a share of the rows of filter f: `dK` gets the sums of the gradient of its spectrum, [k0][4 32]. Where two
- * transforms do not fit shared memory, that of dy waits in `temp`, N words. */
+/* Backward of a share of the rows of filter f: `dK` gets the sums of the gradient of its spectrum, [k0][4 32]. `temp`: TEMP
+ * units of the block's own; where two transforms do not fit shared memory, that of dy waits there. */
 template <class X, Form FORM, int KIB>
 __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
                                               float scale_K, float4 *dK, uint4 *temp, uint4 *smem, uint32_t *part)
@@ -290,21 +318,18 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
     const int lane = fft.lane;
     float4 *sums = (float4 *)((char *)smem + X::BUFFER * (TWO ? 2 : 1));
     Sums kept[Fit::KEPT ? Fit::KEPT : 1] = {};
-    for (int i = share.first; i < rows.count; i += share.step) {
+    uint4 *const waiting = temp;
+    temp += 2 * X::WAITING;
+    for (int all = share.first * X::PASSES; all < rows.count * X::PASSES; all = next_pass<X>(all, share)) {
+        const int i = all / X::PASSES, pass = all % X::PASSES, shared = pass ? 0 : Fit::SHARED;
+        const uint4 *of = K + pass * X::R * 64;
+        float4 *out = dK + pass * X::R * 128;
+        fft.take(pass);
         Line<FORM> line(rows, io.wide, f, i);
-        float sa, sd;
-        if constexpr (TWO) {
-            {
-                Taken<X> d(fft, line, io.dy, io.post);
-                ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
-                sd = enter_row(fft, d, bufd, part);
-            }
-            Taken<X> a(fft, line, io.u, io.pre);
-            ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
-            sa = enter_row(fft, a, buf, part + X::WARPS);
-        } else {
-            Taken<X> d(fft, line, io.dy, io.post);
-            sd = enter_row(fft, d, bufd, part);
+        const float sd = enter_row(fft, line, io.dy, io.post, bufd, part, [&]() {
+            if (TWO) ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
+        });
+        if (!TWO) {
             __syncthreads();
             fft.prepare();
 #pragma unroll 1
@@ -312,14 +337,15 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
                 int k0 = n * X::WARPS + fft.warp;
                 store_words(temp + k0 * 64 + lane, fft.inner(bufd, k0));
             }
-            Taken<X> a(fft, line, io.u, io.pre);
-            sa = enter_row(fft, a, buf, part + X::WARPS);
         }
+        const float sa = enter_row(fft, line, io.u, io.pre, buf, part + X::WARPS, [&]() {
+            if (TWO) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
+        });
         __syncthreads();
         float both = inverse(sa) * inverse(sd);
         fft.prepare();
         auto group = [&](int k0, Sums &sum) {
-            Words k = words_of(K[k0 * 64 + lane], K[k0 * 64 + 32 + lane]);
+            Words k = words_of(of[k0 * 64 + lane], of[k0 * 64 + 32 + lane]);
             Words zd = TWO ? fft.inner(bufd, k0) : words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]),
                   za = fft.inner(buf, k0);
             correlate(sum, zd, za, both);
@@ -339,17 +365,17 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             store_sums(at, lane, sum);
         };
 #pragma unroll 1
-        for (int n = 0; n < Fit::SHARED; n++) group_at(n * X::WARPS + fft.warp, sums + (n * X::WARPS + fft.warp) * 128);
+        for (int n = 0; n < shared; n++) group_at(n * X::WARPS + fft.warp, sums + (n * X::WARPS + fft.warp) * 128);
 #pragma unroll
         for (int n = 0; n < Fit::KEPT; n++) group((Fit::SHARED + n) * X::WARPS + fft.warp, kept[n]);
 #pragma unroll 1
-        for (int n = Fit::SHARED + Fit::KEPT; n < X::GROUPS; n++)
-            group_at(n * X::WARPS + fft.warp, dK + (n * X::WARPS + fft.warp) * 128);
+        for (int n = shared + Fit::KEPT; n < X::GROUPS; n++)
+            group_at(n * X::WARPS + fft.warp, out + (n * X::WARPS + fft.warp) * 128);
         __syncthreads();
         float back_a = scale_K * inverse(sa), back_d = scale_K * inverse(sd);
         if (io.dpost) /* before du, which may be the memory of dy: each element has one thread here and there */
             fft.template leave<false>(
-                buf, back_a, [&](int n) { return Bits<1>(line, n, io.dy); },
+                buf, back_a, waiting, [&](int n) { return Bits<1>(line, n, io.dy); },
                 [&](int n, float(&s)[8], const Bits<1> &got) {
                     float g[8];
                     unpack<8>(got.w[0], g);
@@ -366,7 +392,8 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             __syncthreads();
         }
         fft.template leave<false>(
-            bufd, back_d, [&](int n) { return Bits<2>(line, n, io.du ? io.pre : nullptr, io.dpre ? io.u : nullptr); },
+            bufd, back_d, waiting + X::WAITING,
+            [&](int n) { return Bits<2>(line, n, io.du ? io.pre : nullptr, io.dpre ? io.u : nullptr); },
             [&](int n, float(&s)[8], const Bits<2> &got) {
                 float g[8], v[8];
                 unpack<8>(got.w[0], g);
@@ -389,7 +416,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
                    n < Fit::SHARED ? load_sums(sums + k0 * 128, lane) : kept[n < Fit::SHARED ? 0 : n - Fit::SHARED]);
     }
 }
-/* dK: [split][filter][k0][4 32], temp: [filter][split][N] */
+/* dK: [split][filter][k0][4 32], temp: [filter][split][TEMP] */
 template <class X, Form FORM, int BLOCKS, int KIB>
 __global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Gates io, const uint4 *constants, const uint4 *K,
                                                                    const float *scale_K, float4 *dK, uint4 *temp, int f0)
@@ -399,17 +426,17 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Ga
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
         const int me = blockIdx.x, all = gridDim.x;
-        backward_rows<X, FORM, KIB>(fft, rows, io, f0 + blockIdx.y, Share{me, all},
-                                    K + (int64_t)blockIdx.y * X::R * 64, scale_K[blockIdx.y],
-                                    dK + ((int64_t)me * gridDim.y + blockIdx.y) * X::R * 128,
-                                    temp + ((int64_t)blockIdx.y * all + me) * X::R * 64, smem, part);
+        backward_rows<X, FORM, KIB>(fft, rows, io, f0 + blockIdx.y, Share{me, all}, K + (int64_t)blockIdx.y * X::ALL * 64,
+                                    scale_K[blockIdx.y], dK + ((int64_t)me * gridDim.y + blockIdx.y) * X::ALL * 128,
+                                    temp + ((int64_t)blockIdx.y * all + me) * Fits<X, KIB>::TEMP, smem, part);
     }
 }
 
-/* Gradient of filter f's taps from the sums of its spectrum's gradient, `splits` of them at `stride`. */
+/* Gradient of filter f's taps from the sums of its spectrum's gradient, `splits` of them at `stride`. `temp`: 2 X::WAITING
+ * units. */
 template <class X>
 __device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, const float4 *dK, int splits, int64_t stride,
-                                        __half *buf, uint32_t *part)
+                                        uint4 *temp, __half *buf, uint32_t *part)
 {
     auto total = [&](int k0) {
         Sums s = {};
@@ -421,57 +448,57 @@ __device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, con
         return s;
     };
     uint32_t top = 0;
-    for (int n = 0; n < X::GROUPS; n++) top = max(top, magnitude(total(n * X::WARPS + fft.warp)));
-    float scale = scale_for(row_max(fft, top, part), 6), back = sqrtf((float)X::N) * inverse(scale);
-    auto fill = [&]() {
+    for (int n = 0; n < X::PASSES * X::GROUPS; n++) top = max(top, magnitude(total(n * X::WARPS + fft.warp)));
+    float scale = scale_for(row_max(fft, top, part), 6), back = X::gain() * inverse(scale);
+    auto fill = [&](int pass) {
+        fft.take(pass);
         fft.prepare();
         for (int n = 0; n < X::GROUPS; n++) {
             int k0 = n * X::WARPS + fft.warp;
-            fft.keep(fft.inner_inverse(packed(scaled(total(k0), scale)), k0), buf, k0);
+            fft.keep(fft.inner_inverse(packed(scaled(total(pass * X::R + k0), scale)), k0), buf, k0);
         }
         __syncthreads();
     };
-    fill();
-    if (to.k || to.D)
-        fft.template leave<false>(
-            buf, back, [](int) { return Nothing(); },
+    for (int pass = 0; pass < X::PASSES; pass++) {
+        fill(pass);
+        if (to.k || to.D)
+            fft.template leave<false>(
+                buf, back, temp, [](int) { return Nothing(); },
+                [&](int n, float(&v)[8], Nothing) {
+                    if (to.D && n == 0) to.D[f] = to.acc_D ? to.D[f] + v[0] : v[0];
+                    if (to.k) to.put(to.k, f, n, v, to.acc_k);
+                });
+        if (!to.kr) continue;
+        if (!X::KEEPS) fill(pass);
+        fft.template leave<true>(
+            buf, back, temp + X::WAITING, [](int) { return Nothing(); },
             [&](int n, float(&v)[8], Nothing) {
-                if (to.D && n == 0) to.D[f] = to.acc_D ? to.D[f] + v[0] : v[0];
-                if (to.k) to.put(to.k, f, n, v, to.acc_k);
-            });
-    if (!to.kr) return;
-    if (!X::KEEPS) {
-        __syncthreads();
-        fill();
-    }
-    fft.template leave<true>(
-        buf, back, [](int) { return Nothing(); },
-        [&](int n, float(&v)[8], Nothing) {
-            float reversed[8];
+                float reversed[8];
 #pragma unroll
-            for (int e = 0; e < 8; e++) reversed[e] = -v[7 - e];
-            to.put(to.kr, f, X::N - 8 - n, reversed, to.acc_kr);
-        });
+                for (int e = 0; e < 8; e++) reversed[e] = -v[7 - e];
+                to.put(to.kr, f, X::N - 8 - n, reversed, to.acc_kr);
+            });
+    }
 }
 template <class X>
 __global__ void __launch_bounds__(X::THREADS)
-    filter_grad(const __grid_constant__ Filter to, const uint4 *constants, const float4 *dK, int splits, int f0)
+    filter_grad(const __grid_constant__ Filter to, const uint4 *constants, const float4 *dK, int splits, uint4 *temp, int f0)
 {
     if constexpr (here) {
         extern __shared__ uint4 smem[];
         __shared__ uint32_t part[X::WARPS];
         X fft(constants);
         const int f = blockIdx.x;
-        grad_of(fft, to, f0 + f, dK + (int64_t)f * X::R * 128, splits,
-                (int64_t)gridDim.x * X::R * 128, (__half *)smem, part);
+        grad_of(fft, to, f0 + f, dK + (int64_t)f * X::ALL * 128, splits, (int64_t)gridDim.x * X::ALL * 128,
+                temp + (int64_t)f * 2 * X::WAITING, (__half *)smem, part);
     }
 }
 template <class X>
-__device__ __noinline__ void grad_apart(const uint4 *constants, const Filter *to, int f, const float4 *dK, uint4 *smem,
-                                        uint32_t *part)
+__device__ __noinline__ void grad_apart(const uint4 *constants, const Filter *to, int f, const float4 *dK, uint4 *temp,
+                                        uint4 *smem, uint32_t *part)
 {
     X fft(constants);
-    grad_of(fft, *to, f, dK, 1, 0, (__half *)smem, part);
+    grad_of(fft, *to, f, dK, 1, 0, temp, (__half *)smem, part);
 }
 /* A block takes whole filters, from taps to their gradient; K, dK and temp have room for one per block. */
 template <class X, Form FORM, int BLOCKS, int KIB>
@@ -484,14 +511,13 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
         const int me = blockIdx.x, all = gridDim.x;
-        const int64_t first = (int64_t)me * X::R;
-        K += first * 64, temp += first * 64, dK += first * 128;
+        K += (int64_t)me * X::ALL * 64, dK += (int64_t)me * X::ALL * 128, temp += (int64_t)me * Fits<X, KIB>::TEMP;
         for (int f = me; f < rows.F; f += all) {
             float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
             backward_rows<X, FORM, KIB>(fft, rows, io, f, Share{0, 1}, K, scale, dK, temp, smem, part);
             if (to.k || to.kr || to.D) {
                 __syncthreads();
-                grad_apart<X>(constants, &to, f, dK, smem, part);
+                grad_apart<X>(constants, &to, f, dK, temp, smem, part);
             }
         }
     }
@@ -520,11 +546,11 @@ template <class X, int BLOCKS> void run_forward(const Job &j, int f0, int nf)
     if constexpr (X::WHOLE)
         if (!j.p.splits)
             return launch<X>(j.regular() ? whole_forward<X, WIDE, BLOCKS> : whole_forward<X, ANY, BLOCKS>, j.p.nf, 1, X::BUFFER,
-                             j.stream, j.p.rows, j.io, j.taps, j.constants, j.K);
+                             j.stream, j.p.rows, j.io, j.taps, j.constants, j.K, j.temp);
     run_spectrum<X>(j, f0, nf);
     if (j.p.rows.count)
         launch<X>(j.regular() ? mma_forward<X, WIDE, BLOCKS> : mma_forward<X, ANY, BLOCKS>, j.p.splits, nf, X::BUFFER, j.stream,
-                  j.p.rows, j.io, j.constants, j.K, j.scales, f0);
+                  j.p.rows, j.io, j.constants, j.K, j.scales, j.temp, f0);
 }
 template <class X, int BLOCKS, int KIB> void run_backward(const Job &j, int f0, int nf)
 {
@@ -536,18 +562,28 @@ template <class X, int BLOCKS, int KIB> void run_backward(const Job &j, int f0, 
     launch<X>(j.regular() ? mma_backward<X, WIDE, BLOCKS, KIB> : mma_backward<X, ANY, BLOCKS, KIB>, j.p.splits, nf,
               Fits<X, KIB>::BYTES, j.stream, j.p.rows, j.io, j.constants, j.K, j.scales, j.dK, j.temp, f0);
     if (j.dtaps.k || j.dtaps.kr || j.dtaps.D)
-        launch<X>(filter_grad<X>, nf, 1, X::BUFFER, j.stream, j.dtaps, j.constants, j.dK, j.p.splits, f0);
+        launch<X>(filter_grad<X>, nf, 1, X::BUFFER, j.stream, j.dtaps, j.constants, j.dK, j.p.splits, j.temp, f0);
 }
 
 /* BLOCKS per SM: bounds the registers. */
 template <class X, int BLOCKS> constexpr Variant forward_of(float cost, float filter = 0)
 {
-    return {X::N, false, X::THREADS, X::CONSTANTS, 132 * BLOCKS, false, X::WHOLE, cost, filter, begin<X>, run_forward<X, BLOCKS>};
+    return {X::N,     false, X::THREADS, X::CONSTANTS, 132 * BLOCKS,          X::WAITING,
+            X::WHOLE, cost,  filter,     begin<X>,     run_forward<X, BLOCKS>};
 }
 template <class X, int BLOCKS, int KIB = 163 / BLOCKS> constexpr Variant backward_of(float cost, float filter = 0)
 {
-    return {X::N,   true,     X::THREADS, X::CONSTANTS, 132 * BLOCKS, !Fits<X, KIB>::TWO,
-            X::WHOLE, cost, filter,     begin<X>,     run_backward<X, BLOCKS, KIB>};
+    return {X::N,
+            true,
+            X::THREADS,
+            X::CONSTANTS,
+            132 * BLOCKS,
+            Fits<X, KIB>::TEMP,
+            X::WHOLE,
+            cost,
+            filter,
+            begin<X>,
+            run_backward<X, BLOCKS, KIB>};
 }
 
 } // namespace

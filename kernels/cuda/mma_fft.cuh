@@ -11,7 +11,7 @@
  * the four products run C(k1; j2), C(k1; k2), C(j2; k1), C(j1; j2): no shuffle, and the last is in memory's order again.
  *
  * The outer stage comes in two ways: MmaFft (R <= 32) as one product with a matrix of R x R; MmaFftLong (mma_fft_long.cuh,
- * R = 64, 128) as 16 x R / 16. R < 16: the 16 rows are real and imaginary parts of 8 virtual rows; R = 4, say, takes two
+ * R = 64, 128) as 16 x R / 16, once or (65536 points) in two passes. R < 16: the 16 rows are real and imaginary parts of 8 virtual rows; R = 4, say, takes two
  * halves of the columns as rows 0-3 and 4-7. Constants (twiddles, DFT blocks) lie in memory in the order lanes read them. */
 #pragma once
 #include <cuda_fp16.h>
@@ -35,15 +35,13 @@ __device__ __forceinline__ void mma_half(float (&d)[4], uint32_t a0, uint32_t a1
         : "r"(a0), "r"(a1), "r"(b));
 }
 /* d = a b, d += a b with f16 sums: the tensor core adds 16 products exactly enough and rounds once. */
-__device__ __forceinline__ void mma_first(uint32_t &d0, uint32_t &d1, const uint32_t (&a)[4], uint32_t b0,
-                                          uint32_t b1)
+__device__ __forceinline__ void mma_first(uint32_t &d0, uint32_t &d1, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%8,%8};"
         : "=r"(d0), "=r"(d1)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
 }
-__device__ __forceinline__ void mma_next(uint32_t &d0, uint32_t &d1, const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1)
+__device__ __forceinline__ void mma_next(uint32_t &d0, uint32_t &d1, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%0,%1};"
         : "+r"(d0), "+r"(d1)
@@ -76,8 +74,7 @@ __device__ __forceinline__ uint32_t minus(uint32_t v)
 }
 
 /* Two complex numbers (real parts, imaginary parts) times w, or its conjugate. */
-template <bool CONJ>
-__device__ __forceinline__ void times(uint32_t &re, uint32_t &im, uint32_t wr, uint32_t wi)
+template <bool CONJ> __device__ __forceinline__ void times(uint32_t &re, uint32_t &im, uint32_t wr, uint32_t wi)
 {
     __half2 a = halves(re), b = halves(im), r = halves(wr), i = halves(CONJ ? minus(wi) : wi);
     re = bits(__hfma2(a, r, __hneg2(__hmul2(b, i))));
@@ -112,6 +109,12 @@ __device__ __forceinline__ Words load_words(const uint4 *p, int lane)
 {
     uint4 a = __ldg(p + lane), b = __ldg(p + 32 + lane);
     return Words{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}};
+}
+
+/* i w */
+__device__ __forceinline__ Words turned(const Words &w)
+{
+    return Words{{minus(w.im[0]), minus(w.im[1]), minus(w.im[2]), minus(w.im[3])}, {w.re[0], w.re[1], w.re[2], w.re[3]}};
 }
 
 struct Block16 { /* the unitary DFT of 16 as left operand; symmetric, so also as right */
@@ -165,18 +168,24 @@ __device__ __forceinline__ float inverse(float power_of_two)
     return __uint_as_float((254u << 23) - __float_as_uint(power_of_two));
 }
 
+/* What a row x has besides: y, its imaginary part; or its second part (mma_fft_long.cuh). */
+enum Second { NONE, IMAGINARY, PART };
+
 /* ---- what all sizes share: rows as operands, the inner stages ------------------------------------------------------ */
-/* R: radix of the outer stage; a lane loads PIECES of W columns of a row, BATCH of them scaled together. */
-template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
-    static constexpr int R = R_, WARPS = WARPS_, W = W_, N = 256 * R, THREADS = 32 * WARPS;
-    static constexpr int GROUPS = R / WARPS;               /* groups of 256 points per warp */
-    static constexpr int STRIDE = 264, PLANE = R * STRIDE; /* halves: a group, all real parts */
+/* R: radix of the outer stage; a lane loads PIECES of W columns of a row, BATCH of them scaled together. A row is transformed in
+ * PASSES (mma_fft_long.cuh), of R groups each. */
+template <int R_, int WARPS_, int W_, int PIECES, int BATCH_, int PASSES_ = 1> struct MmaStages {
+    static constexpr int R = R_, WARPS = WARPS_, W = W_, PASSES = PASSES_, M = 256 * R, N = PASSES * M, THREADS = 32 * WARPS;
+    static constexpr int ALL = PASSES * R, GROUPS = R / WARPS; /* groups of 256 points: a row's, and a warp's in a pass */
+    static constexpr int STRIDE = 264, PLANE = R * STRIDE;     /* halves: a group, all real parts */
     static constexpr size_t BUFFER = 2 * PLANE * sizeof(__half);
     static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
-    static constexpr bool AHEAD = R <= 64; /* asks for the next row while it works; larger ones lose by it */
-    static constexpr bool WHOLE = R > 32;  /* few rows per filter: a block may take its transform too */
-    static constexpr bool KEEPS = true;    /* `leave` leaves its buffer as it was */
-    static constexpr bool STAGED = false;  /* a row enters by way of the buffer: `stage`, a barrier, `enter` */
+    static constexpr int TOP = PASSES > 1 ? 6 : 7;         /* a row's largest number is brought to [2^TOP, 2^(TOP + 1)) */
+    static constexpr int WAITING = PASSES > 1 ? N / 8 : 0; /* units of 16 bytes that `leave` has in memory */
+    static constexpr bool AHEAD = R <= 64;                 /* asks for the next row while it works; larger ones lose by it */
+    static constexpr bool WHOLE = R > 32;                  /* few rows per filter: a block may take its transform too */
+    static constexpr bool KEEPS = true;                    /* `leave` leaves its buffer as it was */
+    static constexpr bool STAGED = false;                  /* a row enters by way of the buffer: `stage`, a barrier, `enter` */
 
     /* Constants, in units of 16 bytes per lane: these, then the outer stage's. */
     static constexpr int DFT16 = 0, TWIDDLE = 64, OUTER = 128;
@@ -198,6 +207,13 @@ template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
     {
         load_inner(c);
     }
+    __device__ __forceinline__ void take(int) {}                                        /* the pass */
+    static __device__ __forceinline__ float gain() { return sqrtf((float)M) / PASSES; } /* of two transforms and one back */
+    __device__ __forceinline__ void fold(int, const float (&x)[W], const float (&y)[W], float (&re)[W], float (&im)[W]) const
+    {
+#pragma unroll
+        for (int i = 0; i < W; i++) re[i] = x[i], im[i] = y[i];
+    }
     __device__ __forceinline__ void load_inner(const uint4 *c)
     {
         Words f = load_words(c + DFT16, lane);
@@ -216,7 +232,8 @@ template <int R_, int WARPS_, int W_, int PIECES, int BATCH_> struct MmaStages {
      * 2 i + 1 of piece 2 p + h. */
     typedef uint32_t Entry[PIECES / 2][W];
 
-    template <bool AS_THEY_ARE> static __device__ __forceinline__ void pack_pieces(const float (&v)[BATCH][W], float scale, Entry &x, int batch)
+    template <bool AS_THEY_ARE>
+    static __device__ __forceinline__ void pack_pieces(const float (&v)[BATCH][W], float scale, Entry &x, int batch)
     {
 #pragma unroll
         for (int p = 0; p < BATCH / 2; p++)
@@ -276,8 +293,7 @@ constexpr int pieces_of(int R)
 {
     return R < 16 ? 2 : R / 4;
 }
-template <int R_, int WARPS_, int W_>
-struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
+template <int R_, int WARPS_, int W_> struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
     typedef MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> Base;
     using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::STRIDE, Base::place, Base::back;
     using typename Base::Entry;
@@ -285,7 +301,7 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
     static constexpr bool SMALL = R < 16;
     static constexpr int VIRTUAL = SMALL ? 8 : R, COLUMNS = N / VIRTUAL; /* the outer stage's matrix */
     static constexpr int TILES = SMALL ? 1 : R / 16;                     /* of 16 rows in it */
-    static constexpr int SLOTS = SMALL ? 1 : 2;            /* rows per lane and tile of its result */
+    static constexpr int SLOTS = SMALL ? 1 : 2;                          /* rows per lane and tile of its result */
     static_assert(COLUMNS == 8 * W * WARPS && R % WARPS == 0 && COLUMNS % 32 == 0, "every warp has work");
 
     static constexpr int OUTER_SIZE = WARPS * TILES * SLOTS * W / 2 * 32, GROUP_SIZE = R * 2 * 32,
@@ -309,8 +325,7 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
         float re = outer_block(false, k % R, v % R), im = outer_block(true, k % R, v % R);
         return of_imag ? (row < 8 ? -im : re) : (row < 8 ? re : im);
     }
-    static __device__ float out_small(int row,
-                                      int col) /* rows: real parts of 8, imaginary parts; columns: same */
+    static __device__ float out_small(int row, int col) /* rows: real parts of 8, imaginary parts; columns: same */
     {
         int j = row % 8, k = col % 8;
         if (j / R != k / R) return 0;
@@ -339,9 +354,8 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
             int k0 = unit / 2, c = row * 16 + col;
             return pack(outer_twiddle(unit % 2, k0, c), outer_twiddle(unit % 2, k0, c + 1));
         }
-        int task = unit / (TILES * SLOTS * W / 2), tile = unit / (SLOTS * W / 2) % TILES,
-            word = unit % (SLOTS * W / 2) * 4 + w, m = word % W, imag = word / W % 2, r = word / W / 2,
-            k0 = SMALL ? g % R : 16 * tile + g + 8 * r,
+        int task = unit / (TILES * SLOTS * W / 2), tile = unit / (SLOTS * W / 2) % TILES, word = unit % (SLOTS * W / 2) * 4 + w,
+            m = word % W, imag = word / W % 2, r = word / W / 2, k0 = SMALL ? g % R : 16 * tile + g + 8 * r,
             c = (SMALL ? g / R * COLUMNS : 0) + task * 8 * W + 2 * W * t + 2 * m;
         return pack(outer_twiddle(imag, k0, c), outer_twiddle(imag, k0, c + 1));
     }
@@ -351,13 +365,11 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
     /* Position of this lane's piece x, W columns. */
     __device__ __forceinline__ int position(int x) const
     {
-        int g = lane / 4, t = lane % 4, c = warp * 8 * W + W * g,
-            v = 2 * t + x % 2 + (SMALL ? 0 : x / 4 * 16 + x % 4 / 2 * 8);
+        int g = lane / 4, t = lane % 4, c = warp * 8 * W + W * g, v = 2 * t + x % 2 + (SMALL ? 0 : x / 4 * 16 + x % 4 / 2 * 8);
         return SMALL ? v % R * 256 + v / R * COLUMNS + c : v * 256 + c;
     }
     /* Outer stage of the row x [+ i y] into buf. */
-    template <bool COMPLEX>
-    __device__ __forceinline__ void enter(const Entry &x, const Entry &y, __half *buf) const
+    template <Second SECOND> __device__ __forceinline__ void enter(const Entry &x, const Entry &y, __half *buf) const
     {
 #pragma unroll 1
         for (int tile = 0; tile < TILES; tile++) {
@@ -367,7 +379,7 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
 #pragma unroll
                 for (int i = 0; i < W; i++) {
                     mma_half(sr[i], A.x, A.y, x[0][i]);
-                    if (COMPLEX) mma_half(sr[i], A.z, A.w, y[0][i]);
+                    if (SECOND) mma_half(sr[i], A.z, A.w, y[0][i]);
                 }
             } else {
 #pragma unroll
@@ -377,9 +389,8 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
                     for (int i = 0; i < W; i++) {
                         mma(sr[i], A.re, x[2 * k][i], x[2 * k + 1][i]);
                         mma(si[i], A.im, x[2 * k][i], x[2 * k + 1][i]);
-                        if (!COMPLEX) continue;
-                        const uint32_t neg[4] = {minus(A.im[0]), minus(A.im[1]), minus(A.im[2]),
-                                                 minus(A.im[3])};
+                        if (!SECOND) continue;
+                        const uint32_t neg[4] = {minus(A.im[0]), minus(A.im[1]), minus(A.im[2]), minus(A.im[3])};
                         mma(sr[i], neg, y[2 * k][i], y[2 * k + 1][i]);
                         mma(si[i], A.re, y[2 * k][i], y[2 * k + 1][i]);
                     }
@@ -414,15 +425,14 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
     /* Outer stage back: emit(n, v, got) gets the real (or imaginary) parts of positions n ... n + 7, times `by`, and what
      * ask(n) returned before they were computed. */
     template <bool IMAG, class Ask, class Emit>
-    __device__ __forceinline__ void leave(const __half *buf, float by, Ask ask, Emit emit) const
+    __device__ __forceinline__ void leave(const __half *buf, float by, uint4 *, Ask ask, Emit emit) const
     {
         int g = lane / 4, t = lane % 4, id = lane / 8, row = lane % 8;
         if constexpr (SMALL) {
             uint4 A = __ldg(constants + OUT + lane);
             const uint32_t a[4] = {A.x, A.y, A.z, A.w};
             for (int b = warp; b < COLUMNS / 32; b += WARPS) {
-                const __half *from =
-                    buf + id / 2 * PLANE + row % R * STRIDE + row / R * COLUMNS + 32 * b + id % 2 * 8;
+                const __half *from = buf + id / 2 * PLANE + row % R * STRIDE + row / R * COLUMNS + 32 * b + id % 2 * 8;
                 const int n = g % R * 256 + g / R * COLUMNS + 32 * b + 8 * t;
                 auto got = ask(n);
                 float s[4][4] = {};
@@ -434,8 +444,7 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
                     mma(s[i + 1], a, B[1], B[3]);
                 }
                 constexpr int o = IMAG ? 2 : 0;
-                float v[8] = {s[0][o], s[0][o + 1], s[1][o], s[1][o + 1],
-                              s[2][o], s[2][o + 1], s[3][o], s[3][o + 1]};
+                float v[8] = {s[0][o], s[0][o + 1], s[1][o], s[1][o + 1], s[2][o], s[2][o + 1], s[3][o], s[3][o + 1]};
 #pragma unroll
                 for (int e = 0; e < 8; e++) v[e] *= by;
                 emit(n, v, got);
@@ -490,8 +499,8 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
 
   private:
     /* Twiddles one tile of rows of the outer stage's result and stores it: 2 W neighbours per lane and row. */
-    __device__ __forceinline__ void leave_outer(const float (&sr)[W][4], const float (&si)[SMALL ? 1 : W][4],
-                                                int tile, __half *buf) const
+    __device__ __forceinline__ void leave_outer(const float (&sr)[W][4], const float (&si)[SMALL ? 1 : W][4], int tile,
+                                                __half *buf) const
     {
         int g = lane / 4, t = lane % 4;
         const uint4 *twiddles = constants + OUTER + (warp * TILES + tile) * (SLOTS * W / 2 * 32) + lane;
@@ -511,8 +520,7 @@ struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
                               : pack(si[SMALL ? 0 : i][2 * r + e], si[SMALL ? 0 : i + 1][2 * r + e]);
                 times<false>(re[m], im[m], w[m], w[W + m]);
             }
-            int k0 = SMALL ? g % R : 16 * tile + g + 8 * r,
-                c = (SMALL ? g / R * COLUMNS : 0) + warp * 8 * W + 2 * W * t;
+            int k0 = SMALL ? g % R : 16 * tile + g + 8 * r, c = (SMALL ? g / R * COLUMNS : 0) + warp * 8 * W + 2 * W * t;
             if constexpr (W == 2) {
                 __half *to = buf + place(k0, c);
                 *(uint2 *)to = make_uint2(re[0], re[1]);

@@ -1,7 +1,7 @@
 /* mma_rows.cuh - what longconv_mma.cu reads and writes: gated rows of bf16, taps of filters, words of spectra; all scaled.
  *
  * A row enters scaled by a power of two to a maximum in [128, 256): the stages are unitary, so with N <= 32768 no value can
- * exceed 256 sqrt(N) = 46341 < 65504. */
+ * exceed 256 sqrt(N) = 46341 < 65504. Half of that, where two parts of it are added (TOP). */
 #pragma once
 #include "mma_fft_long.cuh"
 #include "pieces.cuh"
@@ -63,13 +63,13 @@ template <class X> __device__ __forceinline__ uint32_t row_max(const X &fft, uin
     return __reduce_max_sync(~0u, part[fft.lane % X::WARPS]);
 }
 
-/* x = p gate at this lane's pieces, each batch scaled to the warp's maximum, whose bits `top` gets. */
+/* x = p gate at this lane's pieces of part `part` of a row, each batch scaled to the warp's maximum, whose bits `top` gets. */
 template <class X> struct Taken {
     typename X::Entry x;
     uint32_t top[X::BATCHES];
 
     template <class Line>
-    __device__ __forceinline__ Taken(const X &fft, const Line &line, const bf16 *p, const bf16 *gate)
+    __device__ __forceinline__ Taken(const X &fft, const Line &line, int part, const bf16 *p, const bf16 *gate)
     {
 #pragma unroll
         for (int b = 0; b < X::BATCHES; b++) {
@@ -77,9 +77,9 @@ template <class X> struct Taken {
             uint32_t raw[COUNT][W / 2], gates[COUNT][W / 2];
             float v[COUNT][W];
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) line.template fetch<W>(p, fft.position(b * COUNT + i), raw[i]);
+            for (int i = 0; i < COUNT; i++) line.template fetch<W>(p, part * X::M + fft.position(b * COUNT + i), raw[i]);
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) line.template fetch<W>(gate, fft.position(b * COUNT + i), gates[i]);
+            for (int i = 0; i < COUNT; i++) line.template fetch<W>(gate, part * X::M + fft.position(b * COUNT + i), gates[i]);
             float most = 0;
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
@@ -94,7 +94,7 @@ template <class X> struct Taken {
                 for (int k = 0; k < W; k++) most = fmaxf(most, fabsf(v[i][k])); /* a NaN enters as it is */
             }
             top[b] = __reduce_max_sync(~0u, __float_as_uint(most));
-            X::pack_entry(v, scale_for(top[b], 7), x, b);
+            X::pack_entry(v, scale_for(top[b], X::TOP), x, b);
         }
     }
     __device__ __forceinline__ uint32_t largest() const
@@ -104,25 +104,51 @@ template <class X> struct Taken {
         for (int b = 1; b < X::BATCHES; b++) most = max(most, top[b]);
         return most;
     }
-    __device__ __forceinline__ void rescale(float scale) { X::rescale(x, top, 7, scale); }
+    __device__ __forceinline__ void rescale(float scale)
+    {
+        X::rescale(x, top, X::TOP, scale);
+    }
 };
 
-/* The row's outer stage into buf; its scale. A barrier, and for what is staged no other thread's part of buf before it. */
-template <class X> __device__ __forceinline__ float enter_row(const X &fft, Taken<X> &row, __half *buf, uint32_t *part)
+/* The outer stage of p gate, this pass of it, into buf; the row's scale. A barrier; before it what is staged touches this warp's
+ * part of buf alone. `then` is called once the last of the row is on its way. */
+template <class X, class Line, class Then>
+__device__ __forceinline__ float enter_row(const X &fft, const Line &line, const bf16 *p, const bf16 *gate, __half *buf,
+                                           uint32_t *part, Then then)
 {
-    const uint32_t top = row.largest();
-    if constexpr (X::STAGED) {
-        row.rescale(scale_for(top, 7));
-        fft.stage(row.x, buf);
-        float scale = scale_for(row_max(fft, top, part), 7);
-        fft.template enter<false>(buf, part, 7, scale);
-        return scale;
+    float scale;
+    if constexpr (X::PASSES > 1) {
+        Taken<X> low(fft, line, 0, p, gate);
+        uint32_t top = low.largest();
+        float mine = scale_for(top, X::TOP);
+        low.rescale(mine);
+        fft.stage(low.x, buf);
+        Taken<X> high(fft, line, 1, p, gate);
+        then();
+        if (uint32_t more = high.largest(); more > top) {
+            fft.restage(buf, scale_for(more, X::TOP) * inverse(mine));
+            top = more, mine = scale_for(top, X::TOP);
+        }
+        high.rescale(mine);
+        fft.stage(high.x, buf + X::PLANE);
+        scale = scale_for(row_max(fft, top, part), X::TOP);
+        fft.template enter<PART>(buf, part, X::TOP, scale);
     } else {
-        float scale = scale_for(row_max(fft, top, part), 7);
-        row.rescale(scale);
-        fft.template enter<false>(row.x, row.x, buf);
-        return scale;
+        Taken<X> row(fft, line, 0, p, gate);
+        then();
+        const uint32_t top = row.largest();
+        if constexpr (X::STAGED) {
+            row.rescale(scale_for(top, X::TOP));
+            fft.stage(row.x, buf);
+            scale = scale_for(row_max(fft, top, part), X::TOP);
+            fft.template enter<NONE>(buf, part, X::TOP, scale);
+        } else {
+            scale = scale_for(row_max(fft, top, part), X::TOP);
+            row.rescale(scale);
+            fft.template enter<NONE>(row.x, row.x, buf);
+        }
     }
+    return scale;
 }
 
 __device__ __forceinline__ uint32_t magnitude(const Sums &s)
@@ -139,16 +165,14 @@ __device__ __forceinline__ uint32_t magnitude(const Words &z)
 {
     __half2 top = __habs2(halves(z.re[0]));
 #pragma unroll
-    for (int q = 0; q < 4; q++)
-        top = __hmax2(top, __hmax2(__habs2(halves(z.re[q])), __habs2(halves(z.im[q]))));
+    for (int q = 0; q < 4; q++) top = __hmax2(top, __hmax2(__habs2(halves(z.re[q])), __habs2(halves(z.im[q]))));
     return __float_as_uint(fmaxf(__low2float(top), __high2float(top)));
 }
 __device__ __forceinline__ Words scaled(Words z, float by)
 {
     __half2 h = __float2half2_rn(by);
 #pragma unroll
-    for (int q = 0; q < 4; q++)
-        z.re[q] = bits(__hmul2(halves(z.re[q]), h)), z.im[q] = bits(__hmul2(halves(z.im[q]), h));
+    for (int q = 0; q < 4; q++) z.re[q] = bits(__hmul2(halves(z.re[q]), h)), z.im[q] = bits(__hmul2(halves(z.im[q]), h));
     return z;
 }
 __device__ __forceinline__ Sums scaled(Sums s, float by)
