@@ -660,7 +660,6 @@ extern "C" int m2i_cuda_longconv_variants(const m2_attrs *attrs, const m2_desc *
     chosen.i[M2_LONGCONV_VARIANT] = 0;
     Plan p = make_plan(&chosen, &in[0], &in[1], grad);
     int order[WAYS], n = list_ways(p.N, p.rows.jump != 0, grad, order);
-    double points = (double)p.N * (double)p.rows.count * (double)p.rows.F;
     int count = 0;
     for (int all = mma_conv_count(in[0], in[1], grad); count < all && count < most; count++)
         list[count] = mma_conv_variant(in[0], in[1], grad, count);
@@ -668,7 +667,7 @@ extern "C" int m2i_cuda_longconv_variants(const m2_attrs *attrs, const m2_desc *
         const Way &way = ways[order[i]];
         snprintf(list[count].name, sizeof list[count].name, "%lld x %lld in one block", (long long)(p.N / way.inner),
                  (long long)way.inner);
-        list[count].seconds = points * 1e-12 * cost_of(way, p.N, p.rows.jump != 0, grad);
+        list[count].seconds = m2cu::seconds_of(way, p.N, p.rows.jump != 0, grad, p.rows.count, p.rows.F);
     }
     return count;
 }

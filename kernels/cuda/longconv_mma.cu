@@ -84,13 +84,15 @@ const Variant *find(const m2_desc &u, const m2_desc &k, bool grad, int64_t which
     return which < n ? list[which] : nullptr;
 }
 
-/* In rows' time: blocks' longest queue, a filter's transform (complex, twice its inner stages) being two rows and the
- * gradient's sums per block half a one. */
-bool whole_is_faster(int64_t F, int64_t count, int64_t splits, int64_t blocks)
+/* In half rows' time: blocks' longest queue, a filter's transform (complex, twice its inner stages) being two rows and the
+ * gradient's sums per block half a one; and where blocks have whole filters. */
+int64_t apart(int64_t F, int64_t count, int64_t splits, int64_t blocks)
 {
-    int64_t whole = ceil_div(F, blocks) * (2 * count + 5),
-            apart = ceil_div(F, blocks) * 4 + ceil_div(F * splits, blocks) * (2 * ceil_div(count, splits) + 1);
-    return whole <= apart;
+    return ceil_div(F, blocks) * 4 + ceil_div(F * splits, blocks) * (2 * ceil_div(count, splits) + 1);
+}
+int64_t whole(int64_t F, int64_t count, int64_t blocks)
+{
+    return ceil_div(F, blocks) * (2 * count + 5);
 }
 
 Plan make_plan(const Variant &v, const m2_attrs *attrs, const m2_desc &u, const m2_desc &k)
@@ -111,7 +113,12 @@ Plan make_plan(const Variant &v, const m2_attrs *attrs, const m2_desc &u, const 
     p.nf = (int)(F < most ? F : most);
     int64_t want = ceil_div(8 * v.blocks, p.nf), count = p.rows.count > 0 ? p.rows.count : 1;
     p.splits = (int)(want < count ? want : count);
-    if (v.whole && whole_is_faster(F, count, p.splits, v.blocks)) p.splits = 0, p.nf = (int)(F < v.blocks ? F : v.blocks);
+    if (v.whole) { /* a block or two per SM: how evenly rows are shared counts more than many small shares */
+        for (int s = p.splits - 1; s > 0; s--)
+            if (apart(F, count, s, v.blocks) < apart(F, count, p.splits, v.blocks)) p.splits = s;
+        if (whole(F, count, v.blocks) <= apart(F, count, p.splits, v.blocks))
+            p.splits = 0, p.nf = (int)(F < v.blocks ? F : v.blocks);
+    }
     int64_t sets = p.splits ? p.splits : 1;
     p.constants = align256((int64_t)v.constants * 16);
     p.K = align256(p.nf * v.N * 4);

@@ -132,7 +132,7 @@ predicted() {
 # microbatch of a group or as few as must be, then with blocks recomputed. The way is left in $way, its members of a row in
 # $said. Returns 1 where nothing fits, 2 where it failed.
 measure() {
-    local n=$1 name=$2 steps=$3 full=$4 micro recompute need tried="" trace=()
+    local n=$1 name=$2 steps=$3 full=$4 micro recompute need tried="" status trace=()
     shift 4
     [ -z "$traces" ] || trace=(--trace "$traces/$name.json")
     for recompute in none block; do
@@ -147,8 +147,9 @@ measure() {
                 continue
             fi
             # shellcheck disable=SC2086
-            if ranks "$n" "$M2" bench step "$config" "$@" $way run.device="$device" --steps "$steps" "${trace[@]}" --json \
-                >step.json 2>log </dev/null && only_json step.json && [ -s step.json ]; then
+            ranks "$n" "$M2" bench step "$config" "$@" $way run.device="$device" --steps "$steps" "${trace[@]}" --json \
+                >step.json 2>log </dev/null && status=0 || status=$?
+            if [ $status = 0 ] && only_json step.json && [ -s step.json ]; then
                 said="\"micro\": $micro, \"recompute\": \"$recompute\", \"planned_gib\": $need, \"too_large\": \"$tried\""
                 said="$said, \"step_seconds\": $(field step_seconds step.json), \"tokens_per_s\": $(field tokens_per_s step.json)"
                 said="$said, \"tokens_per_s_per_rank\": $(calc "$(field tokens_per_s step.json) / $n" %.1f), \"mfu\": $(field mfu step.json)"
@@ -157,7 +158,12 @@ measure() {
                 [ "$(field collectives_off_plan step.json)" = 0 ] || bad "$name: $(field collectives_off_plan step.json) collectives sent other bytes than planned"
                 return 0
             fi
-            grep -qiE 'out of (GPU )?memory' log step.json || { tail_of log 20; why=$(grep -m1 'error' log | cut -c1-200); return 2; }
+            if ! grep -qiE 'out of (GPU )?memory' log step.json; then
+                tail_of log 20
+                why=$(grep -m1 'error' log | cut -c1-200)
+                [ $status != 124 ] || why="$way: not over after $limit s (M2_MULTIGPU_LIMIT)"
+                return 2
+            fi
             tried="$tried${tried:+; }$recompute, $micro at once: out of memory, $need GiB planned"
             echo "    $name, $way: out of memory"
         done
