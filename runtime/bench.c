@@ -6,6 +6,7 @@
 #include "runtime/optim.h"
 #include "runtime/planner.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -223,9 +224,13 @@ static m2_status measure(m2_bench *b, const char *trace)
     inputs in = {0};
     double *took = calloc((size_t)b->steps, sizeof *took);
     m2_status st = took ? invent(b, &in) : m2_fail(M2_TRANSIENT, "out of memory for the times of a step");
+    m2_log(M2_LOG_DEBUG, "bench: what the device can do");
     if (st == M2_OK) st = measure_peaks(b);
+    m2_log(M2_LOG_DEBUG, "bench: %d steps, then %" PRId64 " that count", WARM_UP, b->steps);
     if (st == M2_OK) st = time_steps(b, &step, &in, took);
+    m2_log(M2_LOG_DEBUG, "bench: %d steps call by call", PROFILED);
     if (st == M2_OK) st = time_calls(b, &step, &in);
+    m2_log(M2_LOG_DEBUG, "bench: %d steps with their timeline", M2_BENCH_TRACED);
     if (st == M2_OK && (trace || b->ranks.comm->size > 1)) st = trace_steps(b, &step, &in, trace);
     free(took);
     free(in.batch);

@@ -18,7 +18,8 @@
  *   16384  0.19 / 0.60   0.360 / 1.421  0.285 / 1.102  the same; a filter is a row's work, for 4 rows or 32
  *   32768  0.23 / 0.80   0.443 / 1.998  0.337 / 1.390  for 2 rows or 16; backward one transform at a time, the other waits in L2,
  *                                       as do the sums: more than L2 holds for all blocks
- *   65536  0.28 / 0.95   1.190 / 4.061  0.573 / 2.306  each of two passes reads the row; a filter, for 1 row or 8, is more than that
+ *   65536  0.28 / 0.95   1.190 / 4.061  0.573 / 2.306  each of two passes reads the row; a filter, for 1 row or 8, is more than
+ *                                       a row's work
  * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%); from 16384 on, rows read
  * and written by whole lines, by way of the buffer (mma_fft_long.cuh): where the outer stage's lanes had 16 bytes of 32 rows
  * each, L1 could not hold the sectors' other halves and L2 sent them twice (0.46 / 1.82 at 16384, 0.61 / 2.68 at 32768).

@@ -147,7 +147,7 @@ measure() {
                 continue
             fi
             # shellcheck disable=SC2086
-            ranks "$n" "$M2" bench step "$config" "$@" $way run.device="$device" --steps "$steps" "${trace[@]}" --json \
+            M2_LOG=debug ranks "$n" "$M2" bench step "$config" "$@" $way run.device="$device" --steps "$steps" "${trace[@]}" --json \
                 >step.json 2>log </dev/null && status=0 || status=$?
             if [ $status = 0 ] && only_json step.json && [ -s step.json ]; then
                 said="\"micro\": $micro, \"recompute\": \"$recompute\", \"planned_gib\": $need, \"too_large\": \"$tried\""
