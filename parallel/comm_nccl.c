@@ -107,7 +107,7 @@ typedef struct rank_state {
     nccl_comm comm;
     m2_error failed; /* code M2_OK: works */
     pthread_t watcher;
-    pthread_mutex_t lock; /* of ending, and of asking: two who ask at once both finish what NCCL does in the background */
+    pthread_mutex_t lock; /* of ending, and of NCCL: any call finishes what the call before left to the background (ALONE) */
     pthread_cond_t wake;
     int watched, ending;
 } rank_state;
@@ -117,6 +117,15 @@ static const double patience = 300; /* seconds that NCCL may take to connect ran
 static rank_state *state_of(m2_comm *c)
 {
     return c->state;
+}
+
+/* What `call` returns, the watcher kept out: two threads in NCCL with one communicator finish one background job twice, which
+ * frees it twice. */
+#define ALONE(c, call) (pthread_mutex_lock(&state_of(c)->lock), left(state_of(c), call))
+static int left(rank_state *s, int code)
+{
+    pthread_mutex_unlock(&s->lock);
+    return code;
 }
 
 /* What NCCL says of the communicator by now. */
@@ -211,7 +220,7 @@ static m2_status all_reduce(m2_comm *c, const void *send, void *recv, int64_t co
     M2_TRY(check_reduction(c, t, op, s));
     if (count <= 0) return M2_OK;
     c->bytes_sent += m2_comm_bytes_all_reduce(count, t, c->rank, c->size);
-    int code = nccl.AllReduce(send, recv, (size_t)count, nccl_type[t], nccl_op[op], state_of(c)->comm, s);
+    int code = ALONE(c, nccl.AllReduce(send, recv, (size_t)count, nccl_type[t], nccl_op[op], state_of(c)->comm, s));
     return finish(c, code, "all_reduce");
 }
 
@@ -221,7 +230,7 @@ static m2_status all_gather(m2_comm *c, const void *send, void *recv, int64_t co
     if (count <= 0) return M2_OK;
     c->bytes_sent += m2_comm_bytes_all_gather(count, t, c->size);
     size_t bytes = (size_t)(count * m2_dtype_size(t));
-    return finish(c, nccl.AllGather(send, recv, bytes, NCCL_U8, state_of(c)->comm, s), "all_gather");
+    return finish(c, ALONE(c, nccl.AllGather(send, recv, bytes, NCCL_U8, state_of(c)->comm, s)), "all_gather");
 }
 
 static m2_status reduce_scatter(m2_comm *c, const void *send, void *recv, int64_t count, m2_dtype t,
@@ -230,7 +239,7 @@ static m2_status reduce_scatter(m2_comm *c, const void *send, void *recv, int64_
     M2_TRY(check_reduction(c, t, op, s));
     if (count <= 0) return M2_OK;
     c->bytes_sent += m2_comm_bytes_reduce_scatter(count, t, c->size);
-    int code = nccl.ReduceScatter(send, recv, (size_t)count, nccl_type[t], nccl_op[op], state_of(c)->comm, s);
+    int code = ALONE(c, nccl.ReduceScatter(send, recv, (size_t)count, nccl_type[t], nccl_op[op], state_of(c)->comm, s));
     return finish(c, code, "reduce_scatter");
 }
 
@@ -240,7 +249,7 @@ static int enqueue_messages(m2_comm *c, const char *send, const int64_t *send_co
                             m2_stream *s)
 {
     nccl_comm comm = state_of(c)->comm;
-    int code = NCCL_SUCCESS;
+    int begun = nccl.GroupStart(), code = NCCL_SUCCESS;
     for (int i = 1; i < c->size && (code == NCCL_SUCCESS || code == NCCL_IN_PROGRESS); i++) {
         int to = (c->rank + i) % c->size, from = (c->rank + c->size - i) % c->size;
         size_t give = (size_t)(send_count[to] * size), take = (size_t)(recv_count[from] * size);
@@ -249,7 +258,8 @@ static int enqueue_messages(m2_comm *c, const char *send, const int64_t *send_co
             code = nccl.Recv(recv + recv_at[from] * size, take, NCCL_U8, from, comm, s);
         c->bytes_sent += (int64_t)give;
     }
-    return code == NCCL_IN_PROGRESS ? NCCL_SUCCESS : code;
+    int ended = begun == NCCL_SUCCESS ? nccl.GroupEnd() : begun;
+    return code == NCCL_SUCCESS || code == NCCL_IN_PROGRESS ? ended : code;
 }
 
 static m2_status all_to_all(m2_comm *c, const void *send, const int64_t *send_count, const int64_t *send_at,
@@ -263,10 +273,8 @@ static m2_status all_to_all(m2_comm *c, const void *send, const int64_t *send_co
                        (long long)own, (long long)recv_count[c->rank]);
     M2_TRY(c->device->api->copy(c->device, (char *)recv + recv_at[c->rank] * size,
                                 (const char *)send + send_at[c->rank] * size, own * size, s));
-    int code = nccl.GroupStart();
-    int inside = enqueue_messages(c, send, send_count, send_at, recv, recv_count, recv_at, size, s);
-    if (code == NCCL_SUCCESS) code = nccl.GroupEnd();
-    return finish(c, inside == NCCL_SUCCESS ? code : inside, "all_to_all");
+    int code = ALONE(c, enqueue_messages(c, send, send_count, send_at, recv, recv_count, recv_at, size, s));
+    return finish(c, code, "all_to_all");
 }
 
 static m2_status broadcast(m2_comm *c, void *buf, int64_t count, m2_dtype t, int root, m2_stream *s)
@@ -275,7 +283,7 @@ static m2_status broadcast(m2_comm *c, void *buf, int64_t count, m2_dtype t, int
     if (count <= 0) return M2_OK;
     c->bytes_sent += m2_comm_bytes_broadcast(count, t, c->rank, root, c->size);
     size_t bytes = (size_t)(count * m2_dtype_size(t));
-    return finish(c, nccl.Broadcast(buf, buf, bytes, NCCL_U8, root, state_of(c)->comm, s), "broadcast");
+    return finish(c, ALONE(c, nccl.Broadcast(buf, buf, bytes, NCCL_U8, root, state_of(c)->comm, s)), "broadcast");
 }
 
 static m2_status send_to(m2_comm *c, const void *buf, int64_t count, m2_dtype t, int to, m2_stream *s)
@@ -284,7 +292,7 @@ static m2_status send_to(m2_comm *c, const void *buf, int64_t count, m2_dtype t,
     int64_t bytes = count * m2_dtype_size(t);
     if (bytes <= 0) return M2_OK;
     c->bytes_sent += bytes;
-    return finish(c, nccl.Send(buf, (size_t)bytes, NCCL_U8, to, state_of(c)->comm, s), "send");
+    return finish(c, ALONE(c, nccl.Send(buf, (size_t)bytes, NCCL_U8, to, state_of(c)->comm, s)), "send");
 }
 
 static m2_status receive(m2_comm *c, void *buf, int64_t count, m2_dtype t, int from, m2_stream *s)
@@ -292,7 +300,7 @@ static m2_status receive(m2_comm *c, void *buf, int64_t count, m2_dtype t, int f
     M2_TRY(begin(c, s));
     int64_t bytes = count * m2_dtype_size(t);
     if (bytes <= 0) return M2_OK;
-    return finish(c, nccl.Recv(buf, (size_t)bytes, NCCL_U8, from, state_of(c)->comm, s), "recv");
+    return finish(c, ALONE(c, nccl.Recv(buf, (size_t)bytes, NCCL_U8, from, state_of(c)->comm, s)), "recv");
 }
 
 static m2_status barrier(m2_comm *c)

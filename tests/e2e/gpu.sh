@@ -192,7 +192,7 @@ done
 pictures=${M2_SHARED_DATA:-$M2_SOURCE/../shared/data}/images/cifar10_jpeg.tar.xz
 if [ -r "$pictures" ]; then
     echo "pictures"
-    "$M2" prepare --images --under test --out pictures.h5 "$pictures" >/dev/null 2>&1 || bad "m2 prepare --images"
+    "$M2" prepare --images --under test --out pictures.h5 "$pictures" >log 2>&1 || { tail -5 log; bad "m2 prepare --images"; }
     cat >vit.yaml <<-END
 	base: $M2_SOURCE/configs/vit/tiny.yaml
 	model: {width: 32, layers: 2, filter: {width: 16}}
