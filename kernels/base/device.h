@@ -36,7 +36,8 @@ typedef struct m2_device_api {
     m2_status (*copy_rows)(m2_device *dev, void *dst, int64_t dst_step, const void *src, int64_t src_step, int64_t bytes,
                            int64_t rows, m2_stream *stream);
     m2_status (*fill)(m2_device *dev, void *dst, int byte, int64_t bytes, m2_stream *stream);
-    m2_status (*stream_create)(m2_device *dev, m2_stream **out);
+    /* urgent: its kernels go first where others wait for the same processors. */
+    m2_status (*stream_create)(m2_device *dev, int urgent, m2_stream **out);
     void (*stream_destroy)(m2_device *dev, m2_stream *stream);
     m2_status (*stream_sync)(m2_device *dev, m2_stream *stream);
     m2_status (*event_create)(m2_device *dev, m2_event **out);

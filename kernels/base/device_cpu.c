@@ -54,9 +54,9 @@ static m2_status cpu_fill(m2_device *dev, void *dst, int byte, int64_t bytes, m2
     return M2_OK;
 }
 
-static m2_status cpu_stream_create(m2_device *dev, m2_stream **out)
+static m2_status cpu_stream_create(m2_device *dev, int urgent, m2_stream **out)
 {
-    (void)dev;
+    (void)dev, (void)urgent;
     *out = NULL; /* the default stream is the only one */
     return M2_OK;
 }

@@ -82,10 +82,12 @@ static m2_status cuda_fill(m2_device *dev, void *dst, int byte, int64_t bytes, m
 
 /* ---- streams and events -------------------------------------------------------------------------------------------- */
 /* Streams are ordered after, and before, work on the default stream: set-up there needs no synchronisation. */
-static m2_status cuda_stream_create(m2_device *dev, m2_stream **out)
+static m2_status cuda_stream_create(m2_device *dev, int urgent, m2_stream **out)
 {
+    int least = 0, greatest = 0;
     CUDA(cudaSetDevice(dev->index));
-    CUDA(cudaStreamCreate((cudaStream_t *)out));
+    CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CUDA(cudaStreamCreateWithPriority((cudaStream_t *)out, cudaStreamDefault, urgent ? greatest : least));
     return M2_OK;
 }
 

@@ -203,7 +203,7 @@ static m2_status bind(m2_program *p)
 {
     M2_TRY(set_precision(p));
     m2i_plan_workspace(p, p->b.device->threads, p->b.device); /* again: this device knows its scratch */
-    if (!p->b.shared) M2_TRY(p->b.device->api->stream_create(p->b.device, &p->b.stream));
+    if (!p->b.shared) M2_TRY(p->b.device->api->stream_create(p->b.device, 0, &p->b.stream));
     M2_TRY(m2i_lanes_open(p));
     M2_TRY(create_arenas(p));
     M2_TRY(m2i_transfer_open(p));

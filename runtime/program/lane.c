@@ -2,7 +2,8 @@
  *
  * A lane has a stream of its own where there is a GPU, and its calls run there in the order of their posting. Over a transport
  * that blocks its caller (MPI, threads) a thread of the lane posts them and waits in the transport, while the program's thread
- * goes on; NCCL takes the stream alone. The program's stream hands over and takes back by events. */
+ * goes on; NCCL takes the stream alone. The program's stream hands over and takes back by events. On a GPU the lane's kernels
+ * go first: NCCL's hold processors from their first block on until the last one and those of the other ranks have run. */
 #include "parallel/comm.h"
 #include "parallel/watch.h"
 #include "runtime/program/internal.h"
@@ -92,7 +93,7 @@ static m2_status open_lane(m2_program *p, m2_lane which, m2_comm *comm)
     l->last = -1;
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->moved, NULL);
-    M2_TRY(p->b.device->api->stream_create(p->b.device, &l->stream));
+    M2_TRY(p->b.device->api->stream_create(p->b.device, 1, &l->stream));
     M2_TRY(make_events(p, which, l));
     l->threaded = comm->size > 1 && strcmp(comm->api->kind, "nccl") != 0;
     if (!l->threaded) return M2_OK;

@@ -179,7 +179,7 @@ static const char *stream_order(m2_comm *c)
     m2_stream *s = NULL;
     int32_t *out = calloc(N, sizeof *out);
     void *x = there(out, N * (int64_t)sizeof *out);
-    WORKS(gpu->api->stream_create(gpu, &s));
+    WORKS(gpu->api->stream_create(gpu, 0, &s));
     for (int i = 0; i < ROUNDS; i++) {
         WORKS(gpu->api->fill(gpu, x, i, N * (int64_t)sizeof *out, s));
         WORKS(c->api->all_reduce(c, x, x, N, M2_I32, M2_SUM, s));

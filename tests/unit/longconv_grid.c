@@ -57,7 +57,7 @@ static const struct precision {
 static m2_device *device;
 static double memory = 8;
 static int full;
-static int part = 0, parts = 1, numbers = 0; /* points are numbered as they come, whoever takes them */
+static int process = 0, processes = 1, numbers = 0; /* points are numbered as they come, whoever takes them */
 static struct { /* the largest seen, per precision */
     double y, du, adjoint, causal;
     int points;
@@ -517,7 +517,7 @@ static int selected(int64_t c, int64_t b, int64_t l, int li, int bi, m2_dtype t)
         return c * b * l <= 1 << 20 || (c == 1 && bi == li % BATCHES && (l <= 1 << 20 || t == M2_F32)) ||
                (c == widths[WIDTHS - 1] && b == 1 && l == 2048);
     if (bytes_of(c, b, l, t) <= memory * (1 << 30)) return 1;
-    if (part == 0)
+    if (process == 0)
         printf("  left out: L %lld, B %lld, %lld channels in %s, %.1f GiB\n", (long long)l, (long long)b,
                (long long)c, m2_dtype_name(t), bytes_of(c, b, l, t) / (1 << 30));
     return 0;
@@ -531,7 +531,7 @@ static void grid(void)
             for (int bi = 0; bi < BATCHES; bi++)
                 for (int wi = 0; wi < WIDTHS; wi++)
                     if (selected(widths[wi], batches[bi], lengths[li], li, bi, precisions[which].t) &&
-                        ++numbers % parts == part)
+                        ++numbers % processes == process)
                         point(widths[wi], batches[bi], lengths[li], &forms[(li + bi + wi) % FORMS], which);
         printf("  %s, %s: %d points; largest errors: y %.2g, gradients of rows %.2g, adjoints %.2g, before a "
                "change %.2g\n",
@@ -577,8 +577,8 @@ int main(int argc, char **argv)
             memory = atof(argv[++i]);
         else if (!strcmp(argv[i], "--threads") && i + 1 < argc)
             threads = atoi(argv[++i]);
-        else if (!strcmp(argv[i], "--part") && i + 1 < argc && sscanf(argv[i + 1], "%d/%d", &part, &parts) == 2 && part >= 0 &&
-                 part < parts)
+        else if (!strcmp(argv[i], "--part") && i + 1 < argc && sscanf(argv[i + 1], "%d/%d", &process, &processes) == 2 &&
+                 process >= 0 && process < processes)
             i++;
         else
             return fprintf(
