@@ -1,10 +1,10 @@
 /* longconv_mma.cu - gated long convolution of bf16 rows on tensor cores, forward and backward, fused; the formulas are
  * longconv.cu's, the transform mma_fft.cuh's (f16 operands).
  *
- * A block takes rows of one filter in turn, or (R > 32, filters enough) whole filters, from taps to their gradient; the transform
- * of a row, or of half of its frequencies (65536), stays in its shared memory, scaled as mma_rows.cuh says. Spectra of filters are
- * scaled to a maximum of 1 and kept in f16 with their scale. Gradients of spectra are summed over rows in f32, in shared memory
- * where they fit it (Fits).
+ * A block takes rows of one filter in turn, or (R > 32, filters enough) whole filters, from taps to their gradient; the
+ * transform of a row, or of half of its frequencies (65536), stays in its shared memory, scaled as mma_rows.cuh says. Spectra
+ * of filters are scaled to a maximum of 1 and kept in f16 with their scale. Gradients of spectra are summed over rows in f32, in
+ * shared memory where they fit it (Fits).
  * Error against float64: 2.0e-3 relative L2, of which the bf16 result's own rounding is 1.7e-3.
  *
  * H200, 65,536 tokens x 1024 channels, gated, `m2 bench conv --device cuda --gates`, ms forward / with backward: a filter per
@@ -20,15 +20,15 @@
  *                                       as do the sums: more than L2 holds for all blocks
  *   65536  0.28 / 0.95   1.190 / 4.061  0.573 / 2.306  each of two passes reads the row; a filter, for 1 row or 8, is more than
  *                                       a row's work
- * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%); from 16384 on, rows read
- * and written by whole lines, by way of the buffer (mma_fft_long.cuh): where the outer stage's lanes had 16 bytes of 32 rows
- * each, L1 could not hold the sectors' other halves and L2 sent them twice (0.46 / 1.82 at 16384, 0.61 / 2.68 at 32768).
- * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower); at 8192
- * sums in L2 and two blocks per SM (backward 1.02 for 0.90), or half of the sums there, 1.29; asking for the next row at 32768 (4%
- * slower, else 3-10% faster); R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from L2
- * for every row; a row in registers one stage ahead (backward 1.25 for 0.87 at 8192), or by cp.async; rows by the bulk copy engine
- * into shared memory, as far ahead as they fit (2 to 4% at 8192, nothing below); clamped addresses in place of predicates (5 to
- * 15% slower: registers); rows first out of the caches (.cs: 15% slower at 32768 while lanes shared sectors). */
+ * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%); from 16384 on, rows
+ * read and written by whole lines, by way of the buffer (mma_fft_long.cuh): where the outer stage's lanes had 16 bytes of 32
+ * rows each, L1 could not hold the sectors' other halves and L2 sent them twice (0.46 / 1.82 at 16384, 0.61 / 2.68 at 32768).
+ * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower); at 8192 sums in
+ * L2 and two blocks per SM (backward 1.02 for 0.90), or half of the sums there, 1.29; asking for the next row at 32768 (4%
+ * slower, else 3-10% faster); R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from
+ * L2 for every row; a row in registers one stage ahead (backward 1.25 for 0.87 at 8192), or by cp.async; rows by the bulk copy
+ * engine into shared memory, as far ahead as they fit (2 to 4% at 8192, nothing below); clamped addresses in place of predicates
+ * (5 to 15% slower: registers); rows first out of the caches (.cs: 15% slower at 32768 while lanes shared sectors). */
 #include "mma_conv.cuh"
 #include <stdio.h>
 

@@ -11,8 +11,9 @@
  * the four products run C(k1; j2), C(k1; k2), C(j2; k1), C(j1; j2): no shuffle, and the last is in memory's order again.
  *
  * The outer stage comes in two ways: MmaFft (R <= 32) as one product with a matrix of R x R; MmaFftLong (mma_fft_long.cuh,
- * R = 64, 128) as 16 x R / 16, once or (65536 points) in two passes. R < 16: the 16 rows are real and imaginary parts of 8 virtual rows; R = 4, say, takes two
- * halves of the columns as rows 0-3 and 4-7. Constants (twiddles, DFT blocks) lie in memory in the order lanes read them. */
+ * R = 64, 128) as 16 x R / 16, once or (65536 points) in two passes. R < 16: the 16 rows are real and imaginary parts of 8
+ * virtual rows; R = 4, say, takes two halves of the columns as rows 0-3 and 4-7. Constants (twiddles, DFT blocks) lie in memory
+ * in the order lanes read them. */
 #pragma once
 #include <cuda_fp16.h>
 #include <stdint.h>
