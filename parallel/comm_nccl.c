@@ -121,8 +121,8 @@ static rank_state *state_of(m2_comm *c)
 
 /* What `call` returns, the watcher kept out: two threads in NCCL with one communicator finish one background job twice, which
  * frees it twice. */
-#define ALONE(c, call) (pthread_mutex_lock(&state_of(c)->lock), left(state_of(c), call))
-static int left(rank_state *s, int code)
+#define ALONE(c, call) (pthread_mutex_lock(&state_of(c)->lock), unlocked(state_of(c), call))
+static int unlocked(rank_state *s, int code)
 {
     pthread_mutex_unlock(&s->lock);
     return code;

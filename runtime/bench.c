@@ -56,6 +56,7 @@ static int by_value(const void *a, const void *b)
 
 static m2_status time_steps(m2_bench *b, m2_step *step, const inputs *in, double *took)
 {
+    m2_log(M2_LOG_DEBUG, "bench: %d steps, then %" PRId64 " that count", WARM_UP, b->steps);
     M2_TRY(m2_program_init_params(b->training.program, (uint64_t)b->cfg.train_seed));
     M2_TRY(m2_program_params_changed(b->training.program)); /* all ranks together: a master may be in shards */
     for (int64_t i = 0; i < WARM_UP + b->steps; i++) {
@@ -166,6 +167,7 @@ static m2_status time_calls(m2_bench *b, m2_step *step, const inputs *in)
     size_t n = (size_t)m2_program_calls(p);
     double *times = calloc(2 * n + 1, sizeof *times);
     if (!times) return m2_fail(M2_TRANSIENT, "out of memory for the times of %d calls", (int)n);
+    m2_log(M2_LOG_DEBUG, "bench: %d steps call by call", PROFILED);
     m2_status st = m2_program_profile(p, 1);
     if (st == M2_OK) st = profile_steps(b, step, in, times, times + n);
     if (st == M2_OK) st = sum_ops(b, times + n);
@@ -188,6 +190,7 @@ static m2_status trace_steps(m2_bench *b, m2_step *step, const inputs *in, const
 {
     m2_program *p = b->training.program;
     m2_traces trace = {0};
+    m2_log(M2_LOG_DEBUG, "bench: %d steps with their timeline", M2_BENCH_TRACED);
     m2_status st = m2_program_trace(p, 1);
     if (st == M2_OK) st = run_step(b, step, in, NULL);
     if (st == M2_OK) st = m2_program_trace_read(p, &trace);
@@ -206,6 +209,7 @@ static m2_status measure_peaks(m2_bench *b)
 {
     m2_device *dev = b->ranks.device;
     m2_perf_yard yard;
+    m2_log(M2_LOG_DEBUG, "bench: what the device can do");
     M2_TRY(m2_perf_peak(dev, b->ranks.precision == M2_PREC_F64 ? M2_F64 : M2_F32, &b->peak));
     M2_TRY(m2_perf_open(dev, m2_probe_precision_find(m2_precision_name(b->ranks.precision)), &yard));
     int known = dev->peak_flops > 0; /* a datasheet's figure, which no product reaches */
@@ -224,13 +228,9 @@ static m2_status measure(m2_bench *b, const char *trace)
     inputs in = {0};
     double *took = calloc((size_t)b->steps, sizeof *took);
     m2_status st = took ? invent(b, &in) : m2_fail(M2_TRANSIENT, "out of memory for the times of a step");
-    m2_log(M2_LOG_DEBUG, "bench: what the device can do");
     if (st == M2_OK) st = measure_peaks(b);
-    m2_log(M2_LOG_DEBUG, "bench: %d steps, then %" PRId64 " that count", WARM_UP, b->steps);
     if (st == M2_OK) st = time_steps(b, &step, &in, took);
-    m2_log(M2_LOG_DEBUG, "bench: %d steps call by call", PROFILED);
     if (st == M2_OK) st = time_calls(b, &step, &in);
-    m2_log(M2_LOG_DEBUG, "bench: %d steps with their timeline", M2_BENCH_TRACED);
     if (st == M2_OK && (trace || b->ranks.comm->size > 1)) st = trace_steps(b, &step, &in, trace);
     free(took);
     free(in.batch);

@@ -14,7 +14,8 @@
  *
  * Bound at 65,536 tokens x 1024 channels, gated, bf16: 0.124 / 0.346 ms of memory traffic, 0.25 / 0.6 ms of f32
  * issue slots (about 119 instructions per point forward). Measured (H200, ms, forward / with backward):
- *   L = 1024 0.37 / 1.45   2048 0.39 / 1.50   4096 0.46 / 1.53   8192 0.60 / 2.9   32768 0.94 / 3.0   65536 0.98 / 3.1
+ *   L = 1024 0.37 / 1.45   2048 0.39 / 1.50   4096 0.46 / 1.53   8192 0.60 / 2.9   32768 0.97 / 3.1   65536 1.00 / 3.3
+ * (the last two with a filter for 8 channels; with one each 1.23 / 3.9, 1.52 / 4.9).
  * In one block, latency of row loads is what is left, at 4 and 2 blocks of 128 threads per SM (registers: 128 and 255;
  * fewer spill, and measured slower). Longer rows: f32 intermediates through memory.
  * All arithmetic is f32; only loads and stores round (bf16). Sums over rows are taken in a fixed order:

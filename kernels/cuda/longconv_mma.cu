@@ -9,17 +9,18 @@
  *
  * H200, 65,536 tokens x 1024 channels, gated, `m2 bench conv --device cuda --gates`, ms forward / with backward: a filter per
  * channel, and (--filters 128) one of 8 as in M2-GPT. Bound: bytes that must move, 0.13 / 0.36. Prediction: instructions of a row
- * in the machine code, four per clock and SM; the tensor cores' share of it is smaller at every length.
+ * in the machine code, four per clock and SM (16384 and 32768: before rows came by lines; 65536 was not counted); the tensor
+ * cores' share of it is smaller at every length.
  *   L      prediction    a filter each  of 8 channels  what limits it
  *   1024   0.16 / 0.47   0.246 / 0.825  0.241 / 0.833  latency between barriers; 32 and 16 warps per SM (registers)
  *   2048   0.13 / 0.50   0.229 / 0.777  0.223 / 0.795  the same, 16 warps each
  *   4096   0.14 / 0.45   0.248 / 0.847  0.235 / 0.828  the same, 24 and 16 warps
  *   8192   0.13 / 0.49   0.310 / 1.181  0.277 / 1.083  backward: one block per SM (132 KiB), idle at its barriers
- *   16384  0.19 / 0.60   0.360 / 1.421  0.285 / 1.102  the same; a filter is a row's work, for 4 rows or 32
+ *   16384  0.19 / 0.60   0.360 / 1.421  0.285 / 1.102  the same; a filter is half a row's work or 2, for 4 rows or 32
  *   32768  0.23 / 0.80   0.443 / 1.998  0.337 / 1.390  for 2 rows or 16; backward one transform at a time, the other waits in L2,
  *                                       as do the sums: more than L2 holds for all blocks
- *   65536  0.28 / 0.95   1.190 / 4.061  0.573 / 2.306  each of two passes reads the row; a filter, for 1 row or 8, is more than
- *                                       a row's work
+ *   65536  -             1.190 / 4.061  0.573 / 2.306  each of two passes reads the row; a filter, for 1 row or 8, is 0.8 to
+ *                                       1.5 rows' work
  * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%); from 16384 on, rows
  * read and written by whole lines, by way of the buffer (mma_fft_long.cuh): where the outer stage's lanes had 16 bytes of 32
  * rows each, L1 could not hold the sectors' other halves and L2 sent them twice (0.46 / 1.82 at 16384, 0.61 / 2.68 at 32768).

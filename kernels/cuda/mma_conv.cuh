@@ -469,7 +469,7 @@ __device__ __forceinline__ void grad_of(X &fft, const Filter &to, int64_t f, con
                     if (to.k) to.put(to.k, f, n, v, to.acc_k);
                 });
         if (!to.kr) continue;
-        if (!X::KEEPS) fill(pass);
+        if (X::STAGED) fill(pass);
         fft.template leave<true>(
             buf, back, temp + X::WAITING, [](int) { return Nothing(); },
             [&](int n, float(&v)[8], Nothing) {

@@ -185,8 +185,8 @@ template <int R_, int WARPS_, int W_, int PIECES, int BATCH_, int PASSES_ = 1> s
     static constexpr int WAITING = PASSES > 1 ? N / 8 : 0; /* units of 16 bytes that `leave` has in memory */
     static constexpr bool AHEAD = R <= 64;                 /* asks for the next row while it works; larger ones lose by it */
     static constexpr bool WHOLE = R > 32;                  /* few rows per filter: a block may take its transform too */
-    static constexpr bool KEEPS = true;                    /* `leave` leaves its buffer as it was */
-    static constexpr bool STAGED = false;                  /* a row enters by way of the buffer: `stage`, a barrier, `enter` */
+    static constexpr bool STAGED = false; /* a row comes by way of the buffer: `stage`, a barrier, `enter`; and goes: `leave` uses
+                                             it up */
 
     /* Constants, in units of 16 bytes per lane: these, then the outer stage's. */
     static constexpr int DFT16 = 0, TWIDDLE = 64, OUTER = 128;

@@ -49,7 +49,7 @@ template <int R_, int PASSES_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStage
     using typename Base::Entry;
     static constexpr int R = R_, WARPS = WARPS_, PASSES = PASSES_, Q = R / 16, M = 256 * R, TASKS = 16, COLUMNS = 16,
                          ROUNDS = TASKS / WARPS;
-    static constexpr bool STAGED = true, KEEPS = false;
+    static constexpr bool STAGED = true;
     static constexpr bool TALL = Q == 8; /* a lane holds two m's, else one m and two blocks of columns */
     static_assert(Q == 4 || Q == 8, "whole products");
 
