@@ -107,7 +107,8 @@ typedef struct rank_state {
     nccl_comm comm;
     m2_error failed; /* code M2_OK: works */
     pthread_t watcher;
-    pthread_mutex_t lock; /* of ending, and of NCCL: any call finishes what the call before left to the background (ALONE) */
+    pthread_mutex_t lock;    /* of ending */
+    pthread_mutex_t calling; /* NCCL, of which any call finishes what the call before left to the background (ALONE) */
     pthread_cond_t wake;
     int watched, ending;
 } rank_state;
@@ -121,10 +122,10 @@ static rank_state *state_of(m2_comm *c)
 
 /* What `call` returns, the watcher kept out: two threads in NCCL with one communicator finish one background job twice, which
  * frees it twice. */
-#define ALONE(c, call) (pthread_mutex_lock(&state_of(c)->lock), unlocked(state_of(c), call))
+#define ALONE(c, call) (pthread_mutex_lock(&state_of(c)->calling), unlocked(state_of(c), call))
 static int unlocked(rank_state *s, int code)
 {
-    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_unlock(&s->calling);
     return code;
 }
 
@@ -132,9 +133,9 @@ static int unlocked(rank_state *s, int code)
 static int ask(rank_state *s)
 {
     int code = NCCL_SUCCESS;
-    pthread_mutex_lock(&s->lock);
+    pthread_mutex_lock(&s->calling);
     int asked = nccl.CommGetAsyncError(s->comm, &code);
-    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_unlock(&s->calling);
     return asked == NCCL_SUCCESS ? code : asked;
 }
 
@@ -182,6 +183,25 @@ static m2_status begin(m2_comm *c, m2_stream *s)
     return c->device->api->fill(c->device, NULL, 0, 0, s);
 }
 
+static struct timespec in_seconds(int n)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_sec += n;
+    return t;
+}
+
+/* As ask(), of a thread beside: a call that keeps it out for so long does not return, and what NCCL says of it is wanted. */
+static int ask_beside(rank_state *s)
+{
+    enum { STUCK = 5 }; /* seconds */
+    struct timespec until = in_seconds(STUCK);
+    int code = NCCL_SUCCESS, mine = pthread_mutex_timedlock(&s->calling, &until) == 0;
+    int asked = nccl.CommGetAsyncError(s->comm, &code);
+    if (mine) pthread_mutex_unlock(&s->calling);
+    return asked == NCCL_SUCCESS ? code : NCCL_SUCCESS;
+}
+
 /* An error of NCCL's own threads, such as a peer that is gone: kernels would wait for it for ever, so the job ends. */
 static void *watch(void *context)
 {
@@ -189,12 +209,10 @@ static void *watch(void *context)
     rank_state *s = state_of(c);
     pthread_mutex_lock(&s->lock);
     while (!s->ending) {
-        struct timespec until;
-        int code = NCCL_SUCCESS;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++;
+        struct timespec until = in_seconds(1);
         pthread_cond_timedwait(&s->wake, &s->lock, &until);
-        if (s->ending || nccl.CommGetAsyncError(s->comm, &code) != NCCL_SUCCESS) continue;
+        if (s->ending) break;
+        int code = ask_beside(s);
         if (code == NCCL_SUCCESS || code == NCCL_IN_PROGRESS) continue;
         m2_status st = m2_fail(M2_TRANSIENT,
                                "rank %d of %d: NCCL reports '%s' in the background; a rank or a link of the "
@@ -329,6 +347,7 @@ static void close_comm(m2_comm *c)
     else if (s->comm)
         nccl.CommAbort(s->comm);
     pthread_cond_destroy(&s->wake);
+    pthread_mutex_destroy(&s->calling);
     pthread_mutex_destroy(&s->lock);
     m2_comm_close(&c->host);
     free(s);
@@ -407,6 +426,7 @@ m2_status m2i_comm_open_nccl(m2_comm *host, m2_device *dev, m2_comm **out)
                    .host = host,
                    .state = s};
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->calling, NULL);
     pthread_cond_init(&s->wake, NULL);
     st = meet(c);
     if (st != M2_OK)
