@@ -1,6 +1,7 @@
 /* watch.c - recording, the collectives of a communicator with records around them, and the thread that watches. */
 #include "parallel/watch.h"
 #include "kernels/base/log.h"
+#include "parallel/levels.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_COMMS = 8 };
+enum { MOST_COMMS = 16 };
 
 typedef struct watched {
     m2_comm *comm;
@@ -155,6 +156,9 @@ void m2_watch_comm(m2_watch *w, m2_comm *c)
     if (!w || !c) return;
     watch_one(w, c);
     watch_one(w, c->host);
+    if (!c->levels) return;
+    m2_watch_comm(w, c->levels->node);
+    m2_watch_comm(w, c->levels->across);
 }
 
 /* ---- the thread -------------------------------------------------------------------------------------------------- */
