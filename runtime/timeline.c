@@ -13,18 +13,39 @@ static const char *axis_of(const m2_timeline *t, const m2_call_info *c)
 }
 
 /* ---- overlap ----------------------------------------------------------------------------------------------------- */
-/* Of [from, to], what calls of the compute lane cover that are no collectives. */
-static double covered(const m2_timeline *t, double from, double to)
+/* What the compute lane did that is no collective, in order; `before`: seconds of all that came earlier. */
+typedef struct work {
+    double from, to, before;
+} work;
+
+static m2_status find_work(const m2_timeline *t, work **out, int *n)
 {
-    double sum = 0;
+    work *w = calloc((size_t)t->trace->n + 1, sizeof *w);
+    double before = 0;
+    int found = 0;
+    if (!w) return m2_fail(M2_TRANSIENT, "out of memory for a timeline of %d calls", t->trace->n);
     for (int i = 0; i < t->trace->n; i++) {
         const m2_traced *r = &t->trace->run[i];
         if (r->lane != M2_LANE_COMPUTE || m2_program_call_info(t->program, r->call).context) continue;
-        if (r->from >= to) break; /* those of a lane come in order */
-        double a = r->from > from ? r->from : from, b = r->to < to ? r->to : to;
-        if (b > a) sum += b - a;
+        w[found++] = (work){r->from, r->to, before};
+        before += r->to - r->from;
     }
-    return sum;
+    *out = w, *n = found;
+    return M2_OK;
+}
+
+/* Seconds of it up to `time`. */
+static double done_by(const work *w, int n, double time)
+{
+    int low = 0, high = n; /* w[low - 1] began before `time`, w[high] did not */
+    while (low < high) {
+        int mid = (low + high) / 2;
+        if (w[mid].from < time) low = mid + 1;
+        else high = mid;
+    }
+    if (!low) return 0;
+    const work *last = &w[low - 1];
+    return last->before + ((time < last->to ? time : last->to) - last->from);
 }
 
 static m2_status find_row(const m2_timeline *t, const m2_call_info *c, m2_overlap *rows, int *n,
@@ -39,11 +60,10 @@ static m2_status find_row(const m2_timeline *t, const m2_call_info *c, m2_overla
     return M2_OK;
 }
 
-m2_status m2_timeline_overlap(const m2_timeline *t, m2_overlap *rows, int *n)
+/* Of this rank. */
+static m2_status add_overlaps(const m2_timeline *t, const work *w, int n_work, m2_overlap *rows, int *n)
 {
     m2_overlap *row;
-    double sums[2 * M2_OVERLAPS];
-    *n = 0;
     for (int i = 0; i < m2_program_calls(t->program); i++) { /* the same rows on all ranks */
         m2_call_info c = m2_program_call_info(t->program, i);
         if (c.context) M2_TRY(find_row(t, &c, rows, n, &row));
@@ -55,8 +75,21 @@ m2_status m2_timeline_overlap(const m2_timeline *t, m2_overlap *rows, int *n)
         M2_TRY(find_row(t, &c, rows, n, &row));
         row->calls++;
         row->seconds += r->to - r->from;
-        if (r->lane != M2_LANE_COMPUTE) row->beside += covered(t, r->from, r->to);
+        if (r->lane != M2_LANE_COMPUTE) row->beside += done_by(w, n_work, r->to) - done_by(w, n_work, r->from);
     }
+    return M2_OK;
+}
+
+m2_status m2_timeline_overlap(const m2_timeline *t, m2_overlap *rows, int *n)
+{
+    work *w = NULL;
+    int n_work = 0;
+    double sums[2 * M2_OVERLAPS];
+    *n = 0;
+    M2_TRY(find_work(t, &w, &n_work));
+    m2_status st = add_overlaps(t, w, n_work, rows, n);
+    free(w);
+    M2_TRY(st);
     for (int i = 0; i < *n; i++) sums[2 * i] = rows[i].seconds, sums[2 * i + 1] = rows[i].beside;
     m2_comm *host = t->comm->host;
     M2_TRY(host->api->all_reduce(host, sums, sums, 2 * *n, M2_F64, M2_SUM, NULL));
