@@ -294,15 +294,17 @@ __device__ __forceinline__ void store_sums(float4 *p, int lane, const Sums &s)
     }
 }
 
-/* Where the backward of a block with KIB of shared memory keeps what it needs: two transforms there, or one and the other in
- * L2; of the sums of the spectrum's gradient, a warp's first SHARED groups there, then KEPT in registers, others in L2. */
+/* Where the backward of a block with KIB of shared memory keeps what it needs: two transforms there, or one and of the other a
+ * warp's first HELD groups, the rest in L2; of the sums of the spectrum's gradient, a warp's first SHARED groups there, then
+ * KEPT in registers, others in L2. */
 template <class X, int KIB> struct Fits {
+    static constexpr int least(int a, int b) { return a < b ? a : b; }
     static constexpr bool TWO = X::R < 128;
-    static constexpr int ROOM = (KIB * 1024 - (TWO ? 2 : 1) * (int)X::BUFFER) / 2048 / X::WARPS,
-                         SHARED = ROOM < X::GROUPS ? ROOM : X::GROUPS,
+    static constexpr int ROOM = (KIB * 1024 - (TWO ? 2 : 1) * (int)X::BUFFER) / 1024 / X::WARPS,
+                         HELD = TWO ? 0 : least(ROOM, X::GROUPS), SHARED = least((ROOM - HELD) / 2, X::GROUPS),
                          KEPT = X::PASSES == 1 && X::GROUPS - SHARED <= 3 ? X::GROUPS - SHARED : 0;
-    static constexpr size_t BYTES = (TWO ? 2 : 1) * X::BUFFER + SHARED * X::WARPS * 256 * sizeof(float2);
-    static constexpr int TEMP = 2 * X::WAITING + (TWO ? 0 : X::R * 64); /* units of 16 bytes in memory */
+    static constexpr size_t BYTES = (TWO ? 2 : 1) * X::BUFFER + (HELD + 2 * SHARED) * X::WARPS * 1024;
+    static constexpr int TEMP = 2 * X::WAITING + (X::GROUPS - HELD) * (TWO ? 0 : X::WARPS * 64); /* units of 16 bytes in memory */
 };
 
 /* Backward of a share of the rows of filter f: `dK` gets the sums of the gradient of its spectrum, [k0][4 32]. `temp`: TEMP
@@ -316,10 +318,13 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
     constexpr bool TWO = Fit::TWO;
     __half *bufd = TWO ? buf + 2 * X::PLANE : buf;
     const int lane = fft.lane;
-    float4 *sums = (float4 *)((char *)smem + X::BUFFER * (TWO ? 2 : 1));
+    uint4 *const held = (uint4 *)((char *)smem + X::BUFFER * (TWO ? 2 : 1));
+    float4 *const sums = (float4 *)(held + Fit::HELD * X::WARPS * 64);
     Sums kept[Fit::KEPT ? Fit::KEPT : 1] = {};
     uint4 *const waiting = temp;
-    temp += 2 * X::WAITING;
+    auto aside = [&](int n) { /* where the n-th of this warp's groups of the other transform waits */
+        return (n < Fit::HELD ? held : temp + 2 * X::WAITING - Fit::HELD * X::WARPS * 64) + (n * X::WARPS + fft.warp) * 64 + lane;
+    };
     for (int all = share.first * X::PASSES; all < rows.count * X::PASSES; all = next_pass<X>(all, share)) {
         const int i = all / X::PASSES, pass = all % X::PASSES, shared = pass ? 0 : Fit::SHARED;
         const uint4 *of = K + pass * X::R * 64;
@@ -333,10 +338,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             __syncthreads();
             fft.prepare();
 #pragma unroll 1
-            for (int n = 0; n < X::GROUPS; n++) {
-                int k0 = n * X::WARPS + fft.warp;
-                store_words(temp + k0 * 64 + lane, fft.inner(bufd, k0));
-            }
+            for (int n = 0; n < X::GROUPS; n++) store_words(aside(n), fft.inner(bufd, n * X::WARPS + fft.warp));
         }
         const float sa = enter_row(fft, line, io.u, io.pre, buf, part + X::WARPS, [&]() {
             if (TWO) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
@@ -344,10 +346,10 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
         __syncthreads();
         float both = inverse(sa) * inverse(sd);
         fft.prepare();
-        auto group = [&](int k0, Sums &sum) {
+        auto group = [&](int n, Sums &sum) {
+            const int k0 = n * X::WARPS + fft.warp;
             Words k = words_of(of[k0 * 64 + lane], of[k0 * 64 + 32 + lane]);
-            Words zd = TWO ? fft.inner(bufd, k0) : words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]),
-                  za = fft.inner(buf, k0);
+            Words zd = TWO ? fft.inner(bufd, k0) : words_of(aside(n)[0], aside(n)[32]), za = fft.inner(buf, k0);
             correlate(sum, zd, za, both);
             times<false>(za, k);
             if (io.dpost) fft.keep(fft.inner_inverse(za, k0), buf, k0);
@@ -356,21 +358,21 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             if (TWO)
                 fft.keep(zd, bufd, k0);
             else
-                store_words(temp + k0 * 64 + lane, zd);
+                store_words(aside(n), zd);
         };
-        auto group_at = [&](int k0, float4 *at) {
+        auto group_at = [&](int n, float4 *all) {
+            float4 *at = all + (n * X::WARPS + fft.warp) * 128;
             Sums sum = {};
             if (i != share.first) sum = load_sums(at, lane);
-            group(k0, sum);
+            group(n, sum);
             store_sums(at, lane, sum);
         };
 #pragma unroll 1
-        for (int n = 0; n < shared; n++) group_at(n * X::WARPS + fft.warp, sums + (n * X::WARPS + fft.warp) * 128);
+        for (int n = 0; n < shared; n++) group_at(n, sums);
 #pragma unroll
-        for (int n = 0; n < Fit::KEPT; n++) group((Fit::SHARED + n) * X::WARPS + fft.warp, kept[n]);
+        for (int n = 0; n < Fit::KEPT; n++) group(Fit::SHARED + n, kept[n]);
 #pragma unroll 1
-        for (int n = shared + Fit::KEPT; n < X::GROUPS; n++)
-            group_at(n * X::WARPS + fft.warp, out + (n * X::WARPS + fft.warp) * 128);
+        for (int n = shared + Fit::KEPT; n < X::GROUPS; n++) group_at(n, out);
         __syncthreads();
         float back_a = scale_K * inverse(sa), back_d = scale_K * inverse(sd);
         if (io.dpost) /* before du, which may be the memory of dy: each element has one thread here and there */
@@ -385,10 +387,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
                 });
         if (!TWO) {
             __syncthreads();
-            for (int n = 0; n < X::GROUPS; n++) {
-                int k0 = n * X::WARPS + fft.warp;
-                fft.keep(words_of(temp[k0 * 64 + lane], temp[k0 * 64 + 32 + lane]), buf, k0);
-            }
+            for (int n = 0; n < X::GROUPS; n++) fft.keep(words_of(aside(n)[0], aside(n)[32]), buf, n * X::WARPS + fft.warp);
             __syncthreads();
         }
         fft.template leave<false>(

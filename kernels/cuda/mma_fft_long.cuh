@@ -182,6 +182,7 @@ template <int R_, int PASSES_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStage
     }
     __device__ __forceinline__ void stage(const Entry &x, __half *plane) const
     {
+        __syncwarp(); /* other lanes have read this warp's groups */
 #pragma unroll
         for (int p = 0; p < R / WARPS; p++) {
             const uint32_t(&w)[8] = x[p / 2];
