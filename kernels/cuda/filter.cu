@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(THREADS) decay(Decay j)
 }
 
 /* ---- host ---------------------------------------------------------------------------------------------------------- */
-constexpr int STRIPS = 264;
+constexpr int STRIPS = 1056;
 
 int64_t strip_rows(int64_t rows)
 {

@@ -14,7 +14,7 @@ namespace m2cu
 namespace
 {
 
-constexpr int TILE = 256, LANES = 8, STRIPS = 1056;
+constexpr int TILE = 256, LANES = 8, STRIPS = 1056, FOLD = 32; /* warps of a block that folds */
 
 int64_t strip_count(int64_t rows, int64_t width)
 {
@@ -55,22 +55,24 @@ __global__ void __launch_bounds__(256)
     partial[(int64_t)blockIdx.y * width + c] = total;
 }
 
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(32 * FOLD)
     fold_strips(const float *partial, int64_t strips, int64_t width, int64_t split, float *out, bool acc,
                 float *out2, bool acc2)
 {
-    __shared__ float sums[LANES][32];
+    __shared__ float sums[FOLD][32];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int64_t c = (int64_t)blockIdx.x * 32 + lane;
     float sum = 0;
-    if (c < width)
-        for (int64_t s = warp; s < strips; s += LANES) sum += partial[s * width + c];
+    if (c < width) {
+#pragma unroll 8
+        for (int64_t s = warp; s < strips; s += FOLD) sum += partial[s * width + c];
+    }
     sums[warp][lane] = sum;
     __syncthreads();
     if (warp || c >= width) return;
     sum = 0;
 #pragma unroll
-    for (int w = 0; w < LANES; w++) sum += sums[w][lane];
+    for (int w = 0; w < FOLD; w++) sum += sums[w][lane];
     float *to = c < split ? out : out2;
     if (!to) return;
     int64_t at = c < split ? c : c - split;
@@ -273,7 +275,7 @@ void fold(const float *partial, int64_t strips, int64_t width, int64_t split, fl
           float *out2, bool acc2, cudaStream_t s)
 {
     if (width > 0)
-        fold_strips<<<(unsigned)ceil_div(width, 32), 256, 0, s>>>(partial, strips, width, split, out, acc,
+        fold_strips<<<(unsigned)ceil_div(width, 32), 32 * FOLD, 0, s>>>(partial, strips, width, split, out, acc,
                                                                   out2, acc2);
 }
 
