@@ -46,6 +46,7 @@ typedef struct m2i_tensor {
     int holders;      /* autodiff: of how many forward tensors this still is the gradient */
     m2_tid root;      /* memory: the tensor whose buffer it uses (in place), itself if its own */
     int first, last;  /* memory: calls between which the buffer is alive; first -1: unused */
+    int used;         /* the call that uses it last; `last` is later where a call on a lane may not have run by then */
 } m2i_tensor;
 
 typedef struct m2i_call {

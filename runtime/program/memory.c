@@ -37,12 +37,14 @@ static m2_status find_lifetimes(m2_program *p)
         if (x->first < 0) continue;
         if (x->lasting) x->first = 0;
         if (x->lasting || x->kept) x->last = p->n_calls;
+        x->used = x->last;
     }
     return M2_OK;
 }
 
 /* ---- in place ---------------------------------------------------------------------------------------------------- */
-/* 1 if output j of call i may take over the buffer of input k, which then dies here. */
+/* 1 if output j of call i may take over the buffer of input k, which then dies here. A lane's calls run in order, and whatever
+ * is before them in the list has run: for those it does not matter that the buffer is kept for longer. */
 static int may_reuse(const m2_program *p, int i, int j, int k)
 {
     const m2i_call *c = &p->calls[i];
@@ -51,7 +53,8 @@ static int may_reuse(const m2_program *p, int i, int j, int k)
     if (from->desc.dtype != to->desc.dtype || m2_desc_bytes(&from->desc) != m2_desc_bytes(&to->desc))
         return 0;
     m2_tid root = from->root;
-    if (m2i_at(p, root)->last != i || m2i_at(p, root)->lasting) return 0;
+    const m2i_tensor *buffer = m2i_at(p, root);
+    if ((c->beside ? buffer->used : buffer->last) != i || buffer->lasting) return 0;
     for (int l = 0; l < c->op->n_in; l++)
         if (l != k && c->in[l] != M2_NONE && m2i_at(p, c->in[l])->root == root) return 0;
     for (int l = 0; l < c->op->n_out; l++)
@@ -68,7 +71,9 @@ static void reuse_buffers(m2_program *p)
             if (k < 0 || c->out[j] == M2_NONE || c->in[k] == M2_NONE || !may_reuse(p, i, j, k)) continue;
             m2i_tensor *to = m2i_at(p, c->out[j]);
             to->root = m2i_at(p, c->in[k])->root;
-            if (to->last > m2i_at(p, to->root)->last) m2i_at(p, to->root)->last = to->last;
+            m2i_tensor *buffer = m2i_at(p, to->root);
+            if (to->last > buffer->last) buffer->last = to->last;
+            if (to->used > buffer->used) buffer->used = to->used;
             c->reused |= 1u << j;
         }
     }

@@ -31,6 +31,9 @@ traced micro 2 2 reduce train.micro=2
 traced zero1 2 1 "reduce gather" optim.zero=1
 traced zero2 2 2 "reduce gather" optim.zero=2 train.micro=2
 traced groups 2 1 groups run.mesh=1x2 comm.groups=2 run.exchange=channel
+"$M2" inspect plan "$tiny" $model --ranks 2 run.mesh=1x2 comm.groups=4 run.exchange=channel --calls |
+    awk '/^ *[0-9]+[|!].* to_(channels|sequence) / { all++; there += /~/ } END { exit !(all && 4 * there == 3 * all) }' ||
+    fail "what an exchange of one group of four leaves alone is copied"
 traced monarch 4 1 "reduce groups" run.mesh=2x2 comm.groups=2 run.exchange=monarch
 
 "$python" - <<'END' || { cat out; fail "overlap in the JSON of the bench, and of its timeline"; }
