@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "kernels/base/log.h"
 #include "parallel/levels.h"
+#include "parallel/peers.h"
 #include "parallel/verbs.h"
 
 #include <sched.h>
@@ -145,6 +146,7 @@ m2_status m2_comm_open(const char *transport, m2_device *dev, m2_comm **out)
 void m2_comm_close(m2_comm **c)
 {
     if (*c) m2_levels_close(*c);
+    if (*c) m2_peers_close(*c);
     if (*c) (*c)->api->close(*c);
     *c = NULL;
 }
@@ -172,7 +174,10 @@ static m2_status exchange_counts(m2_comm *c, const void *send, void *recv, int64
 m2_status m2_comm_swap_apart(m2_comm *c, const void *send, int64_t send_step, void *recv, int64_t recv_step,
                              int64_t count, m2_dtype t, m2_stream *s)
 {
-    int64_t few[4 * FEW], *n = open_counts(c->size, few);
+    int64_t few[4 * FEW], *n, size = m2_dtype_size(t);
+    if (m2_peers_reach(c, recv, ((c->size - 1) * recv_step + count) * size))
+        return m2_peers_swap(c, send, send_step * size, recv, recv_step * size, count * size, s);
+    n = open_counts(c->size, few);
     if (!n) return m2_fail(M2_TRANSIENT, "out of memory for an exchange of %d ranks", c->size);
     for (int r = 0; r < c->size; r++) {
         n[r] = n[2 * c->size + r] = count;

@@ -51,6 +51,7 @@ struct m2_comm {
                     * is not itself: threads, self */
     int patient;                /* 1: who waits in a verb leaves the core to others meanwhile (transport mpi) */
     int64_t bytes_sent;         /* payload this rank gave to other ranks so far, as counted by the transport */
+    struct m2_peers *peers;     /* memory lent among its ranks (m2_comm_lend); NULL = none */
     struct m2_levels *levels;   /* its ranks by node (levels.h); NULL = not */
     struct m2_watch *watch; /* records the collectives (watch.h); NULL = none */
     void *state;
@@ -88,6 +89,13 @@ M2_API m2_status m2_comm_swap(m2_comm *c, const void *send, void *recv, int64_t 
 /* The same where blocks of `count` begin send_step and recv_step elements apart. */
 M2_API m2_status m2_comm_swap_apart(m2_comm *c, const void *send, int64_t send_step, void *recv, int64_t recv_step,
                                     int64_t count, m2_dtype t, m2_stream *s) M2_MUST_USE;
+/* Lends [base, base + bytes), memory from the device's alloc, to the other ranks: from then on such even exchanges into it are
+ * copies by the GPUs' copy engines, which take no processor from what runs beside. Works among GPUs of one host that can reach
+ * each other's memory; elsewhere nothing changes, and the reason is logged (debug). `places`: a number that ranks whose buffers
+ * have the same places in it have in common. *lent: 1 where it worked, the same on every rank. Collective, as is taking back,
+ * which must come before the memory is freed. */
+M2_API m2_status m2_comm_lend(m2_comm *c, void *base, int64_t bytes, uint64_t places, int *lent) M2_MUST_USE;
+M2_API m2_status m2_comm_take_back(m2_comm *c, void *base) M2_MUST_USE;
 /* Every rank gives `count` elements to rank + by, where that exists: recv keeps its content on ranks without a giver. */
 M2_API m2_status m2_comm_shift(m2_comm *c, int by, const void *send, void *recv, int64_t count, m2_dtype t,
                                m2_stream *s) M2_MUST_USE;

@@ -149,6 +149,7 @@ typedef struct m2_plan_options {
     int naive;    /* every tensor its own buffer, no in-place, no reuse, no graph: the oracle */
     int threads;  /* CPU threads of the device, for workspace sizes */
     int no_graph; /* plain launches even where the device can capture graphs */
+    int no_peers; /* exchanges of sequences by the transport, even where GPUs can copy into each other's memory */
     m2_device *device; /* whose kernels' scratch to plan for; NULL: the CPU's */
 } m2_plan_options;
 M2_API m2_status m2_program_plan(m2_program *p, const m2_plan_options *opt) M2_MUST_USE;

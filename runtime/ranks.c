@@ -190,6 +190,7 @@ m2_plan_options m2_ranks_plan(const m2_config *cfg, const m2_ranks *r)
 {
     return (m2_plan_options){.naive = !strcmp(cfg->train_plan, "naive"),
                              .no_graph = !cfg->run_graphs,
+                             .no_peers = !cfg->comm_peers,
                              .threads = r->device->threads,
                              .device = r->device};
 }

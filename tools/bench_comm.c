@@ -16,7 +16,7 @@ const char bench_comm_usage[] =
     "all_reduce, all_gather, reduce_scatter and all_to_all for arrays of 1 KiB to 64 MiB, and the latency\n"
     "and bandwidth that describe them best: among all sizes of groups that divide the ranks of a node, and\n"
     "among those that divide the nodes, one rank on each, all groups at once as on a mesh.\n"
-    "KEY=VALUE: run.device, run.transport.\n"
+    "KEY=VALUE: run.device, run.transport, comm.peers.\n"
     "\n"
     "  --machine-out FILE  write them into a machine description, which is made or gets them anew\n"
     "  --most BYTES        largest array (67108864)\n"
@@ -35,8 +35,8 @@ typedef struct group {
 typedef struct bench {
     m2_ranks ranks;
     char *send, *recv;
-    int64_t *count, *at; /* of all_to_all: [size], [size] */
-    int64_t most;
+    int64_t most, room; /* bytes: the largest array; of send and recv */
+    int peers; /* recv is lent (m2_comm_lend) */
     int n;
     group group[MAX_GROUPS];
 } bench;
@@ -50,7 +50,7 @@ static m2_status once(bench *b, m2_comm *c, m2_verb v, int64_t n)
     case M2_VERB_ALL_REDUCE: return api->all_reduce(c, b->send, b->recv, n * c->size, M2_F32, M2_SUM, NULL);
     case M2_VERB_ALL_GATHER: return api->all_gather(c, b->send, b->recv, n, M2_F32, NULL);
     case M2_VERB_REDUCE_SCATTER: return api->reduce_scatter(c, b->send, b->recv, n, M2_F32, M2_SUM, NULL);
-    default: return api->all_to_all(c, b->send, b->count, b->at, b->recv, b->count, b->at, M2_F32, NULL);
+    default: return m2_comm_swap(c, b->send, b->recv, n, M2_F32, NULL);
     }
 }
 
@@ -75,7 +75,6 @@ static int by_value(const void *a, const void *b)
 static m2_status measure(bench *b, m2_comm *c, m2_verb v, int64_t n, double *sent, double *seconds)
 {
     double took[BATCHES];
-    for (int r = 0; r < c->size; r++) b->count[r] = n, b->at[r] = r * n;
     M2_TRY(repeat(b, c, v, n, 1, &took[0]));
     if (took[0] < 0.1) M2_TRY(repeat(b, c, v, n, 1, &took[0]));
     double wanted = 0.05 / took[0]; /* the same on every rank */
@@ -109,13 +108,15 @@ static m2_status measure_verbs(bench *b, m2_comm *c, m2_links *out)
 static m2_status measure_group(bench *b, int between, int ranks)
 {
     m2_comm *all = b->ranks.comm, *c = NULL;
-    int node = all->rank / all->local_size, local = all->rank % all->local_size;
+    int node = all->rank / all->local_size, local = all->rank % all->local_size, lent = 0;
     int colour = between ? node / ranks * all->local_size + local : all->rank / ranks;
     if (b->n == MAX_GROUPS) return M2_OK;
     group *g = &b->group[b->n++];
     *g = (group){.between = between, .links.ranks = ranks};
     M2_TRY(all->api->split(all, colour, all->rank, &c));
-    m2_status st = measure_verbs(b, c, &g->links);
+    m2_status st = b->peers ? m2_comm_lend(c, b->recv, b->room, 0, &lent) : M2_OK;
+    if (st == M2_OK) st = measure_verbs(b, c, &g->links);
+    if (st == M2_OK && lent) st = m2_comm_take_back(c, b->recv);
     m2_comm_close(&c);
     return st;
 }
@@ -218,14 +219,11 @@ static m2_status run(bench *b)
     m2_device *dev = b->ranks.device;
     m2_comm *c = b->ranks.comm;
     if (c->size < 2) return m2_fail(M2_USAGE, "one rank exchanges nothing: mpirun -np 2 m2 bench comm");
-    int64_t room = b->most + 16 * c->size;
-    b->count = calloc(2 * (size_t)c->size, sizeof *b->count);
-    if (!b->count) return m2_fail(M2_TRANSIENT, "out of memory for %d ranks", c->size);
-    b->at = b->count + c->size;
-    M2_TRY(dev->api->alloc(dev, M2_MEM_DEVICE, room, (void **)&b->send));
-    M2_TRY(dev->api->alloc(dev, M2_MEM_DEVICE, room, (void **)&b->recv));
-    M2_TRY(dev->api->fill(dev, b->send, 0, room, NULL));
-    M2_TRY(dev->api->fill(dev, b->recv, 0, room, NULL));
+    b->room = b->most + 16 * c->size;
+    M2_TRY(dev->api->alloc(dev, M2_MEM_DEVICE, b->room, (void **)&b->send));
+    M2_TRY(dev->api->alloc(dev, M2_MEM_DEVICE, b->room, (void **)&b->recv));
+    M2_TRY(dev->api->fill(dev, b->send, 0, b->room, NULL));
+    M2_TRY(dev->api->fill(dev, b->recv, 0, b->room, NULL));
     return measure_groups(b);
 }
 
@@ -234,7 +232,6 @@ static void close_bench(bench *b)
     m2_device *dev = b->ranks.device;
     if (b->recv) dev->api->free(dev, M2_MEM_DEVICE, b->recv);
     if (b->send) dev->api->free(dev, M2_MEM_DEVICE, b->send);
-    free(b->count);
     m2_ranks_close(&b->ranks);
     free(b);
 }
@@ -250,6 +247,7 @@ static m2_status take_words(int argc, char **argv, bench *b, m2_config *cfg, con
     if (b->most < LEAST || b->most > (int64_t)1 << 40)
         return m2_fail(M2_USAGE, "--most %" PRId64 ": expected %d to 2^40 bytes", b->most, LEAST);
     for (int i = 1; i < argc; i++) M2_TRY(m2_config_set(cfg, argv[i]));
+    b->peers = cfg->comm_peers;
     return m2_ranks_open(cfg, &b->ranks);
 }
 

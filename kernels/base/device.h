@@ -24,6 +24,11 @@ typedef enum m2_memory {
     M2_MEM_HOST    /* host memory the device can copy from and to asynchronously (pinned on a GPU) */
 } m2_memory;
 
+/* Names memory of a GPU to other processes on its host. */
+typedef struct m2_ticket {
+    unsigned char bytes[64];
+} m2_ticket;
+
 typedef struct m2_device_api {
     const char *kind; /* "cpu" | "cuda" */
     void (*close)(m2_device *dev);
@@ -46,6 +51,15 @@ typedef struct m2_device_api {
     m2_status (*event_wait)(m2_device *dev, m2_event *event, m2_stream *stream); /* stream waits for event */
     m2_status (*event_sync)(m2_device *dev, m2_event *event); /* the caller waits until all before it is done */
     m2_status (*event_seconds)(m2_device *dev, m2_event *from, m2_event *to, double *out); /* waits for `to` */
+    /* Memory of this device for other processes' devices on the same host to copy to: `base`, from alloc, gets a ticket; who
+     * borrows by it gets an address of its own. give_back before the lender frees it. NULL on the CPU, as the next two. */
+    m2_status (*lend)(m2_device *dev, void *base, m2_ticket *out);
+    m2_status (*borrow)(m2_device *dev, const m2_ticket *ticket, void **out);
+    void (*give_back)(m2_device *dev, void *borrowed);
+    /* A flag in such memory, in the order of the stream: sets it once all before is done; waits until it is `value` or less
+     * than 2^31 beyond. No processor of the GPU waits. */
+    m2_status (*raise)(m2_device *dev, uint32_t *flag, uint32_t value, m2_stream *stream);
+    m2_status (*await)(m2_device *dev, const uint32_t *flag, uint32_t value, m2_stream *stream);
     /* How the op runs here, or NULL when this device has no kernel for it. */
     m2_run_fn (*lookup)(m2_device *dev, const struct m2_op *op);
     /* Bytes of scratch a call of the op needs here; in[] and out[] as for m2_op.workspace. */

@@ -6,9 +6,11 @@
 #include "kernels/cuda/gemm.cuh"
 #include "kernels/rival.h"
 
+#include <cuda.h>
 #include <nvtx3/nvToolsExt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define CUDA(call)                                                                                           \
     do {                                                                                                     \
@@ -149,6 +151,60 @@ static m2_status cuda_event_seconds(m2_device *dev, m2_event *from, m2_event *to
     return M2_OK;
 }
 
+/* ---- other processes ------------------------------------------------------------------------------------------------ */
+static m2_status cuda_lend(m2_device *dev, void *base, m2_ticket *out)
+{
+    static_assert(sizeof(cudaIpcMemHandle_t) == sizeof out->bytes, "a ticket is a handle");
+    CUDA(cudaSetDevice(dev->index));
+    CUDA(cudaIpcGetMemHandle((cudaIpcMemHandle_t *)out->bytes, base));
+    return M2_OK;
+}
+
+static m2_status cuda_borrow(m2_device *dev, const m2_ticket *ticket, void **out)
+{
+    cudaIpcMemHandle_t handle;
+    memcpy(&handle, ticket->bytes, sizeof handle);
+    CUDA(cudaSetDevice(dev->index));
+    CUDA(cudaIpcOpenMemHandle(out, handle, cudaIpcMemLazyEnablePeerAccess));
+    return M2_OK;
+}
+
+static void cuda_give_back(m2_device *dev, void *borrowed)
+{
+    cudaSetDevice(dev->index);
+    cudaIpcCloseMemHandle(borrowed);
+}
+
+/* The driver's own functions: the runtime has no such calls, and the module must load where there is no driver. */
+template <class F> static m2_status driver(const char *name, F *out)
+{
+    cudaDriverEntryPointQueryResult found;
+    CUDA(cudaGetDriverEntryPointByVersion(name, (void **)out, 12000, cudaEnableDefault, &found));
+    if (found == cudaDriverEntryPointSuccess) return M2_OK;
+    return m2_fail(M2_USAGE, "CUDA: this driver has no %s", name);
+}
+
+static m2_status done(CUresult r, const char *what)
+{
+    return r == CUDA_SUCCESS ? M2_OK : m2_fail(M2_BUG, "CUDA: %s failed: error %d", what, (int)r);
+}
+
+static m2_status cuda_raise(m2_device *dev, uint32_t *flag, uint32_t value, m2_stream *stream)
+{
+    static decltype(&cuStreamWriteValue32) write;
+    CUDA(cudaSetDevice(dev->index));
+    if (!write) M2_TRY(driver("cuStreamWriteValue32", &write));
+    return done(write((CUstream)stream, (CUdeviceptr)flag, value, CU_STREAM_WRITE_VALUE_DEFAULT), "setting a flag");
+}
+
+static m2_status cuda_await(m2_device *dev, const uint32_t *flag, uint32_t value, m2_stream *stream)
+{
+    static decltype(&cuStreamWaitValue32) wait;
+    CUDA(cudaSetDevice(dev->index));
+    if (!wait) M2_TRY(driver("cuStreamWaitValue32", &wait));
+    return done(wait((CUstream)stream, (CUdeviceptr)flag, value, CU_STREAM_WAIT_VALUE_GEQ), "waiting for a flag");
+}
+
 /* ---- graphs -------------------------------------------------------------------------------------------------------- */
 static m2_status cuda_capture_begin(m2_device *dev, m2_stream *stream)
 {
@@ -283,6 +339,7 @@ static m2_device_api make_api()
     a.event_create = cuda_event_create, a.event_destroy = cuda_event_destroy,
     a.event_record = cuda_event_record;
     a.event_wait = cuda_event_wait, a.event_sync = cuda_event_sync, a.event_seconds = cuda_event_seconds;
+    a.lend = cuda_lend, a.borrow = cuda_borrow, a.give_back = cuda_give_back, a.raise = cuda_raise, a.await = cuda_await;
     a.lookup = cuda_lookup, a.workspace = cuda_workspace, a.variants = cuda_variants, a.rival = m2i_rival_cufft;
     a.capture_begin = cuda_capture_begin, a.capture_end = cuda_capture_end;
     a.graph_launch = cuda_graph_launch, a.graph_destroy = cuda_graph_destroy;

@@ -1,5 +1,7 @@
 /* bind.c - from a plan to memory: arenas, and every call finished to the last pointer. Nothing is allocated after it. */
 #include "runtime/program/internal.h"
+#include "kernels/base/log.h"
+#include "parallel/comm.h"
 
 #include <stdlib.h>
 
@@ -188,6 +190,33 @@ static m2_status bind_calls(m2_program *p)
     return bind_call(p, &cast, &b->refresh, &b->refresh_run);
 }
 
+/* ---- exchanges --------------------------------------------------------------------------------------------------- */
+/* Where the sequence's exchanges read and write among the activations. */
+static uint64_t places(const m2_program *p)
+{
+    uint64_t h = 0xcbf29ce484222325;
+    for (int i = 0; i < p->n_calls; i++) {
+        const m2i_call *c = &p->calls[i];
+        for (int j = 0; c->context == p->spec.sequence.context && j < M2_MAX_OUT; j++)
+            if (c->out[j] != M2_NONE) h = (h ^ (uint64_t)m2i_at(p, c->out[j])->at) * 0x100000001b3;
+    }
+    return h;
+}
+
+static m2_status lend_activations(m2_program *p)
+{
+    m2i_bound *b = &p->b;
+    if (p->spec.sequence.ranks < 2 || p->options.no_peers) return M2_OK;
+    return m2_comm_lend(p->spec.sequence.context, b->activations.base, b->activations.size, places(p), &b->lent);
+}
+
+static void take_activations_back(m2_program *p)
+{
+    if (!p->b.lent) return;
+    if (m2_comm_take_back(p->spec.sequence.context, p->b.activations.base) != M2_OK)
+        m2_log(M2_LOG_WARN, "activations lent to other ranks: %s", m2_message());
+}
+
 /* ---- bind -------------------------------------------------------------------------------------------------------- */
 static m2_status set_precision(m2_program *p)
 {
@@ -210,6 +239,7 @@ static m2_status bind(m2_program *p)
     M2_TRY(write_groups(p));
     M2_TRY(bind_calls(p));
     M2_TRY(p->b.device->api->stream_sync(p->b.device, p->b.stream));
+    M2_TRY(lend_activations(p));
     p->stage = M2I_BOUND;
     return M2_OK;
 }
@@ -291,6 +321,7 @@ void m2i_unbind(m2_program *p)
     if (!b->device) return;
     m2_device *dev = b->device;
     m2i_lanes_close(p);
+    take_activations_back(p);
     m2i_profile_end(p);
     m2i_trace_end(p);
     destroy_graphs(dev, &b->whole);

@@ -114,6 +114,7 @@ typedef struct m2i_bound {
     m2i_segment whole;     /* forward and backward without the collectives */
     m2i_segment *segments; /* the same cut at the collectives, and before calls that wait for the lane */
     int n_segments, exchanges; /* collectives of every microbatch */
+    int lent;    /* activations are, to the ranks of a sequence (m2_comm_lend) */
     int gathers; /* of parameters, that the next forward pass begins beside */
     m2_step *step;     /* in the device's memory */
     m2_step last_step; /* its value there */

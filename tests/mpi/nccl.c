@@ -1,6 +1,7 @@
 /* Communicators over NCCL: the laws, where every rank has a GPU of its own; refusal and the reason for MPI where ranks share
  * one. mpi-nccl LIBRARY: the same with that library for NCCL and the CPU for a GPU (tests/fake/nccl.c).
  * mpi-nccl LIBRARY dies: an all_reduce that never ends (tests/e2e/ranks_fail.sh). */
+#define _GNU_SOURCE
 #include "kernels/base/log.h"
 #include "tests/mpi/on_gpus.h"
 #include "tests/unit/exchange_laws.h"
@@ -203,6 +204,72 @@ static void test_streams(void)
     m2_comm_close(&c);
 }
 
+/* To and fro between two halves of memory that is lent, or is not: the blocks of an exchange are back where they were after the
+ * next one. Nothing waits in between but the streams, of which there are two. */
+static const char *to_and_fro(m2_comm *c, int32_t *memory, const int32_t *was, m2_stream *other)
+{
+    enum { N = 1000, STEP = 1024, ROUNDS = 21 };
+    int64_t half = c->size * STEP, bytes = half * (int64_t)sizeof *was, sent = c->bytes_sent;
+    int32_t *now = calloc((size_t)half, sizeof *now);
+    WORKS(gpu->api->copy(gpu, memory, was, bytes, NULL));
+    WORKS(gpu->api->fill(gpu, memory + half, 0, bytes, NULL));
+    for (int i = 0; i < ROUNDS; i++)
+        WORKS(m2_comm_swap_apart(c, memory + i % 2 * half, STEP, memory + (1 - i % 2) * half, STEP, N, M2_I32, i % 3 ? other : NULL));
+    WORKS(gpu->api->stream_sync(gpu, other));
+    WORKS(gpu->api->copy(gpu, now, memory, bytes, NULL));
+    WORKS(gpu->api->stream_sync(gpu, NULL));
+    LAW(!memcmp(now, was, (size_t)bytes), "an even number of exchanges changed something");
+    WORKS(gpu->api->copy(gpu, now, memory + half, bytes, NULL));
+    WORKS(gpu->api->stream_sync(gpu, NULL));
+    for (int r = 0; r < c->size; r++)
+        for (int k = 0; k < STEP; k++) {
+            int32_t want = k < N ? r * 1000000 + c->rank * 10000 + k : 0;
+            LAW(now[r * STEP + k] == want, "element %d from rank %d is %d, expected %d", k, r, now[r * STEP + k], want);
+        }
+    LAW(c->bytes_sent - sent == (int64_t)ROUNDS * N * (int64_t)sizeof *was * (c->size - 1), "%lld bytes are counted as sent",
+        (long long)(c->bytes_sent - sent));
+    free(now);
+    return NULL;
+}
+
+static const char *lending(m2_comm *c)
+{
+    enum { STEP = 1024, FORMS = 3 };
+    int64_t half = c->size * STEP, bytes = 2 * half * (int64_t)sizeof(int32_t);
+    int32_t *was = calloc((size_t)half, sizeof *was);
+    void *lent[FORMS] = {NULL}; /* not lent, lent, refused: as other places on every rank */
+    m2_stream *other = NULL;
+    const char *broke = NULL;
+    WORKS(gpu->api->stream_create(gpu, 1, &other));
+    for (int r = 0; r < c->size; r++)
+        for (int k = 0; k < STEP; k++) was[r * STEP + k] = c->rank * 1000000 + r * 10000 + k;
+    for (int form = 0; form < FORMS && !broke; form++) {
+        int yes = 0;
+        WORKS(gpu->api->alloc(gpu, M2_MEM_DEVICE, bytes, &lent[form]));
+        if (form) WORKS(m2_comm_lend(c, lent[form], bytes, form == 1 ? 7 : (uint64_t)c->rank, &yes));
+        LAW(yes == (form == 1 && c->size > 1), "memory was%s lent, form %d", yes ? "" : " not", form);
+        broke = to_and_fro(c, lent[form], was, other);
+    }
+    for (int form = 0; form < FORMS && !broke; form++) broke = to_and_fro(c, lent[form], was, other);
+    for (int form = 0; form < FORMS && !broke; form++) {
+        WORKS(m2_comm_take_back(c, lent[form]));
+        broke = to_and_fro(c, lent[form], was, other);
+        gpu->api->free(gpu, M2_MEM_DEVICE, lent[form]);
+    }
+    gpu->api->stream_destroy(gpu, other);
+    free(was);
+    return broke;
+}
+
+static void test_lending(void)
+{
+    m2_comm *c = NULL;
+    if (skipped()) return;
+    CU_ASSERT_EQUAL_FATAL(m2_comm_agree(world, m2_comm_open("nccl", gpu, &c)), M2_OK);
+    agree_on(lending(c), "lending");
+    m2_comm_close(&c);
+}
+
 /* auto: nccl where every rank has its own GPU, else mpi, which also works. One GPU for two ranks: nccl refuses. */
 static void test_choice(void)
 {
@@ -252,6 +319,7 @@ int main(int argc, char **argv)
     return run_mpi_suite("nccl", (CU_TestInfo[]){{"laws", test_laws},
                                                  {"exchanges", test_exchange},
                                                  {"streams", test_streams},
+                                                 {"lending", test_lending},
                                                  {"choice of a transport", test_choice},
                                                  CU_TEST_INFO_NULL});
 }

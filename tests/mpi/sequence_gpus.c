@@ -1,6 +1,7 @@
 /* Meshes data x sequence of ranks that have a GPU each train as one GPU does: both families, both exchanges, whole and in groups,
  * f32 and bf16, every stage of ZeRO; each collective sends over NCCL, to the byte, what the plan says.
  * mpi-sequence_gpus LIBRARY: the same with that library for NCCL and the CPU for a GPU (tests/fake/nccl.c). */
+#define _GNU_SOURCE
 #include "kernels/base/log.h"
 #include "tests/mpi/on_gpus.h"
 #include "tests/unit/sequence_laws.h"
