@@ -218,13 +218,14 @@ static void take_activations_back(m2_program *p)
 }
 
 /* ---- bind -------------------------------------------------------------------------------------------------------- */
+/* bf16: what stays f32 are the filters' networks; tf32 has three bits more than bf16. */
 static m2_status set_precision(m2_program *p)
 {
     m2_device *dev = p->b.device;
-    int tf32 = p->spec.precision == M2_PREC_TF32;
-    if (tf32 && !strcmp(dev->api->kind, "cpu"))
+    m2_precision precision = p->spec.precision;
+    if (precision == M2_PREC_TF32 && !strcmp(dev->api->kind, "cpu"))
         return m2_fail(M2_USAGE, "precision tf32 needs a GPU, %s has none of it: use f32", dev->name);
-    dev->tf32 = tf32;
+    dev->tf32 = precision == M2_PREC_TF32 || precision == M2_PREC_BF16;
     return M2_OK;
 }
 
