@@ -3,8 +3,8 @@
  *   sine: y = sin(a x);  dx = dy a cos(a x),  da = sum over rows of dy x cos(a x)
  *   decay: k[c,n] = h[c,n] exp(-t_n |delta_c|), t_n = n/(lmax-1), delta_c = linspace(delta0, delta1, whole F)[c]; its own
  *   gradient.
- * A thread per element, a few elements each; da in two stages (sums.cu): a block takes a strip of rows, as many at a time as
- * it has threads for. */
+ * A thread takes 4 neighbours where they lie at multiples of 16 bytes, else one; da in two stages (sums.cu): a block takes a
+ * strip of rows, as many at a time as it has threads for. */
 #include "common.cuh"
 
 namespace m2cu
@@ -14,36 +14,73 @@ namespace
 
 constexpr int THREADS = 256, COLUMNS = 4;
 
-__global__ void __launch_bounds__(THREADS)
-    sine(const float *x, const float *a, float *y, int64_t n, int64_t width)
+/* W neighbours: one load where W = 4 */
+template <int W> __device__ __forceinline__ void read(const float *p, float (&v)[W])
 {
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < n) y[i] = sinf(a[i % width] * x[i]);
+    if constexpr (W == 4) {
+        float4 four = *(const float4 *)p;
+        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+    } else {
+        v[0] = *p;
+    }
+}
+template <int W> __device__ __forceinline__ void write(float *p, const float (&v)[W])
+{
+    if constexpr (W == 4)
+        *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]);
+    else
+        *p = v[0];
 }
 
-/* A strip of rows per block, 256 / columns of them at a time. */
+/* W divides width. */
+template <int W>
+__global__ void __launch_bounds__(THREADS) sine(const float *x, const float *a, float *y, int64_t n, int64_t width)
+{
+    int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * W;
+    float v[W], f[W];
+    if (at >= n) return;
+    read<W>(x + at, v);
+    read<W>(a + at % width, f);
+#pragma unroll
+    for (int e = 0; e < W; e++) v[e] = sinf(f[e] * v[e]);
+    write<W>(y + at, v);
+}
+
+/* A strip of rows per block, THREADS W / columns of them at a time. */
+template <int W>
 __global__ void __launch_bounds__(THREADS)
     sine_grad(const float *x, const float *a, const float *dy, float *dx, bool acc, float *partial, int64_t rows,
               int width, int columns, int64_t strip)
 {
-    __shared__ float part[THREADS];
-    int64_t end = min((blockIdx.y + 1) * strip, rows);
-    int c = blockIdx.x * columns + threadIdx.x % columns, groups = THREADS / columns,
-        group = threadIdx.x / columns;
-    bool mine = c < width && group < groups;
-    float sum = 0, f = mine ? a[c] : 0.0f;
+    __shared__ float part[THREADS * W];
+    const int lanes = columns / W, groups = THREADS / lanes, group = threadIdx.x / lanes,
+              c = blockIdx.x * columns + threadIdx.x % lanes * W;
+    const int64_t end = min((blockIdx.y + 1) * strip, rows);
+    const bool mine = c < width && group < groups;
+    float sum[W] = {}, f[W] = {};
+    if (mine) read<W>(a + c, f);
 #pragma unroll 4
     for (int64_t row = blockIdx.y * strip + group; mine && row < end; row += groups) {
-        int64_t i = row * width + c;
-        float v = x[i], g = dy[i] * cosf(f * v);
-        sum += g * v;
-        if (dx) dx[i] = acc ? dx[i] + f * g : f * g;
+        float v[W], g[W], old[W] = {};
+        read<W>(x + row * width + c, v);
+        read<W>(dy + row * width + c, g);
+        if (dx && acc) read<W>(dx + row * width + c, old);
+#pragma unroll
+        for (int e = 0; e < W; e++) {
+            g[e] *= cosf(f[e] * v[e]);
+            sum[e] += g[e] * v[e];
+            old[e] += f[e] * g[e];
+        }
+        if (dx) write<W>(dx + row * width + c, old);
     }
-    part[threadIdx.x] = sum;
+#pragma unroll
+    for (int e = 0; e < W; e++) part[threadIdx.x * W + e] = sum[e];
     __syncthreads();
     if (!mine || group) return;
-    for (int i = 1; i < groups; i++) sum += part[i * columns + threadIdx.x];
-    partial[(int64_t)blockIdx.y * width + c] = sum;
+    for (int e = 0; e < W; e++) {
+        for (int i = 1; i < groups; i++) sum[e] += part[(i * lanes + threadIdx.x) * W + e];
+        partial[(int64_t)blockIdx.y * width + c + e] = sum[e];
+    }
 }
 
 struct Decay {
@@ -90,19 +127,28 @@ m2_status all_f32(const m2_call *c)
     return M2_OK;
 }
 
+bool by_fours(const m2_call *c)
+{
+    uintptr_t bits = 0;
+    for (int i = 0; i < c->n_in; i++) bits |= (uintptr_t)c->in[i].data;
+    for (int j = 0; j < c->n_out; j++) bits |= (uintptr_t)c->out[j].data;
+    return last_of(c->in[0]) % 4 == 0 && bits % 16 == 0;
+}
+
 m2_status run_sine_grad(const m2_call *c)
 {
     M2_TRY(all_f32(c));
     int64_t rows = rows_of(c->in[0]), width = last_of(c->in[0]), strip = strip_rows(rows),
             strips = ceil_div(rows, strip);
     M2_TRY(check_workspace(c, strips * width * (int64_t)sizeof(float)));
-    int columns = width < THREADS ? (int)width : THREADS;
-    dim3 grid((unsigned)ceil_div(width, THREADS), (unsigned)strips);
     float *partial = (float *)c->workspace, *da = (float *)c->out[1].data;
-    if (rows && width)
-        sine_grad<<<grid, THREADS, 0, stream_of(c)>>>(
+    auto run = [&](auto kernel, int w) {
+        const int columns = width < THREADS * w ? (int)width : THREADS * w;
+        kernel<<<dim3((unsigned)ceil_div(width, columns), (unsigned)strips), THREADS, 0, stream_of(c)>>>(
             (const float *)c->in[0].data, (const float *)c->in[1].data, (const float *)c->in[2].data,
             (float *)c->out[0].data, c->acc & 1, partial, rows, (int)width, columns, strip);
+    };
+    if (rows && width) by_fours(c) ? run(sine_grad<4>, 4) : run(sine_grad<1>, 1);
     if (da) fold(partial, strips, width, width, da, c->acc & 2, nullptr, false, stream_of(c));
     return launched(c);
 }
@@ -134,11 +180,12 @@ extern "C" m2_status m2i_cuda_sine(const m2_call *c)
 {
     using namespace m2cu;
     M2_TRY(all_f32(c));
-    int64_t n = m2_tensor_count(&c->in[0]);
-    if (n)
-        sine<<<(unsigned)ceil_div(n, THREADS), THREADS, 0, stream_of(c)>>>(
-            (const float *)c->in[0].data, (const float *)c->in[1].data, (float *)c->out[0].data, n,
-            last_of(c->in[0]));
+    const int64_t n = m2_tensor_count(&c->in[0]), width = last_of(c->in[0]);
+    auto run = [&](auto kernel, int w) {
+        kernel<<<(unsigned)ceil_div(n, THREADS * w), THREADS, 0, stream_of(c)>>>(
+            (const float *)c->in[0].data, (const float *)c->in[1].data, (float *)c->out[0].data, n, width);
+    };
+    if (n) by_fours(c) ? run(sine<4>, 4) : run(sine<1>, 1);
     return launched(c);
 }
 

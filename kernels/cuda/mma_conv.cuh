@@ -194,9 +194,8 @@ __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gat
         fft.take(pass);
         Line<FORM> line(rows, io.wide, f, i);
         float scale = enter_row(fft, line, io.u, io.pre, buf, part, [&]() {
-            if (!X::AHEAD) return;
-            line.template prefetch<X::THREADS, X::R <= 32>(io.post);
-            ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.u, io.pre);
+            if (X::AHEAD & 1) line.template prefetch<X::THREADS, X::R <= 32>(io.post);
+            if (X::AHEAD & 2) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.u, io.pre);
         });
         __syncthreads();
         fft.prepare();
@@ -253,7 +252,7 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
         const int me = blockIdx.x, all = gridDim.x;
         K += (int64_t)me * X::ALL * 64, temp += (int64_t)me * X::WAITING;
         for (int f = me; f < rows.F; f += all) {
-            float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
+            float scale = spectrum_apart<typename X::Far>(constants, &taps, f, smem, part, K);
             forward_rows<X, FORM>(fft, rows, io, f, Share{0, 1}, K, scale, temp, (__half *)smem, part);
         }
     }
@@ -300,10 +299,11 @@ __device__ __forceinline__ void store_sums(float4 *p, int lane, const Sums &s)
 template <class X, int KIB> struct Fits {
     static constexpr int least(int a, int b) { return a < b ? a : b; }
     static constexpr bool TWO = X::R < 128;
-    static constexpr int ROOM = (KIB * 1024 - (TWO ? 2 : 1) * (int)X::BUFFER) / 1024 / X::WARPS,
+    static constexpr int ROOM = (KIB * 1024 - (int)X::NEAR_SIZE - (TWO ? 2 : 1) * (int)X::BUFFER) / 1024 / X::WARPS,
                          HELD = TWO ? 0 : least(ROOM, X::GROUPS), SHARED = least((ROOM - HELD) / 2, X::GROUPS),
                          KEPT = X::PASSES == 1 && X::GROUPS - SHARED <= 3 ? X::GROUPS - SHARED : 0;
-    static constexpr size_t BYTES = (TWO ? 2 : 1) * X::BUFFER + (HELD + 2 * SHARED) * X::WARPS * 1024;
+    static constexpr size_t NEAR_AT = (TWO ? 2 : 1) * X::BUFFER + (HELD + 2 * SHARED) * X::WARPS * 1024;
+    static constexpr size_t BYTES = NEAR_AT + X::NEAR_SIZE;
     static constexpr int TEMP = 2 * X::WAITING + (X::GROUPS - HELD) * (TWO ? 0 : X::WARPS * 64); /* units of 16 bytes in memory */
 };
 
@@ -332,7 +332,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
         fft.take(pass);
         Line<FORM> line(rows, io.wide, f, i);
         const float sd = enter_row(fft, line, io.dy, io.post, bufd, part, [&]() {
-            if (TWO) ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
+            if (X::AHEAD & 1) ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
         });
         if (!TWO) {
             __syncthreads();
@@ -341,7 +341,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             for (int n = 0; n < X::GROUPS; n++) store_words(aside(n), fft.inner(bufd, n * X::WARPS + fft.warp));
         }
         const float sa = enter_row(fft, line, io.u, io.pre, buf, part + X::WARPS, [&]() {
-            if (TWO) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
+            if (X::AHEAD & 2) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
         });
         __syncthreads();
         float both = inverse(sa) * inverse(sd);
@@ -424,6 +424,7 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Ga
         extern __shared__ uint4 smem[];
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
+        fft.bring(smem + Fits<X, KIB>::NEAR_AT / 16);
         const int me = blockIdx.x, all = gridDim.x;
         backward_rows<X, FORM, KIB>(fft, rows, io, f0 + blockIdx.y, Share{me, all}, K + (int64_t)blockIdx.y * X::ALL * 64,
                                     scale_K[blockIdx.y], dK + ((int64_t)me * gridDim.y + blockIdx.y) * X::ALL * 128,
@@ -509,14 +510,15 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
         extern __shared__ uint4 smem[];
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
+        fft.bring(smem + Fits<X, KIB>::NEAR_AT / 16);
         const int me = blockIdx.x, all = gridDim.x;
         K += (int64_t)me * X::ALL * 64, dK += (int64_t)me * X::ALL * 128, temp += (int64_t)me * Fits<X, KIB>::TEMP;
         for (int f = me; f < rows.F; f += all) {
-            float scale = spectrum_apart<X>(constants, &taps, f, smem, part, K);
+            float scale = spectrum_apart<typename X::Far>(constants, &taps, f, smem, part, K);
             backward_rows<X, FORM, KIB>(fft, rows, io, f, Share{0, 1}, K, scale, dK, temp, smem, part);
             if (to.k || to.kr || to.D) {
                 __syncthreads();
-                grad_apart<X>(constants, &to, f, dK, temp, smem, part);
+                grad_apart<typename X::Far>(constants, &to, f, dK, temp, smem, part);
             }
         }
     }
@@ -538,7 +540,7 @@ template <class X> void begin(const Job &j)
 /* The filters' spectra, and their gradients: kernels of their own where several blocks share a filter. */
 template <class X> void run_spectrum(const Job &j, int f0, int nf)
 {
-    launch<X>(filter_spectrum<X>, nf, 1, X::BUFFER, j.stream, j.taps, j.constants, j.K, j.scales, f0);
+    launch<X>(filter_spectrum<typename X::Far>, nf, 1, X::BUFFER, j.stream, j.taps, j.constants, j.K, j.scales, f0);
 }
 template <class X, int BLOCKS> void run_forward(const Job &j, int f0, int nf)
 {
@@ -561,7 +563,7 @@ template <class X, int BLOCKS, int KIB> void run_backward(const Job &j, int f0, 
     launch<X>(j.regular() ? mma_backward<X, WIDE, BLOCKS, KIB> : mma_backward<X, ANY, BLOCKS, KIB>, j.p.splits, nf,
               Fits<X, KIB>::BYTES, j.stream, j.p.rows, j.io, j.constants, j.K, j.scales, j.dK, j.temp, f0);
     if (j.dtaps.k || j.dtaps.kr || j.dtaps.D)
-        launch<X>(filter_grad<X>, nf, 1, X::BUFFER, j.stream, j.dtaps, j.constants, j.dK, j.p.splits, j.temp, f0);
+        launch<X>(filter_grad<typename X::Far>, nf, 1, X::BUFFER, j.stream, j.dtaps, j.constants, j.dK, j.p.splits, j.temp, f0);
 }
 
 /* BLOCKS per SM: bounds the registers. */

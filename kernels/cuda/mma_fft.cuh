@@ -183,7 +183,9 @@ template <int R_, int WARPS_, int W_, int PIECES, int BATCH_, int PASSES_ = 1> s
     static constexpr int BATCH = BATCH_, BATCHES = PIECES / BATCH;
     static constexpr int TOP = PASSES > 1 ? 6 : 7;         /* a row's largest number is brought to [2^TOP, 2^(TOP + 1)) */
     static constexpr int WAITING = PASSES > 1 ? N / 8 : 0; /* units of 16 bytes that `leave` has in memory */
-    static constexpr bool AHEAD = R <= 64;                 /* asks for the next row while it works; larger ones lose by it */
+    static constexpr int AHEAD = 3;        /* asks ahead, while it works, for 1: this row's other tensors, 2: the next row */
+    static constexpr size_t NEAR_SIZE = 0; /* bytes of constants that `bring` puts into shared memory */
+    __device__ __forceinline__ void bring(uint4 *) {}
     static constexpr bool WHOLE = R > 32;                  /* few rows per filter: a block may take its transform too */
     static constexpr bool STAGED = false; /* a row comes by way of the buffer: `stage`, a barrier, `enter`; and goes: `leave` uses
                                              it up */
@@ -295,6 +297,7 @@ constexpr int pieces_of(int R)
     return R < 16 ? 2 : R / 4;
 }
 template <int R_, int WARPS_, int W_> struct MmaFft : MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> {
+    typedef MmaFft Far;
     typedef MmaStages<R_, WARPS_, W_, pieces_of(R_), pieces_of(R_)> Base;
     using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::STRIDE, Base::place, Base::back;
     using typename Base::Entry;

@@ -42,14 +42,19 @@ __device__ __forceinline__ void store_tiles(__half *row, const uint32_t (&w)[4],
 #endif
 }
 
-/* A warp has ROUNDS tasks of 16 columns. */
-template <int R_, int PASSES_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStages<R_, WARPS_, 8, R_ / WARPS_, 4, PASSES_> {
+/* A warp has ROUNDS tasks of 16 columns. NEAR: S lies in shared memory, which else takes L1's place. Rows of R = 128 are not asked
+ * for ahead: the next one loses by it, its own tensors win where NEAR. */
+template <int R_, int PASSES_ = 1, int WARPS_ = 16, int AHEAD_ = R_ <= 64 ? 3 : 0, bool NEAR = false>
+struct MmaFftLong : MmaStages<R_, WARPS_, 8, R_ / WARPS_, 4, PASSES_> {
+    static_assert(!NEAR || PASSES_ == 1, "each pass has an S of its own");
+    typedef MmaFftLong<R_, PASSES_, WARPS_, AHEAD_> Far; /* the same without NEAR */
     typedef MmaStages<R_, WARPS_, 8, R_ / WARPS_, 4, PASSES_> Base;
     using Base::constants, Base::lane, Base::warp, Base::OUTER, Base::PLANE, Base::place, Base::back;
     using typename Base::Entry;
     static constexpr int R = R_, WARPS = WARPS_, PASSES = PASSES_, Q = R / 16, M = 256 * R, TASKS = 16, COLUMNS = 16,
                          ROUNDS = TASKS / WARPS;
     static constexpr bool STAGED = true;
+    static constexpr int AHEAD = AHEAD_;
     static constexpr bool TALL = Q == 8; /* a lane holds two m's, else one m and two blocks of columns */
     static_assert(Q == 4 || Q == 8, "whole products");
 
@@ -58,6 +63,7 @@ template <int R_, int PASSES_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStage
     static constexpr int S = OUTER, IN = S + PAIRS * 2 * 32,         /* A of each part: 2 units; a warp's: T 1, B 1 */
         A_UNITS = 2 * PASSES, OUT = IN + (A_UNITS + 2 * TASKS) * 32, /* A of each part: 2 units; a warp's: B 2, T 2 */
         SET = OUT + (A_UNITS + 4 * TASKS) * 32, CONSTANTS = PASSES * SET;
+    static constexpr size_t NEAR_SIZE = NEAR ? PAIRS * 64 * sizeof(uint4) : 0;
 
     /* Turns are counted in TURN parts: those of k0 + (pass - 1/4) / PASSES, of M. */
     static constexpr int TURN = 4 * PASSES * M;
@@ -132,6 +138,15 @@ template <int R_, int PASSES_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStage
     /* ---- one row ------------------------------------------------------------------------------------------------- */
     using Base::Base;
     int pass = 0;
+    const uint4 *near = nullptr;
+    /* All of the block's threads; a barrier. */
+    __device__ __forceinline__ void bring(uint4 *to)
+    {
+        if (!NEAR) return;
+        near = to;
+        for (int i = threadIdx.x; i < PAIRS * 64; i += 32 * WARPS) to[i] = constants[S + i];
+        __syncthreads();
+    }
     __device__ __forceinline__ void take(int which)
     {
         constants += (which - pass) * SET;
@@ -221,7 +236,8 @@ template <int R_, int PASSES_ = 1, int WARPS_ = 16> struct MmaFftLong : MmaStage
     };
     __device__ __forceinline__ Four s_words(const uint4 *c, int pair) const
     {
-        uint4 a = __ldg(c + S + pair * 64 + lane), b = __ldg(c + S + pair * 64 + 32 + lane);
+        const uint4 *at = (NEAR ? near : c + S) + pair * 64 + lane;
+        uint4 a = NEAR ? at[0] : __ldg(at), b = NEAR ? at[32] : __ldg(at + 32);
         return Four{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}};
     }
 
