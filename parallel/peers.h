@@ -1,5 +1,5 @@
-/* peers.h - even exchanges among GPUs of one host as copies into each other's memory (m2_comm_lend), without processors of theirs.
- * Private to parallel/.
+/* peers.h - even exchanges among GPUs of one host as copies into each other's memory (m2_comm_lend), without processors of
+ * theirs. Private to parallel/.
  *
  * Each rank has two flags for every other one, in memory of its own GPU: `ready`, raised by the other when its side may be
  * written, and `done`, raised by the other when it has written here. Exchange number n of a communicator, on a stream:

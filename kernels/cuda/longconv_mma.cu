@@ -17,19 +17,21 @@
  *   4096   0.14 / 0.45   0.248 / 0.847  0.235 / 0.828  the same, 24 and 16 warps
  *   8192   0.13 / 0.49   0.310 / 1.181  0.277 / 1.083  backward: one block per SM (132 KiB), idle at its barriers
  *   16384  0.19 / 0.60   0.360 / 1.421  0.285 / 1.102  the same; a filter is half a row's work or 2, for 4 rows or 32
- *   32768  0.23 / 0.80   0.443 / 1.998  0.337 / 1.390  for 2 rows or 16; backward one transform at a time, the other waits in L2,
- *                                       as do the sums: more than L2 holds for all blocks
- *   65536  -             1.190 / 4.061  0.573 / 2.306  each of two passes reads the row; a filter, for 1 row or 8, is 0.8 to
+ *   32768  0.23 / 0.80   0.446 / 1.915  0.342 / 1.327  for 2 rows or 16; backward one transform at a time, of the other 3/8
+ *                                       (sm_90; sm_80 all) wait in L2, as do the sums: more than L2 holds for all blocks
+ *   65536  -             1.194 / 4.003  0.584 / 2.209  each of two passes reads the row; a filter, for 1 row or 8, is 0.8 to
  *                                       1.5 rows' work
  * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%); from 16384 on, rows
  * read and written by whole lines, by way of the buffer (mma_fft_long.cuh): where the outer stage's lanes had 16 bytes of 32
  * rows each, L1 could not hold the sectors' other halves and L2 sent them twice (0.46 / 1.82 at 16384, 0.61 / 2.68 at 32768).
  * Tried: f32 sums in the inner stages (5% slower, same error), sums of spectra in registers (spills, 8% slower); at 8192 sums in
- * L2 and two blocks per SM (backward 1.02 for 0.90), or half of the sums there, 1.29; asking for the next row at 32768 (4%
- * slower, else 3-10% faster); R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and 1.05 / 4.13: constants from
- * L2 for every row; a row in registers one stage ahead (backward 1.25 for 0.87 at 8192), or by cp.async; rows by the bulk copy
- * engine into shared memory, as far ahead as they fit (2 to 4% at 8192, nothing below); clamped addresses in place of predicates
- * (5 to 15% slower: registers); rows first out of the caches (.cs: 15% slower at 32768 while lanes shared sectors). */
+ * L2 and two blocks per SM (backward 1.02 for 0.90), or half of the sums there, 1.29; at 16384 sums in shared memory in place of
+ * L1 (backward 2 to 10% slower); at 32768 asking for the next row (forward 6 to 10%, backward 2% slower, else 3 to 10% faster),
+ * eight warps with 255 registers each (15 to 30% slower); R = 64 and 128 as one product with a matrix of R x R, 0.60 / 2.27 and
+ * 1.05 / 4.13: constants from L2 for every row; a row in registers one stage ahead (backward 1.25 for 0.87 at 8192), or by
+ * cp.async; rows by the bulk copy engine into shared memory, as far ahead as they fit (2 to 4% at 8192, nothing below); clamped
+ * addresses in place of predicates (5 to 15% slower: registers); rows first out of the caches (.cs: 15% slower at 32768 while
+ * lanes shared sectors). */
 #include "mma_conv.cuh"
 #include <stdio.h>
 
@@ -115,12 +117,10 @@ Plan make_plan(const Variant &v, const m2_attrs *attrs, const m2_desc &u, const 
     p.nf = (int)(F < most ? F : most);
     int64_t want = ceil_div(8 * v.blocks, p.nf), count = p.rows.count > 0 ? p.rows.count : 1;
     p.splits = (int)(want < count ? want : count);
-    if (v.whole) { /* a block or two per SM: how evenly rows are shared counts more than many small shares */
-        for (int s = p.splits - 1; s > 0; s--)
-            if (apart(F, count, s, v.blocks) < apart(F, count, p.splits, v.blocks)) p.splits = s;
-        if (whole(F, count, v.blocks) <= apart(F, count, p.splits, v.blocks))
-            p.splits = 0, p.nf = (int)(F < v.blocks ? F : v.blocks);
-    }
+    for (int s = p.splits - 1; s > 0 && v.N > 16384; s--) /* few large shares lose at 16384: 0.33 ms for 0.29, 128 filters */
+        if (apart(F, count, s, v.blocks) < apart(F, count, p.splits, v.blocks)) p.splits = s;
+    if (v.whole && whole(F, count, v.blocks) <= apart(F, count, p.splits, v.blocks))
+        p.splits = 0, p.nf = (int)(F < v.blocks ? F : v.blocks);
     int64_t sets = p.splits ? p.splits : 1;
     p.constants = align256((int64_t)v.constants * 16);
     p.K = align256(p.nf * v.N * 4);

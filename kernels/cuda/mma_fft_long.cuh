@@ -42,8 +42,8 @@ __device__ __forceinline__ void store_tiles(__half *row, const uint32_t (&w)[4],
 #endif
 }
 
-/* A warp has ROUNDS tasks of 16 columns. NEAR: S lies in shared memory, which else takes L1's place. Rows of R = 128 are not asked
- * for ahead: the next one loses by it, its own tensors win where NEAR. */
+/* A warp has ROUNDS tasks of 16 columns. NEAR: S lies in shared memory, where that leaves L1 little. Rows of
+ * R = 128 are not asked for ahead: the next one loses by it, a row's own other tensors win where NEAR. */
 template <int R_, int PASSES_ = 1, int WARPS_ = 16, int AHEAD_ = R_ <= 64 ? 3 : 0, bool NEAR = false>
 struct MmaFftLong : MmaStages<R_, WARPS_, 8, R_ / WARPS_, 4, PASSES_> {
     static_assert(!NEAR || PASSES_ == 1, "each pass has an S of its own");

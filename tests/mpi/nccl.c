@@ -214,7 +214,8 @@ static const char *to_and_fro(m2_comm *c, int32_t *memory, const int32_t *was, m
     WORKS(gpu->api->copy(gpu, memory, was, bytes, NULL));
     WORKS(gpu->api->fill(gpu, memory + half, 0, bytes, NULL));
     for (int i = 0; i < ROUNDS; i++)
-        WORKS(m2_comm_swap_apart(c, memory + i % 2 * half, STEP, memory + (1 - i % 2) * half, STEP, N, M2_I32, i % 3 ? other : NULL));
+        WORKS(m2_comm_swap_apart(c, memory + i % 2 * half, STEP, memory + (1 - i % 2) * half, STEP, N, M2_I32,
+                                 i % 3 ? other : NULL));
     WORKS(gpu->api->stream_sync(gpu, other));
     WORKS(gpu->api->copy(gpu, now, memory, bytes, NULL));
     WORKS(gpu->api->stream_sync(gpu, NULL));
