@@ -100,6 +100,7 @@ typedef struct m2_op {
     unsigned char inplace[M2_MAX_OUT]; /* 1 + input index, see above */
     unsigned char updates[M2_MAX_OUT]; /* 1 + input index: out[j] is in[updates[j]-1], modified */
     unsigned passes;                  /* inputs whose gradient is that of out[0] */
+    int apart;                        /* one call may compute out[0] and a later one the others, to the same bits */
     int rows;                         /* takes matrices with gaps between their rows (m2_tensor_rows) */
     unsigned linear;                  /* outputs are jointly linear in these inputs (adjoint tests) */
 } m2_op;

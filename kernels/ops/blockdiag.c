@@ -189,5 +189,6 @@ const m2_op m2_op_blockdiag_grad = {
     .workspace = blockdiag_grad_workspace,
     .run = blockdiag_grad_run,
     .acc = 7,
+    .apart = 1,
 };
 #endif

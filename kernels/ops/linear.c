@@ -189,5 +189,6 @@ const m2_op m2_op_linear_grad = {
     .workspace = linear_grad_workspace,
     .run = linear_grad_run,
     .acc = 7,
+    .apart = 1,
 };
 #endif

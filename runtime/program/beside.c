@@ -4,6 +4,9 @@
  *   reductions of gradients         beside the backward pass; the end of the run waits, or who adds them to a shard
  *   gathers of parameters           beside the next forward pass; who reads a bucket waits for it
  *
+ * Exchanges of the backward pass would often have nothing to run beside until the first has come: a gradient of weights that is
+ * computed with what they send is computed behind them.
+ *
  * Exchanges have a lane, reductions and gathers another; calls of a lane run in the order of the list. An exchange starts when
  * all before it in the list has been started, so each is moved up to right behind what it reads. What a call on a lane
  * reads and writes stays untouched until somebody waited. The results are those of the list one after another. */
@@ -35,6 +38,54 @@ static void move_up(m2_program *p, int i)
     p->calls[to] = c;
 }
 
+static void reverse(m2i_call *c, int n)
+{
+    for (int i = 0; i < n / 2; i++) {
+        m2i_call t = c[i];
+        c[i] = c[n - 1 - i];
+        c[n - 1 - i] = t;
+    }
+}
+
+/* [c, c + m) and [c + m, c + n) change places. */
+static void rotate(m2i_call *c, int m, int n)
+{
+    reverse(c, m);
+    reverse(c + m, n - m);
+    reverse(c, n);
+}
+
+/* The call among those just before exchange `first` whose gradients of weights may be computed apart, or -1. */
+static int weights_before(const m2_program *p, int first)
+{
+    enum { NEAR = 6 }; /* calls: what it reads is kept until then */
+    for (int i = first - 1; i >= 0 && first - i <= NEAR; i--) {
+        const m2i_call *c = &p->calls[i];
+        if (c->beside || c->region != M2_BACKWARD || c->again) return -1;
+        if (c->op->apart && c->out[0] != M2_NONE && (c->out[1] != M2_NONE || c->out[2] != M2_NONE)) return i;
+    }
+    return -1;
+}
+
+/* Of the call before exchanges [first, last], the gradients of weights behind them, and with those the reductions that wait for
+ * them. */
+static void move_weights(m2_program *p, int first, int last)
+{
+    int i = weights_before(p, first), sums = 0;
+    if (i < 0 || !m2i_grow(p, &p->calls, p->n_calls, &p->room_calls, sizeof *p->calls)) return;
+    m2i_call *c = p->calls, weights = c[i];
+    weights.out[0] = M2_NONE;
+    weights.acc_first &= ~1u, weights.acc_later &= ~1u;
+    while (c[i + 1 + sums].lane == M2_LANE_REDUCE) sums++;
+    for (int k = i + 1 + sums; k <= last; k++)
+        if ((c[k].context && !c[k].beside) || conflict(&weights, &c[k])) return;
+    for (int j = 1; j < M2_MAX_OUT; j++) c[i].out[j] = M2_NONE;
+    c[i].acc_first &= 1, c[i].acc_later &= 1;
+    memmove(c + i + 2, c + i + 1, (size_t)(p->n_calls++ - i - 1) * sizeof *c);
+    c[i + 1] = weights;
+    rotate(c + i + 1, 1 + sums, last - i + 1);
+}
+
 /* The lane's calls before i that i must wait for, those up to `done` being done: the last one, or -1. */
 static int last_needed(const m2_program *p, int i, int done)
 {
@@ -51,6 +102,11 @@ static void plan_exchanges(m2_program *p)
         if (!p->calls[i].beside) continue;
         p->calls[i].lane = M2_LANE_EXCHANGE;
         move_up(p, i);
+    }
+    for (int last, i = 0; i < p->n_calls; i = last + 1) {
+        last = i;
+        while (p->calls[i].beside && last + 1 < p->n_calls && p->calls[last + 1].beside) last++;
+        if (p->calls[i].beside && p->calls[i].region == M2_BACKWARD && p->sharding.stage < 2) move_weights(p, i, last);
     }
     for (int i = 0, done = -1; i < p->n_calls; i++) {
         int k = p->calls[i].beside ? -1 : last_needed(p, i, done);

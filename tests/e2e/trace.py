@@ -4,6 +4,7 @@ after the other and no call begins before what it waits for, and that, at least 
   reduce   a gradient bucket's reduction begins before the backward pass of the first block has ended
   gather   a forward pass begins before the last parameters of the update before it have arrived
   groups   an exchange of one group is under way while another group is convolved
+  weights  gradients of weights are computed while an exchange is under way
 """
 import collections
 import json
@@ -90,16 +91,24 @@ def gathers_beside(runs, micros):
         yield max(end(e) for e in gathers) > min(e["ts"] for e in forward)
 
 
-def groups_beside(runs, micros):
+def exchanges_beside(runs, ops):
     for s in range(STEPS):
         exchanges = in_step(runs, s, EXCHANGE, lambda e: e["args"]["bytes"] > 0)
-        convolutions = in_step(runs, s, COMPUTE, lambda e: e["args"]["op"].startswith(("longconv", "cyclic")))
-        if not exchanges or not convolutions:
-            fail("no exchanges on their lane, or no convolutions")
-        yield sum(min(end(x), end(c)) > max(x["ts"], c["ts"]) for x in exchanges for c in convolutions)
+        calls = in_step(runs, s, COMPUTE, lambda e: e["args"]["op"].startswith(ops))
+        if not exchanges or not calls:
+            fail("no exchanges on their lane, or none of", ops)
+        yield sum(min(end(x), end(c)) > max(x["ts"], c["ts"]) for x in exchanges for c in calls)
 
 
-PROPERTIES = {"reduce": reduces_beside, "gather": gathers_beside, "groups": groups_beside}
+def groups_beside(runs, micros):
+    return exchanges_beside(runs, ("longconv", "cyclic"))
+
+
+def weights_beside(runs, micros):
+    return exchanges_beside(runs, ("linear_grad",))
+
+
+PROPERTIES = {"reduce": reduces_beside, "gather": gathers_beside, "groups": groups_beside, "weights": weights_beside}
 
 
 def main():

@@ -30,7 +30,7 @@ for n in 2 4; do traced data-$n $n 1 reduce; done
 traced micro 2 2 reduce train.micro=2
 traced zero1 2 1 "reduce gather" optim.zero=1
 traced zero2 2 2 "reduce gather" optim.zero=2 train.micro=2
-traced groups 2 1 groups run.mesh=1x2 comm.groups=2 run.exchange=channel
+traced groups 2 1 "groups weights" run.mesh=1x2 comm.groups=2 run.exchange=channel
 "$M2" inspect plan "$tiny" $model --ranks 2 run.mesh=1x2 comm.groups=4 run.exchange=channel --calls |
     awk '/^ *[0-9]+[|!].* to_(channels|sequence) / { all++; there += /~/ } END { exit !(all && 4 * there == 3 * all) }' ||
     fail "what an exchange of one group of four leaves alone is copied"
