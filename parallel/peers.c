@@ -32,7 +32,7 @@ static uint32_t *flag(const m2_comm *c, int at, int done, int by)
 
 /* ---- lending ------------------------------------------------------------------------------------------------------- */
 typedef struct card {
-    char node[64];
+    char node[64], gpu[sizeof((m2_device *)0)->uid];
     m2_ticket ticket;
     int64_t bytes;
     uint64_t places;
@@ -53,6 +53,8 @@ static const char *objection(const card *cards, int size)
     for (int r = 0; r < size; r++) {
         if (cards[r].failed) return "a GPU's memory cannot be lent";
         if (memcmp(cards[r].node, cards[0].node, sizeof cards[r].node)) return "the ranks are on several hosts";
+        for (int s = 0; s < r; s++)
+            if (!memcmp(cards[r].gpu, cards[s].gpu, sizeof cards[r].gpu)) return "ranks share a GPU";
         if (cards[r].bytes != cards[0].bytes || cards[r].places != cards[0].places)
             return "buffers have other places on some ranks";
     }
@@ -77,6 +79,7 @@ static m2_status share(m2_comm *c, void *base, int64_t bytes, uint64_t places, c
     card mine = {.bytes = bytes, .places = places};
     const char *why = NULL;
     gethostname(mine.node, sizeof mine.node - 1);
+    memcpy(mine.gpu, c->device->uid, sizeof mine.gpu);
     mine.failed = c->device->api->lend(c->device, base, &mine.ticket) != M2_OK;
     M2_TRY(c->host->api->all_gather(c->host, &mine, cards, sizeof mine, M2_U8, NULL));
     r->mine = base, r->bytes = bytes;
@@ -88,7 +91,7 @@ static m2_status share(m2_comm *c, void *base, int64_t bytes, uint64_t places, c
     if (!failed) return M2_OK;
     free_region(c, r);
     *out = NULL;
-    return M2_OK;
+    return c->host->api->barrier(c->host); /* nobody has it any more */
 }
 
 static m2_status open_region(m2_comm *c, void *base, int64_t bytes, uint64_t places, region **out)
@@ -111,8 +114,8 @@ static m2_status open_peers(m2_comm *c)
     m2_device *dev = c->device;
     void *flags = NULL;
     m2_peers *p = c->peers = calloc(1, sizeof *p);
-    m2_status st = p ? dev->api->alloc(dev, M2_MEM_DEVICE, FLAGS_BYTES, &flags)
-                     : m2_fail(M2_TRANSIENT, "out of memory to lend memory to %d ranks", c->size);
+    M2_TRY(m2_comm_agree(c, p ? M2_OK : m2_fail(M2_TRANSIENT, "out of memory to lend memory to %d ranks", c->size)));
+    m2_status st = dev->api->alloc(dev, M2_MEM_DEVICE, FLAGS_BYTES, &flags);
     if (st == M2_OK) st = dev->api->fill(dev, flags, 0, FLAGS_BYTES, NULL);
     if (st == M2_OK) st = dev->api->stream_sync(dev, NULL);
     if (st == M2_OK) st = dev->api->stream_create(dev, 1, &p->side);
