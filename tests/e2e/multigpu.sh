@@ -17,7 +17,7 @@
 # M2_MULTIGPU_RANKS="1 2 4": numbers of ranks to try (default: powers of two up to all GPUs, and all)
 # M2_MULTIGPU_SECONDS=450: after so long, what may be left out of equal and sequence is (and said so); 0 = nothing
 # M2_MULTIGPU_CONFIG, M2_MULTIGPU_TOKENS, M2_MULTIGPU_LENGTH, M2_MULTIGPU_LENGTHS: what is scaled (gpt/360m.yaml, 131072 tokens per
-#   GPU and step, in sequences of 2048; sequence: 32768 131072 524288)
+#   GPU and step, in sequences of 2048; sequence: 32768 131072 524288); M2_MULTIGPU_EXCHANGES="channel monarch"
 # M2_MULTIGPU_STEPS=5: timed; M2_MULTIGPU_MACHINE=FILE.yaml: predicts (configs/machines/h200.yaml); M2_MULTIGPU_TRACES=FOLDER:
 #   timelines of weak and sequence; M2_MULTIGPU_HANG=8: run.hang_timeout; M2_MULTIGPU_LIMIT=150: seconds that one run may take;
 #   M2_MULTIGPU_MEMORY: GiB of a GPU (as nvidia-smi says)
@@ -191,7 +191,7 @@ section_sequence() {
         for n in $sizes; do
             [ $((l % n)) = 0 ] || { echo "  $l tokens are not divided by $n ranks: left out"; continue; }
             rows_per_group=$((n * tokens / l > 0 ? n * tokens / l : 1))
-            [ "$n" = 1 ] && exchanges=- || exchanges="channel monarch"
+            [ "$n" = 1 ] && exchanges=- || exchanges=${M2_MULTIGPU_EXCHANGES:-channel monarch}
             for exchange in $exchanges; do
                 options="model.length=$l run.mesh=data=1,seq=$n train.batch=$rows_per_group optim.zero=1"
                 [ "$exchange" = - ] || options="$options run.exchange=$exchange"
