@@ -3,12 +3,15 @@
  *   columns    z[k][q][i] = e_ki sum_j g_kj (x[q][j][i] - i xr)         uncolumns  y[q][j][i] = Re(sum_k conj(g_kj e_ki) z)
  *   cyclic     rows of L2 points: gathered from their segments, DFT, product, inverse, given back
  *
- * columns, uncolumns: a thread has one column i and one k (or j), keeps its twiddles and walks over sequences: all loads and
- * stores are of neighbouring columns. Bytes: x N1 times from the caches and z once; z N1 times and y once. N1 is small.
- * cyclic: rows of M points through memory, M = L2 where that is a power of two from 256 on, else the power of two that holds
- * both factors side by side. A transform is outer stages of radix up to 16 in place, then one block per 4096 points (fft.cuh).
- * Spectra stay permuted. Sums over rows have one order. */
+ * columns, uncolumns: a thread has columns i, keeps their twiddles and walks over sequences: all loads and stores are of
+ * neighbours. With 1, 2, 4 or 8 rows two columns and all k (or j), so that bytes are x and z once; else one column and one k
+ * (or j), and what goes in comes N1 times from the caches.
+ * cyclic: rows of M points, M = L2 where that is a power of two from 256 on, else the power of two that holds both factors side
+ * by side. Up to 16384 points a block has a row, from its segments to what is given back; bytes: a row once each way (gradient:
+ * and both spectra there and back), the filters' spectra from L2. Longer ones go through memory: outer stages of radix up to 16
+ * in place, then one block per 4096 points (fft.cuh). Spectra stay permuted. Sums over rows have one order. */
 #include "common.cuh"
+#include "divide.cuh"
 #include "fft.cuh"
 
 namespace m2cu
@@ -77,6 +80,96 @@ __device__ __forceinline__ void give(const Ref &t, int64_t at, float v)
     store_one(t, at, t.acc ? load_one(t, at) + v : v);
 }
 
+/* Neighbours at an even place of aligned memory. */
+__device__ __forceinline__ float2 load_two(const Ref &t, int64_t at)
+{
+    if (!t.bf16) return *(const float2 *)(t.data + at * 4);
+    uint32_t w = *(const uint32_t *)(t.data + at * 2);
+    return make_float2(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u));
+}
+__device__ __forceinline__ void give_two(const Ref &t, int64_t at, float2 v)
+{
+    if (t.acc) v = v + load_two(t, at);
+    if (t.bf16)
+        *(uint32_t *)(t.data + at * 2) = pack_two(v.x, v.y);
+    else
+        *(float2 *)(t.data + at * 4) = v;
+}
+
+/* grid (columns / 512, shares of the sequences) */
+template <int ROWS> __global__ void __launch_bounds__(256, ROWS > 4 ? 2 : 3) columns_at_once(Stage s)
+{
+    __shared__ c32 g[ROWS][ROWS];
+    if (threadIdx.x < ROWS * ROWS) g[threadIdx.x / ROWS][threadIdx.x % ROWS] = g_of(s, threadIdx.x / ROWS, threadIdx.x % ROWS);
+    __syncthreads();
+    const int64_t i = 2 * ((int64_t)blockIdx.x * 256 + threadIdx.x), length = s.used * s.own;
+    if (i >= s.own) return;
+    const bool first = s.at + i == 0;
+    c32 e[ROWS][2];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) e[k][0] = e_of(s, k, i), e[k][1] = e_of(s, k, i + 1);
+    for (int64_t q = blockIdx.y; q < s.count; q += gridDim.y) {
+        float2 x[ROWS], xr[ROWS]; /* row j of two columns: real parts, and what is to be times -i */
+#pragma unroll
+        for (int j = 0; j < ROWS; j++) {
+            const int p = ROWS - 1 - j; /* lag -N, at j = 0, touches nothing */
+            x[j] = s.x.data && j < s.used ? load_two(s.x, q * length + j * s.own + i) : make_float2(0, 0);
+            float2 v = s.xr.data && p < s.used ? load_two(s.xr, q * length + p * s.own + s.own - 2 - i) : make_float2(0, 0);
+            xr[j] = make_float2(j == 0 && first ? 0.0f : v.y, v.x);
+        }
+        const float x0 = s.x0.data && first ? load_one(s.x0, q) : 0.0f;
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            c32 a = make_float2(x0, 0), b = make_float2(0, 0);
+#pragma unroll
+            for (int j = 0; j < ROWS; j++) {
+                const c32 w = g[k][j];
+                a.x += w.x * x[j].x + w.y * xr[j].x, a.y += w.y * x[j].x - w.x * xr[j].x;
+                b.x += w.x * x[j].y + w.y * xr[j].y, b.y += w.y * x[j].y - w.x * xr[j].y;
+            }
+            a = mul(e[k][0], a), b = mul(e[k][1], b);
+            const Ref z = {(char *)s.z, 0, 0, s.acc};
+            const int64_t to = ((int64_t)k * s.count + q) * 2 * s.own + i;
+            give_two(z, to, make_float2(a.x, b.x));
+            give_two(z, to + s.own, make_float2(a.y, b.y));
+        }
+    }
+}
+
+template <int ROWS> __global__ void __launch_bounds__(256, ROWS > 4 ? 2 : 3) uncolumns_at_once(Stage s)
+{
+    __shared__ c32 g[ROWS][ROWS];
+    if (threadIdx.x < ROWS * ROWS) g[threadIdx.x / ROWS][threadIdx.x % ROWS] = g_of(s, threadIdx.x / ROWS, threadIdx.x % ROWS);
+    __syncthreads();
+    const int64_t i = 2 * ((int64_t)blockIdx.x * 256 + threadIdx.x), length = s.used * s.own;
+    if (i >= s.own) return;
+    const bool first = s.at + i == 0;
+    c32 e[ROWS][2];
+#pragma unroll
+    for (int k = 0; k < ROWS; k++) e[k][0] = e_of(s, k, i), e[k][1] = e_of(s, k, i + 1);
+    for (int64_t q = blockIdx.y; q < s.count; q += gridDim.y) {
+        c32 a[ROWS], b[ROWS];
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            const float *z = s.z + ((int64_t)k * s.count + q) * 2 * s.own + i;
+            const float2 re = *(const float2 *)z, im = *(const float2 *)(z + s.own);
+            a[k] = mulc(make_float2(re.x, im.x), e[k][0]), b[k] = mulc(make_float2(re.y, im.y), e[k][1]);
+        }
+#pragma unroll
+        for (int j = 0; j < ROWS; j++) {
+            const int mirror = ROWS - 1 - j;
+            c32 u = make_float2(0, 0), v = u;
+#pragma unroll
+            for (int k = 0; k < ROWS; k++) u = u + mulc(a[k], g[k][j]), v = v + mulc(b[k], g[k][j]);
+            if (s.x.data && j < s.used) give_two(s.x, q * length + j * s.own + i, make_float2(u.x, v.x));
+            if (s.xr.data && mirror < s.used)
+                give_two(s.xr, q * length + mirror * s.own + s.own - 2 - i,
+                         make_float2(-v.y, j == 0 && first ? 0.0f : -u.y));
+            if (s.x0.data && j == 0 && first) give(s.x0, q, u.x);
+        }
+    }
+}
+
 constexpr int KEPT = 32; /* twiddles a thread remembers */
 
 /* grid (columns / 256, rows j, shares of the sequences). */
@@ -100,6 +193,18 @@ __global__ void __launch_bounds__(256) uncolumns(Stage s)
             give(s.xr, q * length + mirror * s.own + s.own - 1 - i, first ? 0.0f : -sum.y);
         if (s.x0.data && first) give(s.x0, q, sum.x);
     }
+}
+
+/* All rows at once where there are kernels for so many; false: there is none. */
+bool run_at_once(void (*const kernels[4])(Stage), const Stage &s, cudaStream_t stream)
+{
+    const uintptr_t bits = (uintptr_t)s.x.data | (uintptr_t)s.xr.data | (uintptr_t)s.z;
+    const int which = s.rows == 1 ? 0 : s.rows == 2 ? 1 : s.rows == 4 ? 2 : s.rows == 8 ? 3 : -1;
+    if (which < 0 || s.own % 2 || bits % 8) return false;
+    const int64_t shares = s.count < 1024 ? s.count : 1024;
+    if (s.count && s.own)
+        kernels[which]<<<dim3((unsigned)ceil_div(s.own, 512), (unsigned)shares), 256, 0, stream>>>(s);
+    return true;
 }
 
 m2_status make_stage(const m2_call *c, Stage *s, dim3 *grid)
@@ -126,6 +231,7 @@ m2_status make_stage(const m2_call *c, Stage *s, dim3 *grid)
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */
 struct RowsJob {
+    FastDiv by_own;
     int64_t own, width, M, rows, channels, batch, filters, sharing; /* as in kernels/ops/monarch.c; M points of a DFT */
     int segments, index, count;                                   /* by index; sequences of one filter */
     int64_t unit0, q0;                                            /* the chunk: units (k1, filter), sequences of each */
@@ -141,7 +247,7 @@ __device__ __forceinline__ int64_t sequence_of(const RowsJob &j, int64_t f, int6
 /* Where point p of a row is in an array with `per_row` sequences. */
 __device__ __forceinline__ int64_t place_of(const RowsJob &j, int64_t k1, int64_t per_row, int64_t sequence, int64_t p)
 {
-    int64_t s = p / j.own;
+    int64_t s = j.by_own.div((uint32_t)p);
     return ((s * j.rows + k1) * per_row + sequence) * 2 * j.own + p - s * j.own;
 }
 
@@ -179,26 +285,25 @@ __global__ void __launch_bounds__(256)
     to[at + j.own] = acc ? to[at + j.own] + scale * v.y : scale * v.y;
 }
 
-/* a *= K of the item's filter */
-__global__ void __launch_bounds__(256) multiply(RowsJob j, c32 *a, const c32 *K, int64_t n)
+/* a *= K of the item's filter, or its conjugate */
+__global__ void __launch_bounds__(256) multiply(RowsJob j, c32 *a, const c32 *K, bool conj, int64_t n)
 {
     int64_t id = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    if (id < n) a[id] = mul(a[id], K[id / j.M / j.nq * j.M + id % j.M]);
+    if (id >= n) return;
+    c32 k = K[id / j.M / j.nq * j.M + id % j.M];
+    a[id] = conj ? mulc(a[id], k) : mul(a[id], k);
 }
 
-/* sum (units, M) (+)= sum over the rows of g conj(a); g *= conj(K). n = units * M. */
-__global__ void __launch_bounds__(256)
-    multiply_grad(RowsJob j, const c32 *a, c32 *g, const c32 *K, c32 *sum, bool acc, int64_t n)
+/* sum (units, M) (+)= sum over the rows of g conj(a). n = units * M. */
+__global__ void __launch_bounds__(256) sum_products(RowsJob j, const c32 *a, const c32 *g, c32 *sum, bool acc, int64_t n)
 {
     int64_t id = (int64_t)blockIdx.x * 256 + threadIdx.x;
     if (id >= n) return;
     int64_t unit = id / j.M, p = id % j.M;
-    c32 k = K[id], total = acc ? sum[id] : make_float2(0, 0);
+    c32 total = acc ? sum[id] : make_float2(0, 0);
     for (int q = 0; q < j.nq; q++) {
         int64_t at = (unit * j.nq + q) * j.M + p;
-        c32 v = g[at];
-        total = total + mulc(v, a[at]);
-        g[at] = mulc(v, k);
+        total = total + mulc(g[at], a[at]);
     }
     sum[id] = total;
 }
@@ -293,6 +398,111 @@ void transform_back(int64_t M, c32 *temp, int64_t n, cudaStream_t s)
     while (levels--) stage_of<1>(radix_at(groups[levels]), temp, groups[levels], n, s);
 }
 
+/* ---- rows that a block holds --------------------------------------------------------------------------------------- */
+constexpr int64_t WHOLE = 16384; /* points at most */
+
+/* What becomes of rows: from their segments to spectra, which are kept; times K or its conjugate; back, and given back. */
+struct Pass {
+    const float *from; /* NULL: they are spectra, which the way back may use up */
+    c32 *spectra;      /* to keep; NULL: not */
+    const c32 *K;      /* NULL: no product */
+    float *to;         /* NULL: they stay spectra */
+    bool filters, again, conj, fold, acc; /* as in gather_rows and scatter_points */
+    float scale;
+};
+
+/* A row per X::T threads. Spectra: (items, M), K (units, M). */
+template <class X> __global__ void __launch_bounds__(X::T < 128 ? 128 : X::T) rows_pass(RowsJob j, Pass a, int64_t items)
+{
+    extern __shared__ c32 smem[];
+    const int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T;
+    const int64_t mine = (int64_t)blockIdx.x * (blockDim.x / X::T) + slot, item = mine < items ? mine : items - 1,
+                  of = a.filters ? item : item / j.nq, unit = j.unit0 + of, k1 = unit / j.filters, f = unit % j.filters;
+    const int64_t per_row = a.filters ? j.filters : j.channels * j.batch,
+                  sequence = a.filters ? f : sequence_of(j, f, j.q0 + item % j.nq);
+    c32 *buf = smem + slot * X::words, z[X::P];
+    X fft;
+    fft.init(lane);
+#pragma unroll
+    for (int e = 0; e < X::P; e++) {
+        int64_t p = e * X::T + lane;
+        z[e] = make_float2(0, 0);
+        if (!a.from) {
+            z[e] = a.spectra[item * X::N + p];
+        } else if (p < j.width || a.again) {
+            int64_t at = place_of(j, k1, per_row, sequence, p < j.width ? p : p - j.width);
+            if (p < 2 * j.width) z[e] = make_float2(a.from[at], a.from[at + j.own]);
+        }
+    }
+    if (a.from) fft.template forward<false>(z, buf, lane);
+#pragma unroll
+    for (int e = 0; a.from && a.spectra && e < X::P; e++)
+        if (mine < items) a.spectra[item * X::N + e * X::T + lane] = z[e];
+    if (!a.to) return;
+#pragma unroll
+    for (int e = 0; a.K && e < X::P; e++) {
+        c32 k = a.K[of * X::N + e * X::T + lane];
+        z[e] = a.conj ? mulc(z[e], k) : mul(z[e], k);
+    }
+    fft.template inverse<false>(z, buf, lane);
+    if (a.fold) { /* what is beyond the row is added to its beginning */
+        __syncthreads();
+#pragma unroll
+        for (int e = 0; e < X::P; e++) buf[X::pad(e * X::T + lane)] = z[e];
+        __syncthreads();
+#pragma unroll
+        for (int e = 0; e < X::P; e++) {
+            int p = e * X::T + lane + (int)j.width;
+            if (p < X::N) z[e] = z[e] + buf[X::pad(p)];
+        }
+    }
+    if (mine >= items) return;
+#pragma unroll
+    for (int e = 0; e < X::P; e++) {
+        int64_t p = e * X::T + lane;
+        if (p >= j.width) break;
+        float *to = a.to + place_of(j, k1, per_row, sequence, p);
+        to[0] = a.acc ? to[0] + a.scale * z[e].x : a.scale * z[e].x;
+        to[j.own] = a.acc ? to[j.own] + a.scale * z[e].y : a.scale * z[e].y;
+    }
+}
+
+template <class X> void run_pass(const RowsJob &j, const Pass &a, int64_t items, cudaStream_t s)
+{
+    constexpr int threads = X::T < 128 ? 128 : X::T, slots = threads / X::T;
+    constexpr size_t bytes = sizeof(c32) * slots * X::words;
+    if (bytes > 48 * 1024) cudaFuncSetAttribute(rows_pass<X>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (items) rows_pass<X><<<(unsigned)ceil_div(items, slots), threads, bytes, s>>>(j, a, items);
+}
+
+/* The same through memory: `temp` has room for the rows. */
+void long_pass(const RowsJob &j, const Pass &a, c32 *temp, int64_t items, cudaStream_t s)
+{
+    const int64_t n = items * j.M, points = items * j.width;
+    auto blocks = [](int64_t n) { return (unsigned)ceil_div(n, 256); };
+    c32 *z = a.spectra ? a.spectra : temp;
+    if (a.from) gather_rows<<<blocks(n), 256, 0, s>>>(j, a.from, a.filters, a.again, z, n);
+    if (a.from) transform(j.M, z, n, s);
+    if (!a.to) return;
+    if (a.K) multiply<<<blocks(n), 256, 0, s>>>(j, z, a.K, a.conj, n);
+    transform_back(j.M, z, n, s);
+    scatter_points<<<blocks(points), 256, 0, s>>>(j, z, a.filters, a.fold, a.scale, a.to, a.acc, points);
+}
+
+void pass(const RowsJob &j, const Pass &a, c32 *temp, int64_t items, cudaStream_t s)
+{
+    if (j.M > WHOLE) return long_pass(j, a, temp, items, s);
+    switch (j.M) {
+    case 256: run_pass<Fft<256, 16>>(j, a, items, s); break;
+    case 512: run_pass<Fft<512, 16>>(j, a, items, s); break;
+    case 1024: run_pass<Fft<1024, 16>>(j, a, items, s); break;
+    case 2048: run_pass<Fft<2048, 16>>(j, a, items, s); break;
+    case 4096: run_pass<Fft<4096, 16>>(j, a, items, s); break;
+    case 8192: run_pass<Fft<8192, 16>>(j, a, items, s); break;
+    default: run_pass<Fft<WHOLE, 16>>(j, a, items, s); break;
+    }
+}
+
 /* ---- a call of cyclic ---------------------------------------------------------------------------------------------- */
 constexpr int64_t BUDGET = 16 << 20; /* points in flight */
 
@@ -303,7 +513,7 @@ struct Chunks {
 RowsJob make_rows(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, Chunks *c)
 {
     RowsJob j = {};
-    j.own = u->shape[3] / 2, j.segments = (int)attrs->i[M2_CYCLIC_SEGMENTS];
+    j.own = u->shape[3] / 2, j.by_own = FastDiv(j.own > 0 ? j.own : 1), j.segments = (int)attrs->i[M2_CYCLIC_SEGMENTS];
     j.width = j.own * j.segments, j.rows = u->shape[0] / j.segments;
     j.channels = u->shape[1], j.batch = u->shape[2], j.filters = k->shape[1];
     j.sharing = j.channels / j.filters;
@@ -324,7 +534,7 @@ int64_t cyclic_bytes(const m2_attrs *attrs, const m2_desc *in, bool grad)
 {
     Chunks c;
     RowsJob j = make_rows(attrs, &in[0], &in[1], &c);
-    int64_t items = c.most_units * c.most_q * (grad ? 2 : 1) + c.most_units * (grad ? 2 : 1);
+    int64_t rows = grad ? 2 : j.M > WHOLE ? 1 : 0, items = c.most_units * (c.most_q * rows + (grad ? 2 : 1));
     return align256(items * j.M * (int64_t)sizeof(c32));
 }
 
@@ -343,36 +553,29 @@ m2_status run_cyclic(const m2_call *call, bool grad)
     const float *u = (const float *)call->in[0].data, *k = (const float *)call->in[1].data,
                 *dy = (const float *)call->in[2].data;
     float *out = (float *)call->out[0].data, *dk = grad ? (float *)call->out[1].data : nullptr;
-    float scale = 1.0f / ((float)j.M * (float)(j.rows * j.segments));
-    auto blocks = [](int64_t n) { return (unsigned)ceil_div(n, 256); };
+    const float scale = 1.0f / ((float)j.M * (float)(j.rows * j.segments));
+    const bool padded = j.M > j.width;
     for (j.unit0 = 0; j.unit0 < c.units; j.unit0 += c.most_units) {
-        int64_t units = c.units - j.unit0 < c.most_units ? c.units - j.unit0 : c.most_units, nk = units * j.M;
+        const int64_t units = c.units - j.unit0 < c.most_units ? c.units - j.unit0 : c.most_units, nk = units * j.M;
         j.nq = 1;
-        gather_rows<<<blocks(nk), 256, 0, s>>>(j, k, true, false, K, nk);
-        transform(j.M, K, nk, s);
+        pass(j, {.from = k, .spectra = K, .filters = true}, nullptr, units, s);
         for (j.q0 = 0; j.q0 < j.count; j.q0 += c.most_q) {
             j.nq = (int)(j.count - j.q0 < c.most_q ? j.count - j.q0 : c.most_q);
-            int64_t n = nk * j.nq, points = units * j.nq * j.width;
-            gather_rows<<<blocks(n), 256, 0, s>>>(j, u, false, false, a, n);
-            transform(j.M, a, n, s);
-            if (grad) {
-                gather_rows<<<blocks(n), 256, 0, s>>>(j, dy, false, j.M > j.width, g, n);
-                transform(j.M, g, n, s);
-                multiply_grad<<<blocks(nk), 256, 0, s>>>(j, a, g, K, sum, j.q0 > 0, nk);
-                if (!out) continue;
-                transform_back(j.M, g, n, s);
-                scatter_points<<<blocks(points), 256, 0, s>>>(j, g, false, false, scale, out, call->acc & 1, points);
-            } else {
-                multiply<<<blocks(n), 256, 0, s>>>(j, a, K, n);
-                transform_back(j.M, a, n, s);
-                scatter_points<<<blocks(points), 256, 0, s>>>(j, a, false, j.M > j.width, scale, out, false, points);
+            const int64_t items = units * j.nq;
+            if (!grad) {
+                pass(j, {.from = u, .K = K, .to = out, .fold = padded, .scale = scale}, a, items, s);
+                continue;
             }
+            pass(j, {.from = u, .spectra = a}, nullptr, items, s);
+            pass(j, {.from = dy, .spectra = g, .again = padded}, nullptr, items, s);
+            sum_products<<<(unsigned)ceil_div(nk, 256), 256, 0, s>>>(j, a, g, sum, j.q0 > 0, nk);
+            if (out)
+                pass(j, {.spectra = g, .K = K, .to = out, .conj = true, .acc = (call->acc & 1) != 0, .scale = scale}, nullptr,
+                     items, s);
         }
-        if (!dk) continue;
         j.nq = 1;
-        transform_back(j.M, sum, nk, s);
-        scatter_points<<<blocks(units * j.width), 256, 0, s>>>(j, sum, true, false, scale, dk, call->acc & 2,
-                                                               units * j.width);
+        if (dk)
+            pass(j, {.spectra = sum, .to = dk, .filters = true, .acc = (call->acc & 2) != 0, .scale = scale}, nullptr, units, s);
     }
     return launched(call);
 }
@@ -382,24 +585,30 @@ m2_status run_cyclic(const m2_call *call, bool grad)
 
 extern "C" m2_status m2i_cuda_columns(const m2_call *c)
 {
-    m2cu::Stage s = {};
+    using namespace m2cu;
+    static void (*const at_once[])(Stage) = {columns_at_once<1>, columns_at_once<2>, columns_at_once<4>, columns_at_once<8>};
+    Stage s = {};
     dim3 grid;
-    M2_TRY(m2cu::make_stage(c, &s, &grid));
-    if (s.count && s.own)
-        m2cu::columns<<<grid, 256, (size_t)s.rows * sizeof(m2cu::c32), m2cu::stream_of(c)>>>(s);
-    return m2cu::launched(c);
+    M2_TRY(make_stage(c, &s, &grid));
+    if (run_at_once(at_once, s, stream_of(c))) return launched(c);
+    if (s.count && s.own) columns<<<grid, 256, (size_t)s.rows * sizeof(c32), stream_of(c)>>>(s);
+    return launched(c);
 }
 
 extern "C" m2_status m2i_cuda_uncolumns(const m2_call *c)
 {
-    m2cu::Stage s = {};
+    using namespace m2cu;
+    static void (*const at_once[])(Stage) = {uncolumns_at_once<1>, uncolumns_at_once<2>, uncolumns_at_once<4>,
+                                             uncolumns_at_once<8>};
+    Stage s = {};
     dim3 grid;
-    M2_TRY(m2cu::make_stage(c, &s, &grid));
+    M2_TRY(make_stage(c, &s, &grid));
     const m2_tensor &y0 = c->out[2];
     if (y0.data && s.at > 0 && !(c->acc & 4)) /* another rank has lag 0 */
-        cudaMemsetAsync(y0.data, 0, (size_t)m2_tensor_bytes(&y0), m2cu::stream_of(c));
-    if (s.count && s.own) m2cu::uncolumns<<<grid, 256, 0, m2cu::stream_of(c)>>>(s);
-    return m2cu::launched(c);
+        cudaMemsetAsync(y0.data, 0, (size_t)m2_tensor_bytes(&y0), stream_of(c));
+    if (run_at_once(at_once, s, stream_of(c))) return launched(c);
+    if (s.count && s.own) uncolumns<<<grid, 256, 0, stream_of(c)>>>(s);
+    return launched(c);
 }
 
 extern "C" m2_status m2i_cuda_cyclic(const m2_call *c)
