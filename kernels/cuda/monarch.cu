@@ -96,18 +96,28 @@ __device__ __forceinline__ void give_two(const Ref &t, int64_t at, float2 v)
         *(float2 *)(t.data + at * 4) = v;
 }
 
+/* This thread's two columns, from i on; the block's table of g. A barrier. */
+template <int ROWS> struct Two {
+    int64_t i;
+    c32 e[ROWS][2];
+    __device__ __forceinline__ Two(const Stage &s, c32 (&g)[ROWS][ROWS]) : i(2 * ((int64_t)blockIdx.x * 256 + threadIdx.x))
+    {
+        const int k = threadIdx.x / ROWS, j = threadIdx.x % ROWS;
+        if (k < ROWS) g[k][j] = g_of(s, k, j);
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) e[r][0] = e_of(s, r, i), e[r][1] = e_of(s, r, i + 1);
+    }
+};
+
 /* grid (columns / 512, shares of the sequences) */
 template <int ROWS> __global__ void __launch_bounds__(256, ROWS > 4 ? 2 : 3) columns_at_once(Stage s)
 {
     __shared__ c32 g[ROWS][ROWS];
-    if (threadIdx.x < ROWS * ROWS) g[threadIdx.x / ROWS][threadIdx.x % ROWS] = g_of(s, threadIdx.x / ROWS, threadIdx.x % ROWS);
-    __syncthreads();
-    const int64_t i = 2 * ((int64_t)blockIdx.x * 256 + threadIdx.x), length = s.used * s.own;
-    if (i >= s.own) return;
+    const Two<ROWS> two(s, g);
+    const int64_t i = two.i, length = s.used * s.own;
     const bool first = s.at + i == 0;
-    c32 e[ROWS][2];
-#pragma unroll
-    for (int k = 0; k < ROWS; k++) e[k][0] = e_of(s, k, i), e[k][1] = e_of(s, k, i + 1);
+    if (i >= s.own) return;
     for (int64_t q = blockIdx.y; q < s.count; q += gridDim.y) {
         float2 x[ROWS], xr[ROWS]; /* row j of two columns: real parts, and what is to be times -i */
 #pragma unroll
@@ -127,7 +137,7 @@ template <int ROWS> __global__ void __launch_bounds__(256, ROWS > 4 ? 2 : 3) col
                 a.x += w.x * x[j].x + w.y * xr[j].x, a.y += w.y * x[j].x - w.x * xr[j].x;
                 b.x += w.x * x[j].y + w.y * xr[j].y, b.y += w.y * x[j].y - w.x * xr[j].y;
             }
-            a = mul(e[k][0], a), b = mul(e[k][1], b);
+            a = mul(two.e[k][0], a), b = mul(two.e[k][1], b);
             const Ref z = {(char *)s.z, 0, 0, s.acc};
             const int64_t to = ((int64_t)k * s.count + q) * 2 * s.own + i;
             give_two(z, to, make_float2(a.x, b.x));
@@ -139,21 +149,17 @@ template <int ROWS> __global__ void __launch_bounds__(256, ROWS > 4 ? 2 : 3) col
 template <int ROWS> __global__ void __launch_bounds__(256, ROWS > 4 ? 2 : 3) uncolumns_at_once(Stage s)
 {
     __shared__ c32 g[ROWS][ROWS];
-    if (threadIdx.x < ROWS * ROWS) g[threadIdx.x / ROWS][threadIdx.x % ROWS] = g_of(s, threadIdx.x / ROWS, threadIdx.x % ROWS);
-    __syncthreads();
-    const int64_t i = 2 * ((int64_t)blockIdx.x * 256 + threadIdx.x), length = s.used * s.own;
-    if (i >= s.own) return;
+    const Two<ROWS> two(s, g);
+    const int64_t i = two.i, length = s.used * s.own;
     const bool first = s.at + i == 0;
-    c32 e[ROWS][2];
-#pragma unroll
-    for (int k = 0; k < ROWS; k++) e[k][0] = e_of(s, k, i), e[k][1] = e_of(s, k, i + 1);
+    if (i >= s.own) return;
     for (int64_t q = blockIdx.y; q < s.count; q += gridDim.y) {
         c32 a[ROWS], b[ROWS];
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             const float *z = s.z + ((int64_t)k * s.count + q) * 2 * s.own + i;
             const float2 re = *(const float2 *)z, im = *(const float2 *)(z + s.own);
-            a[k] = mulc(make_float2(re.x, im.x), e[k][0]), b[k] = mulc(make_float2(re.y, im.y), e[k][1]);
+            a[k] = mulc(make_float2(re.x, im.x), two.e[k][0]), b[k] = mulc(make_float2(re.y, im.y), two.e[k][1]);
         }
 #pragma unroll
         for (int j = 0; j < ROWS; j++) {
@@ -403,12 +409,12 @@ constexpr int64_t WHOLE = 16384; /* points at most */
 
 /* What becomes of rows: from their segments to spectra, which are kept; times K or its conjugate; back, and given back. */
 struct Pass {
-    const float *from; /* NULL: they are spectra, which the way back may use up */
-    c32 *spectra;      /* to keep; NULL: not */
-    const c32 *K;      /* NULL: no product */
-    float *to;         /* NULL: they stay spectra */
-    bool filters, again, conj, fold, acc; /* as in gather_rows and scatter_points */
-    float scale;
+    const float *from = nullptr; /* NULL: they are spectra, which the way back may use up */
+    c32 *spectra = nullptr;      /* to keep; NULL: not */
+    const c32 *K = nullptr;      /* NULL: no product */
+    float *to = nullptr;         /* NULL: they stay spectra */
+    bool filters = false, again = false, conj = false, fold = false, acc = false; /* as in gather_rows and scatter_points */
+    float scale = 1;
 };
 
 /* A row per X::T threads. Spectra: (items, M), K (units, M). */
