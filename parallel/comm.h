@@ -91,7 +91,7 @@ M2_API m2_status m2_comm_swap_apart(m2_comm *c, const void *send, int64_t send_s
                                     int64_t count, m2_dtype t, m2_stream *s) M2_MUST_USE;
 /* Lends [base, base + bytes), memory from the device's alloc, to the other ranks: from then on such even exchanges into it are
  * copies by the GPUs' copy engines, which take no processor from what runs beside. Works among GPUs of one host, one per rank,
- * that can reach each other's memory; elsewhere nothing changes, and the reason is logged (debug). `places`: a number that ranks
+ * that can reach each other's memory; elsewhere nothing changes, and the reason is logged (info). `places`: a number that ranks
  * whose buffers have the same places in it have in common. *lent: 1 where it worked, the same on every rank. Collective, as is
  * taking back, which must come before the memory is freed. */
 M2_API m2_status m2_comm_lend(m2_comm *c, void *base, int64_t bytes, uint64_t places, int *lent) M2_MUST_USE;

@@ -86,7 +86,8 @@ static m2_status share(m2_comm *c, void *base, int64_t bytes, uint64_t places, c
     why = objection(cards, c->size);
     m2_status st = why ? m2_fail(M2_USAGE, "%s", why) : borrow_all(c, cards, r);
     int32_t failed = st != M2_OK;
-    if (failed) m2_log(M2_LOG_DEBUG, "exchanges go as the transport does them: %s", m2_message());
+    if (why) m2_log_once(M2_LOG_INFO, "no copies between GPUs, %s carries exchanges: %s", c->api->kind, why);
+    else if (failed) m2_log(M2_LOG_INFO, "no copies between GPUs, %s carries exchanges: %s", c->api->kind, m2_message());
     M2_TRY(c->host->api->all_reduce(c->host, &failed, &failed, 1, M2_I32, M2_MAX, NULL));
     if (!failed) return M2_OK;
     free_region(c, r);

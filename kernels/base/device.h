@@ -52,7 +52,7 @@ typedef struct m2_device_api {
     m2_status (*event_sync)(m2_device *dev, m2_event *event); /* the caller waits until all before it is done */
     m2_status (*event_seconds)(m2_device *dev, m2_event *from, m2_event *to, double *out); /* waits for `to` */
     /* Memory of this device for other processes' devices on the same host to copy to: `base`, from alloc, gets a ticket; who
-     * borrows by it gets an address of its own. give_back before the lender frees it. NULL on the CPU, as the next two. */
+     * borrows by it gets an address of its own. give_back before the lender frees it. These five are NULL on the CPU. */
     m2_status (*lend)(m2_device *dev, void *base, m2_ticket *out);
     m2_status (*borrow)(m2_device *dev, const m2_ticket *ticket, void **out);
     void (*give_back)(m2_device *dev, void *borrowed);
