@@ -4,6 +4,7 @@
 #include "parallel/comm.h"
 
 #include <stdlib.h>
+#include <xxhash.h>
 
 /* ---- arenas ------------------------------------------------------------------------------------------------------ */
 static m2_status take(m2_arena *a, int64_t bytes, char **out)
@@ -194,11 +195,11 @@ static m2_status bind_calls(m2_program *p)
 /* Where the sequence's exchanges read and write among the activations. */
 static uint64_t places(const m2_program *p)
 {
-    uint64_t h = 0xcbf29ce484222325;
+    uint64_t h = 0;
     for (int i = 0; i < p->n_calls; i++) {
         const m2i_call *c = &p->calls[i];
         for (int j = 0; c->context == p->spec.sequence.context && j < M2_MAX_OUT; j++)
-            if (c->out[j] != M2_NONE) h = (h ^ (uint64_t)m2i_at(p, c->out[j])->at) * 0x100000001b3;
+            if (c->out[j] != M2_NONE) h = XXH3_64bits_withSeed(&m2i_at(p, c->out[j])->at, sizeof(int64_t), h);
     }
     return h;
 }
