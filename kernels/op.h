@@ -5,6 +5,7 @@
  *
  * Gradient rule. If op `f` has .grad = `g`, the call of g takes, in this order and always in these slots,
  *     the inputs of f in mask grad_in, the outputs of f in mask grad_out, the gradients of f's outputs in mask diff_out
+ * (outputs in mask `spare` too are absent unless another call's gradient reads them, so that they are kept for it anyway)
  * and produces the gradients of f's inputs in mask diff_in, in order. An output whose gradient nobody wants is absent
  * (data == NULL) and must be skipped; an absent input gradient means zero. g gets f's attributes and f's rng id.
  *
@@ -94,7 +95,7 @@ typedef struct m2_op {
     m2_run_fn run; /* CPU kernel, float or double by the tensors' dtype; for collectives: any device */
 
     const struct m2_op *grad;
-    unsigned grad_in, grad_out, diff_in, diff_out;
+    unsigned grad_in, grad_out, spare, diff_in, diff_out;
 
     unsigned acc;                     /* outputs that can accumulate */
     unsigned char inplace[M2_MAX_OUT]; /* 1 + input index, see above */

@@ -36,7 +36,8 @@
  *   it but kr[L-1], which reaches nothing) loses its frequencies (j - 1/4) / n of a turn, j < n, that are further than BAND / 2
  *   from a whole turn: a low-pass, which reaches into the future a little even without kr. 0 or 1: nothing is lost.
  *   VARIANT: kernels/op.h, m2_variant.
- *   longconv_grad(u, k, kr, D, pre, post, dy) -> du, dk, dkr, dD, dpre, dpost.
+ *   longconv_grad(u, k, kr, D, pre, post, [y], dy) -> du, dk, dkr, dD, dpre, dpost. With y, dpost = dy y / post; without it, and
+ *   in rows where some |post| < 2^-63, dpost = dy s with s computed again.
  * ---- columns(x, [xr], [x0]) -> z      first block stage of the longconv of a sequence cut into columns (kernels/ops/monarch.c)
  *   N = ROWS WIDTH points as a matrix of WIDTH columns, of which OWN from AT on are here: x (C, B, l) or (F, l), its first
  *   l / OWN <= ROWS rows, one behind the other; x, xr T (or P). z (ROWS, C, B or 1, 2 OWN) P, re of the columns, then im.

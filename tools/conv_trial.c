@@ -42,12 +42,12 @@ m2_status conv_trial_open(m2_device *dev, const conv_setup *s, int64_t length, i
     m2_dtype real = s->dtype == M2_F64 ? M2_F64 : M2_F32;
     m2_desc u = m2_desc_make(s->dtype, "CBL", s->channels, conv_rows(s, length), length);
     m2_desc k = m2_desc_make(real, "CL", s->filters, length), d = m2_desc_make(real, "C", s->filters);
-    m2_desc in[M2_MAX_IN] = {u, k, k, d, u, u, u}, out[M2_MAX_OUT] = {u, k, k, d, u, u};
+    m2_desc in[M2_MAX_IN] = {u, k, k, d, u, u, u, u}, out[M2_MAX_OUT] = {u, k, k, d, u, u};
     *t = (conv_trial){.device = dev, .call = {.op = op, .n_in = op->n_in, .n_out = op->n_out, .device = dev}};
     t->run = dev->api->lookup(dev, op);
     if (!t->run) return m2_fail(M2_USAGE, "m2 bench conv: %s has no kernel for %s", dev->name, op->name);
     for (int i = 0; i < M2_MAX_IN; i++) {
-        int there = i < op->n_in && (i != 2 || s->two_sided) && (i < 4 || i > 5 || s->gates);
+        int there = i < op->n_in && (i != 2 || s->two_sided) && (i < 4 || i > 6 || s->gates);
         if (!there) in[i] = m2_desc_none();
         t->in[i] = in[i];
         if (there) M2_TRY(fill(dev, &in[i], (uint64_t)i, &t->call.in[i]));

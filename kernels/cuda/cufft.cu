@@ -227,7 +227,7 @@ template <class T> void gradient(Rival *r, const m2_call *c, Transforms &t)
 {
     const Shape &s = r->s;
     int64_t rows = s.C * s.B, points = rows * s.L;
-    const T *u = (const T *)c->in[0].data, *pre = (const T *)c->in[4].data, *dy = (const T *)c->in[6].data;
+    const T *u = (const T *)c->in[0].data, *pre = (const T *)c->in[4].data, *dy = (const T *)c->in[7].data;
     T *du = (T *)c->out[0].data, *dpre = (T *)c->out[4].data, *dpost = (T *)c->out[5].data;
     enter<T><<<blocks(2 * points), 256>>>((float *)r->a, u, pre, s);
     enter<T><<<blocks(2 * points), 256>>>((float *)r->g, dy, (const T *)c->in[5].data, s);

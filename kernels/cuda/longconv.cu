@@ -38,6 +38,7 @@ namespace
 /* ---- what a launch knows -------------------------------------------------------------------------------- */
 template <class T> struct Tensors {
     const T *u, *pre, *post, *dy;
+    const T *made; /* what forward made of them, or NULL */
     T *y, *du, *dpre, *dpost;
     bool acc_du, acc_dpre, acc_dpost;
 };
@@ -142,12 +143,12 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(false))
     }
 }
 
-/* Backward. temp holds the transforms' inputs of a, temp2 those of g (TEMP); on exit of TEMP, temp = s, temp2
- * = da. dK[split][f][g][slot] gets this block's sum over its rows. */
+/* Backward. temp holds the transforms' inputs of a, temp2 those of g (TEMP); on exit of TEMP, temp = s (of rows
+ * that `small` counts, if it is there), temp2 = da. dK[split][f][g][slot] gets this block's sum over its rows. */
 template <class X, class T, Where at, bool GATE>
 __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
     convolve_grad(Rows rows, Tensors<T> io, const c32 *__restrict__ K, c32 *temp, c32 *temp2, c32 *dK,
-                  int64_t N, int f0, int p0, int p1, int split0)
+                  const int *small, int64_t N, int f0, int p0, int p1, int split0)
 {
     extern __shared__ c32 smem[];
     int lane = threadIdx.x % X::T, slot = threadIdx.x / X::T, per = blockDim.x / X::T;
@@ -165,7 +166,8 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
         if (!live) p = p1 - 1;
         c32 a[X::P], d[X::P];
         Row<T> row(rows, f, p);
-        int64_t at_row = ((int64_t)blockIdx.z * (p1 - p0) + (p - p0)) * N + (int64_t)g * X::N;
+        int64_t item = (int64_t)blockIdx.z * (p1 - p0) + (p - p0), at_row = item * N + (int64_t)g * X::N;
+        const bool again = GATE && (at != TEMP || !small || small[item]); /* TEMP: one row per block */
         if (at == TEMP)
             FOR_POINTS(e) d[e] = temp2[at_row + e * X::T + lane];
         else
@@ -183,9 +185,9 @@ __global__ void __launch_bounds__(block_threads(X::T), min_blocks<X>(true))
             c32 k = Kf[n];
             if (live) sum[n] = sum[n] + mulc(d[e], a[e]);
             d[e] = mulc(d[e], k);
-            if (GATE) a[e] = mul(a[e], k);
+            if (again) a[e] = mul(a[e], k);
         }
-        if (GATE) { /* dpost before du: du may be the memory of dy */
+        if (again) { /* dpost before du: du may be the memory of dy */
             fft.template inverse<at == ROWS>(a, mine, lane);
             if (live && at == TEMP) {
                 FOR_POINTS(e) temp[at_row + e * X::T + lane] = a[e];
@@ -269,10 +271,26 @@ __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps
 }
 
 enum Into { KEEP, OUT_Y, OUT_DA, OUT_DPOST, OUT_TAPS };
+constexpr int GATES_AT_ONCE = 2048;
 
+/* small[item] = 1 in rows that have |post| < 2^-63: y / post is not what was convolved. */
+template <class T, bool CUT>
+__global__ void __launch_bounds__(256) small_gates(Rows rows, const T *post, int *small, int f0, int p0, int np, int64_t pieces)
+{
+    const int64_t item = blockIdx.x / pieces;
+    const int from = (int)(blockIdx.x % pieces) * GATES_AT_ONCE + threadIdx.x;
+    Row<T, CUT> row(rows, f0 + (int)(item / np), p0 + (int)(item % np));
+    int found = 0;
+#pragma unroll
+    for (int n = from; n < from + GATES_AT_ONCE; n += 256)
+        if (n < row.L) found |= !(fabsf(up(post[row.base(n) + row.at(n, 0)])) >= 0x1p-63f);
+    if (__syncthreads_or(found) && threadIdx.x == 0) small[item] = 1;
+}
+
+/* `small`: NULL, or rows it does not count are left alone (KEEP), or y / post (OUT_DPOST). */
 template <int R, class T, Into dst, bool CUT>
 __global__ void __launch_bounds__(256)
-    outer_inverse(Rows rows, Tensors<T> io, Taps taps, c32 *temp, int64_t N, int64_t M, int f0, int p0,
+    outer_inverse(Rows rows, Tensors<T> io, Taps taps, c32 *temp, const int *small, int64_t N, int64_t M, int f0, int p0,
                   int np, int64_t items)
 {
     int64_t C = M / R, id = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -280,6 +298,13 @@ __global__ void __launch_bounds__(256)
     int64_t item = id / (N / R), rest = id % (N / R), g = rest / C, c = rest % C;
     c32 *at = temp + item * N + g * M + c;
     c32 x[R];
+    if (dst == KEEP && small && !small[item]) return;
+    if constexpr (dst == OUT_DPOST)
+        if (small && !small[item]) {
+            Row<T, CUT> row(rows, f0 + (int)(item / np), p0 + (int)(item % np));
+            row.template store_ratio<R>(io.dpost, io.dy, io.made, io.post, (int)c, (int)C, io.acc_dpost);
+            return;
+        }
 #pragma unroll
     for (int k = 0; k < R; k++) x[k] = at[k * C];
     float re, im;
@@ -310,7 +335,7 @@ struct Plan {
     int64_t N, inner;
     int levels, radix[2]; /* outer stages; levels 0 = the whole transform in one block */
     int nf, np, splits;   /* filters and rows per chunk; blocks (slots) that share a filter's rows */
-    int64_t K, temp, dK;  /* elements (c32) of each buffer; temp twice in the backward */
+    int64_t K, temp, dK, small; /* elements (c32) of each buffer; temp twice in the backward */
 };
 
 /* Elements (c32) of spectra and of rows in flight. Chunks that would fit L2 starve the chip of blocks:
@@ -363,6 +388,7 @@ Plan make_plan(const m2_attrs *attrs, const m2_desc *u, const m2_desc *k, bool g
     p.temp = p.levels ? (int64_t)p.nf * p.np * p.N : 0;
     if (p.temp < p.K && p.levels) p.temp = p.K; /* taps ride through temp as well */
     p.dK = grad ? pieces * p.splits * p.nf * p.N : 0;
+    p.small = grad && p.levels ? ((int64_t)p.nf * p.np + 1) / 2 : 0; /* an int per row */
     return p;
 }
 
@@ -373,7 +399,7 @@ int64_t bytes(int64_t elements)
 
 int64_t total_bytes(const Plan &p, bool grad)
 {
-    return bytes(p.K) + (grad ? 2 : 1) * bytes(p.temp) + bytes(p.dK);
+    return bytes(p.K) + (grad ? 2 : 1) * bytes(p.temp) + bytes(p.dK) + bytes(p.small);
 }
 
 /* ---- launches ------------------------------------------------------------------------------------------- */
@@ -382,6 +408,7 @@ template <class T> struct Job {
     Tensors<T> io;
     Taps taps, dtaps;
     c32 *K, *temp, *temp2, *dK;
+    int *small; /* NULL: s is computed again in every row */
     int f0, nf, p0, np, split0;
     cudaStream_t stream;
 };
@@ -438,7 +465,7 @@ template <class X, class T, bool LEVELS> void run_grad(const Job<T> &j)
     constexpr Where at = LEVELS ? TEMP : ROWS;
     launch(j.io.dpost ? convolve_grad<X, T, at, true> : convolve_grad<X, T, at, false>, grid,
            block_threads(X::T), buffer<X>(true), j.stream, j.p.rows, j.io, (const c32 *)j.K, j.temp, j.temp2,
-           j.dK, j.p.N, j.f0, j.p0, j.p0 + j.np, j.split0);
+           j.dK, (const int *)j.small, j.p.N, j.f0, j.p0, j.p0 + j.np, j.split0);
 }
 
 template <class X, class T, bool LEVELS> void run_taps_grad(const Job<T> &j)
@@ -486,13 +513,20 @@ void one_outer(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
            j.p.N, M, j.f0, j.p0, j.np, items);
 }
 template <class T, Into dst, int R>
-void one_outer_inverse(const Job<T> &j, c32 *temp, int64_t M, int64_t items)
+void one_outer_inverse(const Job<T> &j, c32 *temp, const int *small, int64_t M, int64_t items)
 {
     auto *kernel = outer_inverse<R, T, dst, false>;
     if constexpr (dst != KEEP && dst != OUT_TAPS)
         if (j.p.rows.jump) kernel = outer_inverse<R, T, dst, true>;
-    launch(kernel, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.dtaps, temp,
+    launch(kernel, dim3(ceil_div(items * (j.p.N / R), 256)), 256, 0, j.stream, j.p.rows, j.io, j.dtaps, temp, small,
            j.p.N, M, j.f0, j.p0, j.np, items);
+}
+template <class T> void find_small(const Job<T> &j, int64_t items)
+{
+    const int64_t pieces = ceil_div(j.p.rows.L, GATES_AT_ONCE);
+    cudaMemsetAsync(j.small, 0, (size_t)items * sizeof(int), j.stream);
+    launch(j.p.rows.jump ? small_gates<T, true> : small_gates<T, false>, dim3((unsigned)(items * pieces)), 256, 0, j.stream,
+           j.p.rows, j.io.post, j.small, j.f0, j.p0, j.np, pieces);
 }
 #define BY_RADIX(R, call4, call8, call16, call32)                                                            \
     switch (R) {                                                                                             \
@@ -517,17 +551,18 @@ template <class T, Where src, bool DY> void outer_forward(const Job<T> &j, c32 *
 template <class T, Into dst> void outer_backward(const Job<T> &j, c32 *temp, int64_t items)
 {
     int64_t M = j.p.N;
+    const int *small = dst == OUT_DPOST ? j.small : nullptr;
     if (j.p.levels == 2) {
         int64_t M1 = M / j.p.radix[0];
-        BY_RADIX(j.p.radix[1], (one_outer_inverse<T, KEEP, 4>(j, temp, M1, items)),
-                 (one_outer_inverse<T, KEEP, 8>(j, temp, M1, items)),
-                 (one_outer_inverse<T, KEEP, 16>(j, temp, M1, items)),
-                 (one_outer_inverse<T, KEEP, 32>(j, temp, M1, items)))
+        BY_RADIX(j.p.radix[1], (one_outer_inverse<T, KEEP, 4>(j, temp, small, M1, items)),
+                 (one_outer_inverse<T, KEEP, 8>(j, temp, small, M1, items)),
+                 (one_outer_inverse<T, KEEP, 16>(j, temp, small, M1, items)),
+                 (one_outer_inverse<T, KEEP, 32>(j, temp, small, M1, items)))
     }
-    BY_RADIX(j.p.radix[0], (one_outer_inverse<T, dst, 4>(j, temp, M, items)),
-             (one_outer_inverse<T, dst, 8>(j, temp, M, items)),
-             (one_outer_inverse<T, dst, 16>(j, temp, M, items)),
-             (one_outer_inverse<T, dst, 32>(j, temp, M, items)))
+    BY_RADIX(j.p.radix[0], (one_outer_inverse<T, dst, 4>(j, temp, small, M, items)),
+             (one_outer_inverse<T, dst, 8>(j, temp, small, M, items)),
+             (one_outer_inverse<T, dst, 16>(j, temp, small, M, items)),
+             (one_outer_inverse<T, dst, 32>(j, temp, small, M, items)))
 }
 
 /* Chunk by chunk: spectra of nf filters, np rows at a time, then (backward) their taps'
@@ -546,6 +581,7 @@ template <class T> m2_status run_all(Job<T> &j, bool grad)
             int64_t items = (int64_t)j.nf * j.np;
             if (j.p.levels) outer_forward<T, ROWS, false>(j, j.temp, items);
             if (j.p.levels && grad) outer_forward<T, ROWS, true>(j, j.temp2, items);
+            if (j.small) find_small(j, items);
             inner->convolve(j);
             j.split0 += j.p.splits;
             if (!j.p.levels) continue;
@@ -580,7 +616,7 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
     j.K = (c32 *)at, at += bytes(j.p.K);
     j.temp = (c32 *)at, at += bytes(j.p.temp);
     if (grad) j.temp2 = (c32 *)at, at += bytes(j.p.temp);
-    j.dK = (c32 *)at;
+    j.dK = (c32 *)at, at += bytes(j.p.dK);
     j.stream = (cudaStream_t)call->stream;
     j.taps = {
         (float *)in[1].data, (float *)in[2].data, (float *)in[3].data, in[1].shape[1], false, false, false};
@@ -589,8 +625,9 @@ template <class T> m2_status run_typed(const m2_call *call, bool grad)
         j.io.y = (T *)out[0].data;
         return run_all(j, false);
     }
-    j.io.dy = (const T *)in[6].data;
+    j.io.made = (const T *)in[6].data, j.io.dy = (const T *)in[7].data;
     j.io.du = (T *)out[0].data, j.io.dpre = (T *)out[4].data, j.io.dpost = (T *)out[5].data;
+    if (j.p.levels && j.io.dpost && j.io.made) j.small = (int *)at;
     j.io.acc_du = call->acc & 1, j.io.acc_dpre = call->acc & 16, j.io.acc_dpost = call->acc & 32;
     j.dtaps = {(float *)out[1].data, (float *)out[2].data, (float *)out[3].data, in[1].shape[1],
                (call->acc & 2) != 0, (call->acc & 4) != 0, (call->acc & 8) != 0};

@@ -184,10 +184,10 @@ m2_status mma_conv_run(const m2_call *call, bool grad, int64_t which)
     if (!grad) {
         j.io.y = (bf16 *)out[0].data;
     } else {
-        j.io.dy = (const bf16 *)in[6].data;
+        j.io.made = (const bf16 *)in[6].data, j.io.dy = (const bf16 *)in[7].data;
         j.io.du = (bf16 *)out[0].data, j.io.dpre = (bf16 *)out[4].data, j.io.dpost = (bf16 *)out[5].data;
         j.io.acc_du = call->acc & 1, j.io.acc_dpre = call->acc & 16, j.io.acc_dpost = call->acc & 32;
-        j.io.wide = j.io.wide && aligned(in[6]) && aligned(out[4]) && aligned(out[5]);
+        j.io.wide = j.io.wide && aligned(in[6]) && aligned(in[7]) && aligned(out[4]) && aligned(out[5]);
         j.dtaps = {(float *)out[1].data,    (float *)out[2].data,    (float *)out[3].data,
                    Lk,                      (call->acc & 2) != 0,    (call->acc & 4) != 0,
                    (call->acc & 8) != 0,    Lk % 8 == 0 && aligned(out[1]) && aligned(out[2])};

@@ -193,7 +193,7 @@ __device__ __forceinline__ void forward_rows(X &fft, const Rows &rows, const Gat
         const uint4 *of = K + pass * X::R * 64;
         fft.take(pass);
         Line<FORM> line(rows, io.wide, f, i);
-        float scale = enter_row(fft, line, io.u, io.pre, buf, part, [&]() {
+        float scale = enter_row(fft, line, io.u, io.pre, buf, part, nullptr, [&]() {
             if (X::AHEAD & 1) line.template prefetch<X::THREADS, X::R <= 32>(io.post);
             if (X::AHEAD & 2) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.u, io.pre);
         });
@@ -307,8 +307,28 @@ template <class X, int KIB> struct Fits {
     static constexpr int TEMP = 2 * X::WAITING + (X::GROUPS - HELD) * (TWO ? 0 : X::WARPS * 64); /* units of 16 bytes in memory */
 };
 
+/* dpost = dy s of a row, by s = y / post: y's rounding is not more than dpost's own. */
+template <class X, Form FORM> __device__ __forceinline__ void divided(const Line<FORM> &line, const Gates &io)
+{
+    constexpr int AT_ONCE = 2, STEP = 8 * X::THREADS;
+    for (int n = 8 * (int)threadIdx.x; n < line.L; n += AT_ONCE * STEP) {
+        Bits<3> got[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) got[i] = Bits<3>(line, n + i * STEP, io.dy, io.made, io.post);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            float dy[8], y[8], post[8];
+            unpack<8>(got[i].w[0], dy), unpack<8>(got[i].w[1], y), unpack<8>(got[i].w[2], post);
+#pragma unroll
+            for (int e = 0; e < 8; e++) dy[e] *= __fdividef(y[e], post[e]);
+            line.put(io.dpost, n + i * STEP, dy, io.acc_dpost);
+        }
+    }
+}
+
 /* Backward of a share of the rows of filter f: `dK` gets the sums of the gradient of its spectrum, [k0][4 32]. `temp`: TEMP
- * units of the block's own; where two transforms do not fit shared memory, that of dy waits there. */
+ * units of the block's own; where two transforms do not fit shared memory, that of dy waits there. The convolution itself, of
+ * which dpost is made, is transformed back only where it is not y / post: y is not there, or the row's post is too small. */
 template <class X, Form FORM, int KIB>
 __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
                                               float scale_K, float4 *dK, uint4 *temp, uint4 *smem, uint32_t *part)
@@ -331,19 +351,26 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
         float4 *out = dK + pass * X::R * 128;
         fft.take(pass);
         Line<FORM> line(rows, io.wide, f, i);
-        const float sd = enter_row(fft, line, io.dy, io.post, bufd, part, [&]() {
+        uint32_t large = Line<FORM>::LARGE;
+        const float sd = enter_row(fft, line, io.dy, io.post, bufd, part, &large, [&]() {
             if (X::AHEAD & 1) ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
+            if (X::AHEAD & 1 && pass == X::PASSES - 1) line.template prefetch<X::THREADS, false>(io.made);
         });
+        int convolves = io.dpost && (!io.made || large != Line<FORM>::LARGE);
         if (!TWO) {
-            __syncthreads();
+            convolves = __syncthreads_or(convolves);
             fft.prepare();
 #pragma unroll 1
             for (int n = 0; n < X::GROUPS; n++) store_words(aside(n), fft.inner(bufd, n * X::WARPS + fft.warp));
         }
-        const float sa = enter_row(fft, line, io.u, io.pre, buf, part + X::WARPS, [&]() {
+        const float sa = enter_row(fft, line, io.u, io.pre, buf, part + X::WARPS, nullptr, [&]() {
             if (X::AHEAD & 2) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
         });
-        __syncthreads();
+        if (TWO)
+            convolves = __syncthreads_or(convolves);
+        else
+            __syncthreads();
+        if (io.dpost && !convolves && pass == X::PASSES - 1) divided<X>(line, io);
         float both = inverse(sa) * inverse(sd);
         fft.prepare();
         auto group = [&](int n, Sums &sum) {
@@ -351,11 +378,13 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             Words k = words_of(of[k0 * 64 + lane], of[k0 * 64 + 32 + lane]);
             Words zd = TWO ? fft.inner(bufd, k0) : words_of(aside(n)[0], aside(n)[32]), za = fft.inner(buf, k0);
             correlate(sum, zd, za, both);
-            times<false>(za, k);
-            if (io.dpost) fft.keep(fft.inner_inverse(za, k0), buf, k0);
+            if (convolves) {
+                times<false>(za, k);
+                fft.keep(fft.inner_inverse(za, k0), buf, k0);
+            }
             times<true>(zd, k);
             zd = fft.inner_inverse(zd, k0);
-            if (TWO)
+            if (TWO || !convolves)
                 fft.keep(zd, bufd, k0);
             else
                 store_words(aside(n), zd);
@@ -375,7 +404,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
         for (int n = shared + Fit::KEPT; n < X::GROUPS; n++) group_at(n, out);
         __syncthreads();
         float back_a = scale_K * inverse(sa), back_d = scale_K * inverse(sd);
-        if (io.dpost) /* before du, which may be the memory of dy: each element has one thread here and there */
+        if (convolves) /* before du, which may be the memory of dy: each element has one thread here and there */
             fft.template leave<false>(
                 buf, back_a, waiting, [&](int n) { return Bits<1>(line, n, io.dy); },
                 [&](int n, float(&s)[8], const Bits<1> &got) {
@@ -385,7 +414,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
                     for (int e = 0; e < 8; e++) s[e] *= g[e];
                     line.put(io.dpost, n, s, io.acc_dpost);
                 });
-        if (!TWO) {
+        if (!TWO && convolves) {
             __syncthreads();
             for (int n = 0; n < X::GROUPS; n++) fft.keep(words_of(aside(n)[0], aside(n)[32]), buf, n * X::WARPS + fft.warp);
             __syncthreads();

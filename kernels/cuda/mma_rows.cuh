@@ -11,6 +11,7 @@ namespace m2cu
 
 struct Gates {
     const bf16 *u, *pre, *post, *dy;
+    const bf16 *made; /* what forward made of them, or NULL */
     bf16 *y, *du, *dpre, *dpost;
     bool acc_du, acc_dpre, acc_dpost;
     bool wide; /* pieces of 8 columns start at multiples of 16 bytes */
@@ -63,13 +64,15 @@ template <class X> __device__ __forceinline__ uint32_t row_max(const X &fft, uin
     return __reduce_max_sync(~0u, part[fft.lane % X::WARPS]);
 }
 
-/* x = p gate at this lane's pieces of part `part` of a row, each batch scaled to the warp's maximum, whose bits `top` gets. */
+/* x = p gate at this lane's pieces of part `part` of a row, each batch scaled to the warp's maximum, whose bits `top` gets.
+ * `large`, if not NULL: Line::large of the gates. */
 template <class X> struct Taken {
     typename X::Entry x;
     uint32_t top[X::BATCHES];
 
     template <class Line>
-    __device__ __forceinline__ Taken(const X &fft, const Line &line, int part, const bf16 *p, const bf16 *gate)
+    __device__ __forceinline__ Taken(const X &fft, const Line &line, int part, const bf16 *p, const bf16 *gate,
+                                     uint32_t *large)
     {
 #pragma unroll
         for (int b = 0; b < X::BATCHES; b++) {
@@ -84,6 +87,7 @@ template <class X> struct Taken {
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
                 unpack<W>(raw[i], v[i]);
+                if (large) line.template large<W>(part * X::M + fft.position(b * COUNT + i), gates[i], *large);
                 if (gate) {
                     float g[W];
                     unpack<W>(gates[i], g);
@@ -111,19 +115,19 @@ template <class X> struct Taken {
 };
 
 /* The outer stage of p gate, this pass of it, into buf; the row's scale. A barrier; before it what is staged touches this warp's
- * part of buf alone. `then` is called once the last of the row is on its way. */
+ * part of buf alone. `then` is called once the last of the row is on its way; `large` as for Taken. */
 template <class X, class Line, class Then>
 __device__ __forceinline__ float enter_row(const X &fft, const Line &line, const bf16 *p, const bf16 *gate, __half *buf,
-                                           uint32_t *part, Then then)
+                                           uint32_t *part, uint32_t *large, Then then)
 {
     float scale;
     if constexpr (X::PASSES > 1) {
-        Taken<X> low(fft, line, 0, p, gate);
+        Taken<X> low(fft, line, 0, p, gate, large);
         uint32_t top = low.largest();
         float mine = scale_for(top, X::TOP);
         low.rescale(mine);
         fft.stage(low.x, buf);
-        Taken<X> high(fft, line, 1, p, gate);
+        Taken<X> high(fft, line, 1, p, gate, large);
         then();
         if (uint32_t more = high.largest(); more > top) {
             fft.restage(buf, scale_for(more, X::TOP) * inverse(mine));
@@ -134,7 +138,7 @@ __device__ __forceinline__ float enter_row(const X &fft, const Line &line, const
         scale = scale_for(row_max(fft, top, part), X::TOP);
         fft.template enter<PART>(buf, part, X::TOP, scale);
     } else {
-        Taken<X> row(fft, line, 0, p, gate);
+        Taken<X> row(fft, line, 0, p, gate, large);
         then();
         const uint32_t top = row.largest();
         if constexpr (X::STAGED) {

@@ -96,6 +96,20 @@ template <class T, bool CUT = false> struct Row {
             a[at(first, e * step)] = down<T>(acc ? v[e] + x : x);
         }
     }
+    /* p = or += dy y / post */
+    template <int COUNT>
+    __device__ __forceinline__ void store_ratio(T *p, const T *dy, const T *y, const T *post, int first, int step, bool acc) const
+    {
+        float old[COUNT], d[COUNT], v[COUNT], g[COUNT];
+        if (acc) read<COUNT>(old, p, first, step);
+        read<COUNT>(d, dy, first, step), read<COUNT>(v, y, first, step), read<COUNT>(g, post, first, step);
+        T *a = p + base(first);
+#pragma unroll
+        for (int e = 0; e < COUNT; e++) {
+            if (COUNT * step > L && first + e * step >= L) break;
+            a[at(first, e * step)] = down<T>(d[e] * (v[e] / g[e]) + (acc ? old[e] : 0));
+        }
+    }
 };
 
 } // namespace m2cu

@@ -6,6 +6,7 @@
  * D is one more tap of lag 0, so its gradient is that of lag 0. Backward, with G = DFT(t dy post), and A recomputed:
  *     da = Re(conj(t) n IDFT(G conj(K))),  dc = conj(t) IDFT(sum over rows of G conj(A)),  dD = dk[0] = Re dc[0],
  *     du = da pre,  dpre = da u,  dpost = s dy.
+ * s is y / post where y was kept and all of a row's |post| >= 2^-63, so that y, rounded, is not too small; else A K, back.
  * Frequency-sparse: K and the sum over rows lose what is out of the band (kernels/ops.h), on rows of the n given there.
  * Rows may lie in segments, u (S, C, B, l) with L = S l: position t of a row is in segment t / l. That is how an exchange
  * between ranks leaves them, and takes them (parallel/exchange.h).
@@ -23,7 +24,7 @@
 
 #include <stdio.h>
 
-enum { U, K, KR, D, PRE, POST, DY, N_IN }; /* inputs; DY of the gradient */
+enum { U, K, KR, D, PRE, POST, Y, DY, N_IN }; /* inputs; from Y on of the gradient */
 enum { DU, DK, DKR, DD, DPRE, DPOST };     /* outputs of the gradient */
 enum { UNITS = 64, BUNDLES = 4 };          /* filters are cut until there are UNITS, of >= BUNDLES each */
 
@@ -83,10 +84,16 @@ static void longconv_cost(const m2_attrs *attrs, const m2_desc *in, const m2_des
     cost_of(in, out, 2, 1, cost);
 }
 
+/* What dpost is made of is transformed back. */
+static int convolves_again(const m2_desc *in)
+{
+    return in[POST].rank >= 0 && in[Y].rank < 0;
+}
+
 static void longconv_grad_cost(const m2_attrs *attrs, const m2_desc *in, const m2_desc *out, m2_cost *cost)
 {
     (void)attrs;
-    cost_of(in, out, in[POST].rank >= 0 ? 4 : 3, 2, cost);
+    cost_of(in, out, convolves_again(in) ? 4 : 3, 2, cost);
 }
 
 /* ---- how the work is cut ------------------------------------------------------------------------------- */
@@ -155,7 +162,7 @@ static int64_t longconv_grad_workspace(const m2_attrs *attrs, const m2_desc *in,
 }
 
 /* One variant per transform plan. Transform pairs of a call: one per row and half a one per filter; of the gradient, the
- * input's spectrum is half a pair, the way back for dpost another, and a filter has one. */
+ * input's spectrum is half a pair, the way back for dpost (without y) another, and a filter has one. */
 static int variants(const m2_attrs *attrs, const m2_desc *in, int threads, m2_variant *list, int most,
                     int gradient)
 {
@@ -163,7 +170,7 @@ static int variants(const m2_attrs *attrs, const m2_desc *in, int threads, m2_va
     m2_fft plans[M2I_FFT_CHOICES];
     double seconds[M2I_FFT_CHOICES], length = (double)length_of(&in[U]), filters = (double)in[K].shape[0];
     int count = m2i_fft_choices(length_of(&in[U]), in[U].dtype, plans, seconds);
-    double rows = (double)m2_desc_count(&in[U]) / length * (!gradient ? 1 : in[POST].rank >= 0 ? 2 : 1.5);
+    double rows = (double)m2_desc_count(&in[U]) / length * (!gradient ? 1 : convolves_again(in) ? 2 : 1.5);
     for (int i = 0; i < count && i < most; i++) {
         int at = snprintf(list[i].name, sizeof list[i].name, "%lld =", (long long)plans[i].n);
         for (int s = 0; s < plans[i].order; s++)
@@ -449,11 +456,27 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
-/* du, dpre, dpost of a row from da and s (both before `leave`); reads before it writes, so that any may be in place. */
+/* Whether y / post is the convolution in every row of a bundle. */
+static int NAME(divides)(const job *j, int64_t filter, int64_t bundle)
+{
+    const span *s = &j->row;
+    const REAL *post = j->call->in[POST].data, least = (REAL)0x1p-63;
+    int64_t first = bundle * j->fft->rows, small = !j->call->in[Y].data;
+    for (int64_t q = first; q < first + j->fft->rows && q < j->rows && !small; q++)
+        for (int64_t i = 0; i < s->length; i += s->segment) {
+            const REAL *g = post + row_at(j, filter, q) + i + i / s->segment * s->jump;
+            for (int64_t k = 0; k < s->segment; k++) small += !(g[k] >= least || g[k] <= -least);
+        }
+    return !small;
+}
+
+/* du, dpre, dpost of a row from da and s (both before `leave`; s NULL: y / post); reads before it writes, so that any may be
+ * in place. */
 static void NAME(row_gradients)(const job *j, int64_t at, const REAL *da, const REAL *s)
 {
     const m2_call *call = j->call;
     const REAL *u = call->in[U].data, *pre = call->in[PRE].data, *dy = call->in[DY].data;
+    const REAL *y = call->in[Y].data, *post = call->in[POST].data;
     REAL *du = call->out[DU].data, *dpre = call->out[DPRE].data, *dpost = call->out[DPOST].data;
     const span *r = &j->row;
     for (int64_t c = 0, i = 0; i < r->length; i = ++c * LANES) {
@@ -461,7 +484,9 @@ static void NAME(row_gradients)(const job *j, int64_t at, const REAL *da, const 
         if (du || dpre) a = b = NAME(leave)(j->fft, da, c);
         if (du && pre) a *= NAME(fetch)(pre + at, r, i);
         if (dpre) b *= NAME(fetch)(u + at, r, i);
-        if (dpost) p = NAME(leave)(j->fft, s, c) * NAME(fetch)(dy + at, r, i);
+        if (dpost && s) p = NAME(leave)(j->fft, s, c);
+        if (dpost && !s) p = NAME(fetch)(y + at, r, i) / NAME(fetch)(post + at, r, i);
+        if (dpost) p *= NAME(fetch)(dy + at, r, i);
         if (du) NAME(store)(du + at, r, i, a, call->acc >> DU & 1);
         if (dpre) NAME(store)(dpre + at, r, i, b, call->acc >> DPRE & 1);
         if (dpost) NAME(store)(dpost + at, r, i, p, call->acc >> DPOST & 1);
@@ -488,9 +513,10 @@ static void NAME(backward)(void *ctx, int64_t begin, int64_t end, int thread)
             NAME(enter_bundle)(j, filter, b, call->in[DY].data, call->in[POST].data, s.g);
             m2i_fft_run(f, s.a, 1, NULL, NULL, 0);
             m2i_fft_run(f, s.g, 1, NAME(adjoint), &s, want_a);
-            if (want_s) m2i_fft_run(f, s.a, 0, NAME(times_k), s.k, 1);
+            int divides = want_s && NAME(divides)(j, filter, b);
+            if (want_s && !divides) m2i_fft_run(f, s.a, 0, NAME(times_k), s.k, 1);
             for (int64_t g = 0; g < f->rows && b * f->rows + g < j->rows; g++)
-                NAME(row_gradients)(j, row_at(j, filter, b * f->rows + g), s.g + 2 * n * g, s.a + 2 * n * g);
+                NAME(row_gradients)(j, row_at(j, filter, b * f->rows + g), s.g + 2 * n * g, divides ? NULL : s.a + 2 * n * g);
         }
         if (s.sum) NAME(filter_gradient)(j, filter, part, s.sum);
     }
@@ -519,6 +545,8 @@ const m2_op m2_op_longconv = {
     .run = longconv_run,
     .grad = &m2_op_longconv_grad,
     .grad_in = 63,
+    .grad_out = 1,
+    .spare = 1,
     .diff_out = 1,
     .diff_in = 63,
     .inplace = {1 + U},
@@ -528,10 +556,10 @@ const m2_op m2_op_longconv = {
 const m2_op m2_op_longconv_grad = {
     .name = "longconv_grad",
     .id = M2_OP_longconv_grad,
-    .n_in = 7,
+    .n_in = 8,
     .n_out = 6,
-    .optional = 1 << KR | 1 << D | 1 << PRE | 1 << POST,
-    .in_name = {"u", "k", "kr", "D", "pre", "post", "dy"},
+    .optional = 1 << KR | 1 << D | 1 << PRE | 1 << POST | 1 << Y,
+    .in_name = {"u", "k", "kr", "D", "pre", "post", "y", "dy"},
     .out_name = {"du", "dk", "dkr", "dD", "dpre", "dpost"},
     .attr_i = {"share", "variant"},
     .attr_f = {"band"},

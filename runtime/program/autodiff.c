@@ -14,6 +14,7 @@ typedef struct diff {
     char *wanted;           /* tensor depends on a trained parameter */
     char *useful;           /* the loss depends on the tensor */
     char *escapes;          /* tensor is read outside the block that makes it */
+    char *saved;            /* a gradient needs the tensor */
     char *written;          /* parameter's gradient has a first writer */
     int *block;             /* of the call that makes the tensor; -1: none */
     int last_block;         /* kept whole: its backward comes first, recomputing it would save nothing */
@@ -51,6 +52,15 @@ static int has_gradient(const diff *d, const m2i_call *c)
            any(c->out, outputs_with_gradient(c->op), d->useful);
 }
 
+/* The outputs of c that its gradient reads: spare ones only where they are saved anyway. */
+static unsigned saved_outputs(const diff *d, const m2i_call *c)
+{
+    unsigned mask = c->op->grad_out;
+    for (int j = 0; j < c->op->n_out; j++)
+        if ((c->op->spare >> j & 1) && (c->out[j] == M2_NONE || !d->saved[c->out[j]])) mask &= ~(1u << j);
+    return mask;
+}
+
 static void analyse(diff *d, m2_tid loss)
 {
     m2_program *p = d->p;
@@ -73,6 +83,8 @@ static void analyse(diff *d, m2_tid loss)
         m2i_call *c = &p->calls[i];
         if (any(c->out, outputs_with_gradient(c->op), d->useful))
             set(c->in, inputs_with_gradient(c->op), d->useful);
+        if (has_gradient(d, c) && c->op->grad)
+            set(c->in, c->op->grad_in, d->saved), set(c->out, c->op->grad_out & ~c->op->spare, d->saved);
     }
 }
 
@@ -174,10 +186,11 @@ static int gradient_inputs(diff *d, const m2i_call *f, m2_tid *in)
     m2_program *p = d->p;
     const m2_op *op = f->op;
     int n = 0, present = 0;
+    unsigned saved = saved_outputs(d, f);
     for (int i = 0; i < op->n_in; i++)
         if (op->grad_in >> i & 1) in[n++] = seen(p, f->in[i]);
     for (int j = 0; j < op->n_out; j++)
-        if (op->grad_out >> j & 1) in[n++] = seen(p, f->out[j]);
+        if (op->grad_out >> j & 1) in[n++] = saved >> j & 1 ? seen(p, f->out[j]) : M2_NONE;
     for (int j = 0; j < op->n_out; j++)
         if (op->diff_out >> j & 1) present |= f->out[j] != M2_NONE && m2i_at(p, f->out[j])->grad != M2_NONE;
     if (!present) return 0;
@@ -283,7 +296,7 @@ static void recompute_block(diff *d, int last)
         for (int i = last; i >= begin; i--) {
             const m2i_call *c = &p->calls[i];
             if (has_gradient(d, c) && c->op->grad)
-                set(c->in, c->op->grad_in, need), set(c->out, c->op->grad_out, need);
+                set(c->in, c->op->grad_in, need), set(c->out, saved_outputs(d, c), need);
             for (int j = 0; j < c->op->n_out; j++)
                 if (c->out[j] != M2_NONE && need[c->out[j]] && !d->escapes[c->out[j]]) again[i - begin] = 1;
             if (again[i - begin]) set(c->in, (1u << c->op->n_in) - 1, need);
@@ -364,12 +377,13 @@ void m2_program_backward(m2_program *p, m2_tid loss, const m2_recompute *recompu
     diff d = {.p = p, .n_calls = p->n_calls, .n_tensors = p->n_tensors};
     d.recompute = recompute && recompute->policy == M2_RECOMPUTE_BLOCK;
     size_t n = (size_t)d.n_tensors;
-    d.wanted = calloc(4 * n, 1);
+    d.wanted = calloc(5 * n, 1);
     d.block = calloc(n, sizeof *d.block);
     if (d.wanted && d.block) {
         d.useful = d.wanted + n;
         d.escapes = d.useful + n;
-        d.written = d.escapes + n; /* there are fewer parameters than tensors */
+        d.saved = d.escapes + n;
+        d.written = d.saved + n; /* there are fewer parameters than tensors */
         append_backward(&d, loss_of(p, loss));
     } else {
         m2_program_reject(p, m2_fail(M2_TRANSIENT, "out of memory for the backward pass"));

@@ -49,6 +49,7 @@ static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
 /* ---- a block ----------------------------------------------------------------------------------------------------- */
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 void __syncthreads();
+int __syncthreads_or(int mine);
 
 namespace emu
 {

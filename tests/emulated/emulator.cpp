@@ -146,6 +146,18 @@ void __syncthreads()
     emu::wait_for(emu::BLOCK);
 }
 
+int __syncthreads_or(int mine)
+{
+    static int any; /* of the one block that runs */
+    any |= mine != 0;
+    __syncthreads();
+    int all = any;
+    __syncthreads();
+    any = 0;
+    __syncthreads();
+    return all;
+}
+
 size_t __cvta_generic_to_shared(const void *p)
 {
     return (size_t)((const char *)p - (char *)emu::dynamic_shared());

@@ -85,9 +85,9 @@ static inline m2_status mixer_whole(bench *b, const mixer_case *m, mixer_run *r)
     M2_TRY(call_op(b, &m2_op_shortconv, &gate, 0, (m2_tensor[]){r->x, w[W], w[BIAS], none}, 4, gz, 2));
     M2_TRY(call_op(b, &m2_op_longconv, &share, 0, (m2_tensor[]){gz[1], w[K], w[KR], w[D], none, gz[0]}, 6,
                    &r->y, 1));
-    m2_tensor din[] = {gz[1], w[K], w[KR], w[D], none, gz[0], r->dy},
+    m2_tensor din[] = {gz[1], w[K], w[KR], w[D], none, gz[0], r->y, r->dy},
               dout[] = {dgz[1], dw[K], dw[KR], dw[D], none, dgz[0]};
-    M2_TRY(call_op(b, &m2_op_longconv_grad, &share, 0, din, 7, dout, 6));
+    M2_TRY(call_op(b, &m2_op_longconv_grad, &share, 0, din, 8, dout, 6));
     m2_tensor sin[] = {r->x, w[W], w[BIAS], none, dgz[0], dgz[1]}, sout[] = {r->dx, dw[W], dw[BIAS], none};
     return call_op(b, &m2_op_shortconv_grad, &gate, 0, sin, 6, sout, 4);
 }
@@ -178,9 +178,9 @@ static inline m2_status mixer_cut(bench *b, const mixer_case *m, mixer_run *r)
     m2_tensor both[] = {dt, dgz[0]};
     M2_TRY(call_op(b, &m2_op_mul_grad, NULL, 0, (m2_tensor[]){t, gz[0], dy}, 3, both, 2));
     M2_TRY(apply(b, &m2_op_to_channels, &swap, &dt, &ds));
-    m2_tensor lin[] = {u, own[K], own[KR], own[D], none, none, ds},
+    m2_tensor lin[] = {u, own[K], own[KR], own[D], none, none, none, ds},
               lout[] = {du, down[K], down[KR], down[D], none, none};
-    M2_TRY(call_op(b, &m2_op_longconv_grad, &share, 0, lin, 7, lout, 6));
+    M2_TRY(call_op(b, &m2_op_longconv_grad, &share, 0, lin, 8, lout, 6));
     M2_TRY(apply(b, &m2_op_to_sequence, &swap, &du, &dz));
     m2_tensor sin[] = {x, w[W], w[BIAS], left, dgz[0], dz}, sout[] = {r->dx, dw[W], dw[BIAS], dleft};
     M2_TRY(call_op(b, &m2_op_shortconv_grad, &gate, 0, sin, 6, sout, 4));
@@ -275,9 +275,9 @@ static inline const char *law_columns(bench *b, const mixer_case *m)
     m2_tensor none = {0}, *w = r.weight, *dw = r.dweight;
     m2_tensor u = noise(b, m2_tensor_desc(&r.dy), 9), y = like(b, &u), du = like(b, &u), cut_y, cut_grad[4];
     m2_attrs share = {.i = {m->share}};
-    m2_tensor in[] = {u, w[K], w[KR], w[D], none, none, r.dy}, out[] = {du, dw[K], dw[KR], dw[D], none, none};
+    m2_tensor in[] = {u, w[K], w[KR], w[D], none, none, none, r.dy}, out[] = {du, dw[K], dw[KR], dw[D], none, none};
     WORKS(call_op(b, &m2_op_longconv, &share, 0, in, 6, &y, 1));
-    WORKS(call_op(b, &m2_op_longconv_grad, &share, 0, in, 7, out, 6));
+    WORKS(call_op(b, &m2_op_longconv_grad, &share, 0, in, 8, out, 6));
     m2_tensor own[] = {cut_columns(b, &u, &c, 0), cut_columns(b, &w[K], &c, 0), cut_columns(b, &w[KR], &c, 1), w[D]},
               dy = cut_columns(b, &r.dy, &c, 0);
     WORKS(columns_convolve(b, m, &c, own, &dy, &cut_y, cut_grad));

@@ -10,7 +10,7 @@
 #include <fftw3.h>
 #endif
 
-enum { U, K, KR, D, PRE, POST, DY }; /* inputs; those of the gradient op in the same slots */
+enum { U, K, KR, D, PRE, POST, Y, DY, SLOTS }; /* inputs; those of the gradient op in the same slots */
 enum { DU, DK, DKR, DD, DPRE, DPOST };
 
 static m2_device *device;
@@ -28,7 +28,7 @@ typedef struct problem {
     int64_t c, b, l, f, lk;
     int share;
     unsigned present; /* mask of U .. DY */
-    double *in[7], *y, *out[6];
+    double *in[SLOTS], *y, *out[6];
 } problem;
 
 static int64_t count_of(const problem *p, int slot)
@@ -40,11 +40,11 @@ static problem make(m2_dtype dtype, int64_t c, int64_t b, int64_t l, int64_t f, 
                     unsigned present)
 {
     problem p = {dtype, c, b, l, f, lk, share, present | 1 << U | 1 << K | 1 << DY, {0}, NULL, {0}};
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < SLOTS; i++) {
         if (!(p.present >> i & 1)) continue;
         p.in[i] = malloc(sizeof(double) * (size_t)count_of(&p, i));
         for (int64_t e = 0; e < count_of(&p, i); e++) {
-            double v = noise((uint64_t)(e + 1000003 * i));
+            double v = noise((uint64_t)(e + 1000003 * (i == DY ? 6 : i)));
             p.in[i][e] = dtype == M2_F32 ? (double)(float)v : v; /* inputs have no rounding of their own */
         }
     }
@@ -55,7 +55,7 @@ static problem make(m2_dtype dtype, int64_t c, int64_t b, int64_t l, int64_t f, 
 
 static void destroy(problem *p)
 {
-    for (int i = 0; i < 7; i++) free(p->in[i]);
+    for (int i = 0; i < SLOTS; i++) free(p->in[i]);
     for (int i = 0; i < 6; i++) free(p->out[i]);
     free(p->y);
 }
@@ -409,6 +409,30 @@ static void adjoints(void)
         }
 }
 
+/* dpost by way of y, and of the convolution again where a gate is too small for that, in some rows of a bundle. */
+static void gradient_of_gates(void)
+{
+    for (int i = 0; i < LAW_LENGTHS; i++)
+        for (m2_dtype t = M2_F32; t <= M2_F64; t++)
+            for (int zeros = 0; zeros < 2; zeros++) {
+                problem p = make(t, 6, 3, law_lengths[i], 2, law_lengths[i], M2_SHARE_INDEX, everything);
+                double *want = malloc(sizeof *want * (size_t)count_of(&p, U));
+                for (int64_t row = 0; zeros && row < p.c * p.b; row += 5)
+                    p.in[POST][row * p.l + row % p.l] = row ? 0 : 0x1p-90;
+                run(&p, 0);
+                run(&p, 1);
+                memcpy(want, p.out[DPOST], sizeof *want * (size_t)count_of(&p, U));
+                p.present |= 1 << Y;
+                p.in[Y] = malloc(sizeof *p.in[Y] * (size_t)count_of(&p, U));
+                memcpy(p.in[Y], p.y, sizeof *p.in[Y] * (size_t)count_of(&p, U));
+                run(&p, 1);
+                CU_ASSERT(distance(count_of(&p, U), p.out[DPOST], want) < limit(t));
+                CU_ASSERT(!zeros || p.out[DPOST][0] == want[0]); /* the same arithmetic */
+                free(want);
+                destroy(&p);
+            }
+}
+
 /* Units of work depend on shapes only: 1, 2 and 5 threads give the same bits, with few and with many filters. */
 static void threads(void)
 {
@@ -442,6 +466,7 @@ int main(void)
     CU_add_test(s, "shift, and exchange of input and filter", shift_and_exchange);
     CU_add_test(s, "convolution theorem", theorem);
     CU_add_test(s, "adjoint identities", adjoints);
+    CU_add_test(s, "gradients of gates by way of y", gradient_of_gates);
     CU_add_test(s, "the same bits with any number of threads", threads);
 #ifdef M2_FFTW
     CU_add_test(s, "long rows equal FFTW", equals_fftw);

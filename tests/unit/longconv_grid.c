@@ -7,6 +7,7 @@
  *   - causality: a change of all inputs from t on changes no output before t;
  *   - gradients: with y linear in each of u, (k, kr, D), pre, post,  <dy, J x> = <J' dy, x> for x the input itself and for
  *     x = J' dy. dy is y plus noise, so that both sides are sums of squares: an error cannot hide in cancellation.
+ * Gradients of gated points take y in every other turn, and half of these have rows with a gate of zero.
  * By default points are few and small; --full (or M2_CONV_GRID=full) takes all that fit into --memory (8 GiB) and says which
  * do not. --part I/N takes every N-th point from number I on, so that N processes share the grid: the float64 side is slow. */
 #include "kernels/base/rng.h"
@@ -17,7 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { U, K, KR, D, PRE, POST, DY, SLOTS }; /* inputs, as the gradient op has them */
+enum { U, K, KR, D, PRE, POST, Y, DY, SLOTS }; /* inputs, as the gradient op has them */
 enum { FULL_POINTS = 1 << 18, BY_SUMS = 256, SPOTS = 2 };
 
 static const int64_t lengths[] = {1,    2,    3,     100,   127,   1000,   1024,    2048,   3000,
@@ -95,8 +96,8 @@ typedef struct conv {
     double *sparse;                         /* lags 0 ... L - 1, then -1, -2, ... */
     int turn;                               /* the number of this point: all variants get their turn */
     m2_desc desc[SLOTS];                    /* of inputs; gradients and y are like them */
-    void *in[SLOTS], *y, *before, *out[DY]; /* here; out[s]: gradient of input s */
-    void *there_in[SLOTS], *there_y, *there_out[DY];
+    void *in[SLOTS], *y, *before, *out[Y]; /* here; out[s]: gradient of input s */
+    void *there_in[SLOTS], *there_y, *there_out[Y];
 } conv;
 
 static int has(const conv *v, int slot)
@@ -147,8 +148,13 @@ static void make(conv *v)
                                        : m2_desc_make(v->prec->t, "CBL", v->c, v->b, v->l);
         if (!has(v, s)) continue;
         make_tensor(&v->desc[s], &v->in[s], &v->there_in[s]);
-        if (s < DY) make_tensor(&v->desc[s], &v->out[s], &v->there_out[s]);
-        if (s < DY) fill(v, s);
+        if (s < Y) make_tensor(&v->desc[s], &v->out[s], &v->there_out[s]);
+        if (s < Y) fill(v, s);
+    }
+    if (has(v, POST) && v->turn % 4 == 3) {
+        for (int64_t row = 0; row < v->c * v->b; row += 3)
+            set(v->in[POST], v->prec->t, row * v->l + (int64_t)(m2_rng_mix((uint64_t)row) % (uint64_t)v->l), 0);
+        move(v->there_in[POST], v->in[POST], &v->desc[POST]);
     }
     make_tensor(&v->desc[U], &v->y, &v->there_y);
     v->before = malloc((size_t)m2_desc_bytes(&v->desc[U]));
@@ -160,7 +166,7 @@ static void destroy(conv *v)
     for (int s = 0; s < SLOTS; s++) {
         device->api->free(device, M2_MEM_DEVICE, v->there_in[s]);
         free(v->in[s]);
-        if (s == DY) continue;
+        if (s >= Y) continue;
         device->api->free(device, M2_MEM_DEVICE, v->there_out[s]);
         free(v->out[s]);
     }
@@ -182,6 +188,10 @@ static void run(conv *v, int gradient, unsigned swapped)
         in[i] = i < op->n_in && has(v, i) ? v->desc[i] : m2_desc_none();
         if (in[i].rank >= 0)
             call.in[i] = m2_tensor_make(&in[i], swapped >> i & 1 ? v->there_out[i] : v->there_in[i]);
+    }
+    if (gradient && has(v, POST) && v->turn % 2) {
+        in[Y] = v->desc[Y];
+        call.in[Y] = m2_tensor_make(&in[Y], v->there_y);
     }
     for (int j = 0; j < M2_MAX_OUT; j++) {
         int there = j < op->n_out && has(v, j);
@@ -303,9 +313,9 @@ static double weight(conv *v, int64_t f, int64_t lag)
     return lag < 0 ? v->sparse[v->l - lag - 1] : v->sparse[lag];
 }
 
-/* y of a row, and da: the same filter applied to the reversed dy post, reversed. One goes as the real part, the other as
- * the imaginary part: the filter is real. */
-static void by_fourier(conv *v, int64_t row, double *y, double *da)
+/* s of a row, y = s post, and da: the same filter applied to the reversed dy post, reversed. One goes as the real part, the
+ * other as the imaginary part: the filter is real. */
+static void by_fourier(conv *v, int64_t row, double *sum, double *da)
 {
     int64_t n = 2, l = v->l, f = filter_of(v, row / v->b);
     while (n < 2 * l) n *= 2;
@@ -329,7 +339,7 @@ static void by_fourier(conv *v, int64_t row, double *y, double *da)
     }
     fourier(n, 1, z, root, 1);
     for (int64_t i = 0; i < l; i++) {
-        y[i] = z[i][0] / (double)n * input(v, POST, row * l + i);
+        sum[i] = z[i][0] / (double)n;
         da[l - 1 - i] = z[i][1] / (double)n;
     }
     free(z);
@@ -337,14 +347,14 @@ static void by_fourier(conv *v, int64_t row, double *y, double *da)
     free(root);
 }
 
-static void by_sums(conv *v, int64_t row, double *y, double *da)
+static void by_sums(conv *v, int64_t row, double *sum, double *da)
 {
     int64_t l = v->l, f = filter_of(v, row / v->b), at = row * l;
-    for (int64_t t = 0; t < l; t++) y[t] = da[t] = 0;
+    for (int64_t t = 0; t < l; t++) sum[t] = da[t] = 0;
     for (int64_t t = 0; t < l; t++)
         for (int64_t j = 0; j < l; j++) {
             double w = weight(v, f, t - j);
-            y[t] += w * input(v, U, at + j) * input(v, PRE, at + j) * input(v, POST, at + t);
+            sum[t] += w * input(v, U, at + j) * input(v, PRE, at + j);
             da[j] += w * input(v, DY, at + t) * input(v, POST, at + t);
         }
 }
@@ -376,18 +386,19 @@ static double relative(distance d)
     return d.size > 0 ? sqrt(d.wrong / d.size) : sqrt(d.wrong);
 }
 
-static void compare_row(conv *v, int64_t row, distance *y, distance *du, distance *dpre)
+static void compare_row(conv *v, int64_t row, distance *y, distance *du, distance *dpre, distance *dpost)
 {
-    double *want = malloc(sizeof *want * (size_t)v->l), *da = malloc(sizeof *da * (size_t)v->l);
-    CU_ASSERT_FATAL(want && da);
-    (v->l <= BY_SUMS ? by_sums : by_fourier)(v, row, want, da);
+    double *sum = malloc(sizeof *sum * (size_t)v->l), *da = malloc(sizeof *da * (size_t)v->l);
+    CU_ASSERT_FATAL(sum && da);
+    (v->l <= BY_SUMS ? by_sums : by_fourier)(v, row, sum, da);
     for (int64_t i = 0; i < v->l; i++) {
         int64_t at = row * v->l + i;
-        add(y, get(v->y, v->prec->t, at), want[i]);
+        add(y, get(v->y, v->prec->t, at), sum[i] * input(v, POST, at));
         add(du, get(v->out[U], v->prec->t, at), da[i] * input(v, PRE, at));
         if (has(v, PRE)) add(dpre, get(v->out[PRE], v->prec->t, at), da[i] * input(v, U, at));
+        if (has(v, POST)) add(dpost, get(v->out[POST], v->prec->t, at), sum[i] * input(v, DY, at));
     }
-    free(want);
+    free(sum);
     free(da);
 }
 
@@ -395,12 +406,12 @@ static void compare_row(conv *v, int64_t row, distance *y, distance *du, distanc
 static void compare(conv *v, int which)
 {
     int64_t rows = v->c * v->b, whole = FULL_POINTS / v->l > 0 ? FULL_POINTS / v->l : 1, next = 0;
-    distance y = {0}, spots = {0}, du = {0}, dpre = {0};
+    distance y = {0}, spots = {0}, du = {0}, dpre = {0}, dpost = {0};
     if (v->l <= BY_SUMS) whole = FULL_POINTS / 16 / v->l;
     if (whole > rows) whole = rows;
     for (int64_t row = 0; row < rows; row++) {
         if (next < whole && row == (whole > 1 ? next * (rows - 1) / (whole - 1) : 0)) {
-            compare_row(v, row, &y, &du, &dpre);
+            compare_row(v, row, &y, &du, &dpre, &dpost);
             next++;
             continue;
         }
@@ -413,6 +424,7 @@ static void compare(conv *v, int which)
     expect(v, "y of some positions", relative(spots), v->prec->error, &worst[which].y);
     expect(v, "du", relative(du), v->prec->error, &worst[which].du);
     expect(v, "dpre", relative(dpre), v->prec->error, &worst[which].du);
+    expect(v, "dpost", relative(dpost), v->prec->error, &worst[which].du);
 }
 
 /* v->y is of the inputs as they are; leaves it so. */
@@ -436,6 +448,7 @@ static void causality(conv *v, int which)
             change = fmax(change, (d - v->prec->rounding * fabs(old)) / size);
         }
     memcpy(v->y, v->before, (size_t)m2_desc_bytes(&v->desc[U]));
+    move(v->there_y, v->y, &v->desc[U]);
     fill(v, U);
     expect(v, "an output before a change", change, 8 * v->prec->mixing, &worst[which].causal);
 }
@@ -466,7 +479,7 @@ static void adjoints(conv *v, int which)
     for (int e = 0; e < 4; e++) {
         double right = 0, squares = 0;
         int there = 0;
-        for (int s = 0; s < DY; s++)
+        for (int s = 0; s < Y; s++)
             if (linear[e].slots >> s & 1 && has(v, s)) {
                 right += inner(v, s, v->in[s], v->out[s]);
                 squares += inner(v, s, v->out[s], v->out[s]);
@@ -545,17 +558,17 @@ static void witness(void)
 {
     for (int f = 0; f < FORMS; f++) {
         conv v = {.form = &forms[f], .prec = &precisions[1], .c = 8, .b = 2, .l = 100, .made = -1};
-        double y[2][100], da[2][100];
+        double sum[2][100], da[2][100];
         make(&v);
         fill(&v, DY);
         for (int64_t row = 0; row < 16; row += 5) {
             distance d = {0}, spot = {0};
-            by_sums(&v, row, y[0], da[0]);
-            by_fourier(&v, row, y[1], da[1]);
+            by_sums(&v, row, sum[0], da[0]);
+            by_fourier(&v, row, sum[1], da[1]);
             for (int i = 0; i < 100; i++) {
-                add(&d, y[1][i], y[0][i]);
+                add(&d, sum[1][i], sum[0][i]);
                 add(&d, da[1][i], da[0][i]);
-                if (forms[f].band == 0) add(&spot, sum_at(&v, row, i), y[0][i]);
+                if (forms[f].band == 0) add(&spot, sum_at(&v, row, i), sum[0][i] * input(&v, POST, row * v.l + i));
             }
             CU_ASSERT(relative(d) < 1e-14 && relative(spot) < 1e-15);
         }
