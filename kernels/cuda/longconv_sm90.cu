@@ -16,10 +16,11 @@ namespace m2cu
 {
 
 const Variant sm90_variants[] = {
+    backward_of<MmaFft<32, 8, 4>, 2, 113, true>(10.6f, 10.8f),
     forward_of<MmaFftLong<64, 1, 8>, 2>(4.1f, 5.8f),
-    backward_of<MmaFftLong<64, 1, 8>, 1, 226>(11.3f, 28.3f),
-    backward_of<MmaFftLong<128, 1, 16, 1, true>, 1, 226>(13.4f, 17.4f),
-    backward_of<MmaFftLong<128, 2>, 1, 226>(23.4f, 19.3f),
+    backward_of<MmaFftLong<64, 1, 8>, 1, 226>(10.6f, 30.6f),
+    backward_of<MmaFftLong<128, 1, 16, 1, true>, 1, 226>(13.8f, 13.4f),
+    backward_of<MmaFftLong<128, 2>, 1, 226>(20.5f, 19.3f),
 };
 const int sm90_variant_count = sizeof sm90_variants / sizeof *sm90_variants;
 

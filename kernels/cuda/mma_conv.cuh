@@ -293,18 +293,19 @@ __device__ __forceinline__ void store_sums(float4 *p, int lane, const Sums &s)
     }
 }
 
-/* Where the backward of a block with KIB of shared memory keeps what it needs: two transforms there, or one and of the other a
- * warp's first HELD groups, the rest in L2; of the sums of the spectrum's gradient, a warp's first SHARED groups there, then
+/* Where the backward of a block with KIB of shared memory keeps what it needs: two transforms there; or one, the other in
+ * registers (HOLD); or one, and of the other a warp's first HELD groups, the rest in L2. Of the sums of the spectrum's gradient, a warp's first SHARED groups there, then
  * KEPT in registers, others in L2. */
-template <class X, int KIB> struct Fits {
+template <class X, int KIB, bool HOLD> struct Fits {
     static constexpr int least(int a, int b) { return a < b ? a : b; }
-    static constexpr bool TWO = X::R < 128;
+    static constexpr bool TWO = X::R < 128 && !HOLD;
     static constexpr int ROOM = (KIB * 1024 - (int)X::NEAR_SIZE - (TWO ? 2 : 1) * (int)X::BUFFER) / 1024 / X::WARPS,
-                         HELD = TWO ? 0 : least(ROOM, X::GROUPS), SHARED = least((ROOM - HELD) / 2, X::GROUPS),
+                         HELD = TWO || HOLD ? 0 : least(ROOM, X::GROUPS), SHARED = least((ROOM - HELD) / 2, X::GROUPS),
                          KEPT = X::PASSES == 1 && X::GROUPS - SHARED <= 3 ? X::GROUPS - SHARED : 0;
     static constexpr size_t NEAR_AT = (TWO ? 2 : 1) * X::BUFFER + (HELD + 2 * SHARED) * X::WARPS * 1024;
     static constexpr size_t BYTES = NEAR_AT + X::NEAR_SIZE;
     static constexpr int TEMP = 2 * X::WAITING + (X::GROUPS - HELD) * (TWO ? 0 : X::WARPS * 64); /* units of 16 bytes in memory */
+    static_assert(!HOLD || SHARED == X::GROUPS, "registers are what is short");
 };
 
 /* dpost = dy s of a row, by s = y / post: y's rounding is not more than dpost's own. */
@@ -329,18 +330,19 @@ template <class X, Form FORM> __device__ __forceinline__ void divided(const Line
 /* Backward of a share of the rows of filter f: `dK` gets the sums of the gradient of its spectrum, [k0][4 32]. `temp`: TEMP
  * units of the block's own; where two transforms do not fit shared memory, that of dy waits there. The convolution itself, of
  * which dpost is made, is transformed back only where it is not y / post: y is not there, or the row's post is too small. */
-template <class X, Form FORM, int KIB>
+template <class X, Form FORM, int KIB, bool HOLD>
 __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Gates &io, int f, Share share, const uint4 *K,
                                               float scale_K, float4 *dK, uint4 *temp, uint4 *smem, uint32_t *part)
 {
     __half *buf = (__half *)smem;
-    typedef Fits<X, KIB> Fit;
+    typedef Fits<X, KIB, HOLD> Fit;
     constexpr bool TWO = Fit::TWO;
     __half *bufd = TWO ? buf + 2 * X::PLANE : buf;
     const int lane = fft.lane;
     uint4 *const held = (uint4 *)((char *)smem + X::BUFFER * (TWO ? 2 : 1));
     float4 *const sums = (float4 *)(held + Fit::HELD * X::WARPS * 64);
     Sums kept[Fit::KEPT ? Fit::KEPT : 1] = {};
+    Words near[HOLD ? X::GROUPS : 1];
     uint4 *const waiting = temp;
     auto aside = [&](int n) { /* where the n-th of this warp's groups of the other transform waits */
         return (n < Fit::HELD ? held : temp + 2 * X::WAITING - Fit::HELD * X::WARPS * 64) + (n * X::WARPS + fft.warp) * 64 + lane;
@@ -351,32 +353,38 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
         float4 *out = dK + pass * X::R * 128;
         fft.take(pass);
         Line<FORM> line(rows, io.wide, f, i);
-        uint32_t large = Line<FORM>::LARGE;
-        const float sd = enter_row(fft, line, io.dy, io.post, bufd, part, &large, [&]() {
+        int small;
+        const float sd = enter_row(fft, line, io.dy, io.post, bufd, part, &small, [&]() {
+            if (X::AHEAD & 1 && pass == X::PASSES - 1) line.template prefetch<X::THREADS, X::R <= 32>(io.made);
             if (X::AHEAD & 1) ask_for<X, FORM>(fft, rows, io.wide, f, i, io.u, io.pre);
-            if (X::AHEAD & 1 && pass == X::PASSES - 1) line.template prefetch<X::THREADS, false>(io.made);
         });
-        int convolves = io.dpost && (!io.made || large != Line<FORM>::LARGE);
+        const bool convolves = io.dpost && (!io.made || small);
+        if (io.dpost && !convolves && pass == X::PASSES - 1) divided<X>(line, io);
         if (!TWO) {
-            convolves = __syncthreads_or(convolves);
+            __syncthreads();
             fft.prepare();
-#pragma unroll 1
-            for (int n = 0; n < X::GROUPS; n++) store_words(aside(n), fft.inner(bufd, n * X::WARPS + fft.warp));
+#pragma unroll HOLD ? X::GROUPS : 1
+            for (int n = 0; n < X::GROUPS; n++) {
+                const Words z = fft.inner(bufd, n * X::WARPS + fft.warp);
+                if (HOLD)
+                    near[HOLD ? n : 0] = z;
+                else
+                    store_words(aside(n), z);
+            }
         }
         const float sa = enter_row(fft, line, io.u, io.pre, buf, part + X::WARPS, nullptr, [&]() {
             if (X::AHEAD & 2) ask_for<X, FORM>(fft, rows, io.wide, f, i + share.step, io.dy, io.post);
         });
-        if (TWO)
-            convolves = __syncthreads_or(convolves);
-        else
-            __syncthreads();
-        if (io.dpost && !convolves && pass == X::PASSES - 1) divided<X>(line, io);
+        __syncthreads();
         float both = inverse(sa) * inverse(sd);
         fft.prepare();
         auto group = [&](int n, Sums &sum) {
             const int k0 = n * X::WARPS + fft.warp;
             Words k = words_of(of[k0 * 64 + lane], of[k0 * 64 + 32 + lane]);
-            Words zd = TWO ? fft.inner(bufd, k0) : words_of(aside(n)[0], aside(n)[32]), za = fft.inner(buf, k0);
+            Words zd = TWO    ? fft.inner(bufd, k0)
+                       : HOLD ? near[HOLD ? n : 0]
+                              : words_of(aside(n)[0], aside(n)[32]),
+                  za = fft.inner(buf, k0);
             correlate(sum, zd, za, both);
             if (convolves) {
                 times<false>(za, k);
@@ -396,8 +404,8 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
             group(n, sum);
             store_sums(at, lane, sum);
         };
-#pragma unroll 1
-        for (int n = 0; n < shared; n++) group_at(n, sums);
+#pragma unroll HOLD ? X::GROUPS : 1
+        for (int n = 0; n < (HOLD ? X::GROUPS : shared); n++) group_at(n, sums);
 #pragma unroll
         for (int n = 0; n < Fit::KEPT; n++) group(Fit::SHARED + n, kept[n]);
 #pragma unroll 1
@@ -445,7 +453,7 @@ __device__ __forceinline__ void backward_rows(X &fft, const Rows &rows, const Ga
     }
 }
 /* dK: [split][filter][k0][4 32], temp: [filter][split][TEMP] */
-template <class X, Form FORM, int BLOCKS, int KIB>
+template <class X, Form FORM, int BLOCKS, int KIB, bool HOLD>
 __global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Gates io, const uint4 *constants, const uint4 *K,
                                                                    const float *scale_K, float4 *dK, uint4 *temp, int f0)
 {
@@ -453,11 +461,11 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Ga
         extern __shared__ uint4 smem[];
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
-        fft.bring(smem + Fits<X, KIB>::NEAR_AT / 16);
+        fft.bring(smem + Fits<X, KIB, HOLD>::NEAR_AT / 16);
         const int me = blockIdx.x, all = gridDim.x;
-        backward_rows<X, FORM, KIB>(fft, rows, io, f0 + blockIdx.y, Share{me, all}, K + (int64_t)blockIdx.y * X::ALL * 64,
+        backward_rows<X, FORM, KIB, HOLD>(fft, rows, io, f0 + blockIdx.y, Share{me, all}, K + (int64_t)blockIdx.y * X::ALL * 64,
                                     scale_K[blockIdx.y], dK + ((int64_t)me * gridDim.y + blockIdx.y) * X::ALL * 128,
-                                    temp + ((int64_t)blockIdx.y * all + me) * Fits<X, KIB>::TEMP, smem, part);
+                                    temp + ((int64_t)blockIdx.y * all + me) * Fits<X, KIB, HOLD>::TEMP, smem, part);
     }
 }
 
@@ -530,7 +538,7 @@ __device__ __noinline__ void grad_apart(const uint4 *constants, const Filter *to
     grad_of(fft, *to, f, dK, 1, 0, temp, (__half *)smem, part);
 }
 /* A block takes whole filters, from taps to their gradient; K, dK and temp have room for one per block. */
-template <class X, Form FORM, int BLOCKS, int KIB>
+template <class X, Form FORM, int BLOCKS, int KIB, bool HOLD>
 __global__ void __launch_bounds__(X::THREADS, BLOCKS)
     whole_backward(Rows rows, Gates io, const __grid_constant__ Filter taps, const __grid_constant__ Filter to,
                    const uint4 *constants, uint4 *K, float4 *dK, uint4 *temp)
@@ -539,12 +547,12 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS)
         extern __shared__ uint4 smem[];
         __shared__ uint32_t part[2 * X::WARPS];
         X fft(constants);
-        fft.bring(smem + Fits<X, KIB>::NEAR_AT / 16);
+        fft.bring(smem + Fits<X, KIB, HOLD>::NEAR_AT / 16);
         const int me = blockIdx.x, all = gridDim.x;
-        K += (int64_t)me * X::ALL * 64, dK += (int64_t)me * X::ALL * 128, temp += (int64_t)me * Fits<X, KIB>::TEMP;
+        K += (int64_t)me * X::ALL * 64, dK += (int64_t)me * X::ALL * 128, temp += (int64_t)me * Fits<X, KIB, HOLD>::TEMP;
         for (int f = me; f < rows.F; f += all) {
             float scale = spectrum_apart<typename X::Far>(constants, &taps, f, smem, part, K);
-            backward_rows<X, FORM, KIB>(fft, rows, io, f, Share{0, 1}, K, scale, dK, temp, smem, part);
+            backward_rows<X, FORM, KIB, HOLD>(fft, rows, io, f, Share{0, 1}, K, scale, dK, temp, smem, part);
             if (to.k || to.kr || to.D) {
                 __syncthreads();
                 grad_apart<typename X::Far>(constants, &to, f, dK, temp, smem, part);
@@ -582,15 +590,15 @@ template <class X, int BLOCKS> void run_forward(const Job &j, int f0, int nf)
         launch<X>(j.regular() ? mma_forward<X, WIDE, BLOCKS> : mma_forward<X, ANY, BLOCKS>, j.p.splits, nf, X::BUFFER, j.stream,
                   j.p.rows, j.io, j.constants, j.K, j.scales, j.temp, f0);
 }
-template <class X, int BLOCKS, int KIB> void run_backward(const Job &j, int f0, int nf)
+template <class X, int BLOCKS, int KIB, bool HOLD> void run_backward(const Job &j, int f0, int nf)
 {
     if constexpr (X::WHOLE)
         if (!j.p.splits)
-            return launch<X>(j.regular() ? whole_backward<X, WIDE, BLOCKS, KIB> : whole_backward<X, ANY, BLOCKS, KIB>, j.p.nf,
-                             1, Fits<X, KIB>::BYTES, j.stream, j.p.rows, j.io, j.taps, j.dtaps, j.constants, j.K, j.dK, j.temp);
+            return launch<X>(j.regular() ? whole_backward<X, WIDE, BLOCKS, KIB, HOLD> : whole_backward<X, ANY, BLOCKS, KIB, HOLD>, j.p.nf,
+                             1, Fits<X, KIB, HOLD>::BYTES, j.stream, j.p.rows, j.io, j.taps, j.dtaps, j.constants, j.K, j.dK, j.temp);
     run_spectrum<X>(j, f0, nf);
-    launch<X>(j.regular() ? mma_backward<X, WIDE, BLOCKS, KIB> : mma_backward<X, ANY, BLOCKS, KIB>, j.p.splits, nf,
-              Fits<X, KIB>::BYTES, j.stream, j.p.rows, j.io, j.constants, j.K, j.scales, j.dK, j.temp, f0);
+    launch<X>(j.regular() ? mma_backward<X, WIDE, BLOCKS, KIB, HOLD> : mma_backward<X, ANY, BLOCKS, KIB, HOLD>, j.p.splits, nf,
+              Fits<X, KIB, HOLD>::BYTES, j.stream, j.p.rows, j.io, j.constants, j.K, j.scales, j.dK, j.temp, f0);
     if (j.dtaps.k || j.dtaps.kr || j.dtaps.D)
         launch<X>(filter_grad<typename X::Far>, nf, 1, X::BUFFER, j.stream, j.dtaps, j.constants, j.dK, j.p.splits, j.temp, f0);
 }
@@ -601,19 +609,19 @@ template <class X, int BLOCKS> constexpr Variant forward_of(float cost, float fi
     return {X::N,     false, X::THREADS, X::CONSTANTS, 132 * BLOCKS,          X::WAITING,
             X::WHOLE, cost,  filter,     begin<X>,     run_forward<X, BLOCKS>};
 }
-template <class X, int BLOCKS, int KIB = 163 / BLOCKS> constexpr Variant backward_of(float cost, float filter = 0)
+template <class X, int BLOCKS, int KIB = 163 / BLOCKS, bool HOLD = false> constexpr Variant backward_of(float cost, float filter = 0)
 {
     return {X::N,
             true,
             X::THREADS,
             X::CONSTANTS,
             132 * BLOCKS,
-            Fits<X, KIB>::TEMP,
+            Fits<X, KIB, HOLD>::TEMP,
             X::WHOLE,
             cost,
             filter,
             begin<X>,
-            run_backward<X, BLOCKS, KIB>};
+            run_backward<X, BLOCKS, KIB, HOLD>};
 }
 
 } // namespace

@@ -55,12 +55,15 @@ struct Filter {
 
 /* ---- rows of a filter, scaled ------------------------------------------------------------------------------------- */
 /* The largest number of all the block's threads; every thread calls, and has it. `part`: WARPS words of shared memory that
- * nobody has read since a barrier before the last. */
-template <class X> __device__ __forceinline__ uint32_t row_max(const X &fft, uint32_t top, uint32_t *part)
+ * nobody has read since a barrier before the last. `any`, if not NULL: whether it is so for any thread. */
+template <class X> __device__ __forceinline__ uint32_t row_max(const X &fft, uint32_t top, uint32_t *part, int *any = nullptr)
 {
     top = __reduce_max_sync(~0u, top);
     if (fft.lane == 0) part[fft.warp] = top;
-    __syncthreads();
+    if (any)
+        *any = __syncthreads_or(*any);
+    else
+        __syncthreads();
     return __reduce_max_sync(~0u, part[fft.lane % X::WARPS]);
 }
 
@@ -115,12 +118,14 @@ template <class X> struct Taken {
 };
 
 /* The outer stage of p gate, this pass of it, into buf; the row's scale. A barrier; before it what is staged touches this warp's
- * part of buf alone. `then` is called once the last of the row is on its way; `large` as for Taken. */
+ * part of buf alone. `then` is called once the last of the row is on its way. `small`, if not NULL: whether some of the gate's
+ * magnitudes are below 2^-63. */
 template <class X, class Line, class Then>
 __device__ __forceinline__ float enter_row(const X &fft, const Line &line, const bf16 *p, const bf16 *gate, __half *buf,
-                                           uint32_t *part, uint32_t *large, Then then)
+                                           uint32_t *part, int *small, Then then)
 {
     float scale;
+    uint32_t all = Line::LARGE, *large = small ? &all : nullptr;
     if constexpr (X::PASSES > 1) {
         Taken<X> low(fft, line, 0, p, gate, large);
         uint32_t top = low.largest();
@@ -135,19 +140,21 @@ __device__ __forceinline__ float enter_row(const X &fft, const Line &line, const
         }
         high.rescale(mine);
         fft.stage(high.x, buf + X::PLANE);
-        scale = scale_for(row_max(fft, top, part), X::TOP);
+        if (small) *small = all != Line::LARGE;
+        scale = scale_for(row_max(fft, top, part, small), X::TOP);
         fft.template enter<PART>(buf, part, X::TOP, scale);
     } else {
         Taken<X> row(fft, line, 0, p, gate, large);
         then();
         const uint32_t top = row.largest();
+        if (small) *small = all != Line::LARGE;
         if constexpr (X::STAGED) {
             row.rescale(scale_for(top, X::TOP));
             fft.stage(row.x, buf);
-            scale = scale_for(row_max(fft, top, part), X::TOP);
+            scale = scale_for(row_max(fft, top, part, small), X::TOP);
             fft.template enter<NONE>(buf, part, X::TOP, scale);
         } else {
-            scale = scale_for(row_max(fft, top, part), X::TOP);
+            scale = scale_for(row_max(fft, top, part, small), X::TOP);
             row.rescale(scale);
             fft.template enter<NONE>(row.x, row.x, buf);
         }
