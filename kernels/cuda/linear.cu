@@ -3,8 +3,8 @@
  * Storage order of the token matrices becomes transposition flags. The bias is cuBLASLt's epilogue where y is stored by
  * tokens; a channel-major y gets it as the start of the sum: a few rows of biases, small enough for the L2 cache, serve all
  * rows as a batch with step 0. dW and db are f32 whatever the operands: dW is summed in f32 and added to with beta = 1; a small
- * one is the sum of products of a share of the tokens each, since its tiles are few and cuBLASLt gives each to one SM; db by
- * sums.cu. */
+ * one is the sum of products of a share of the tokens each, since its tiles are few and cuBLASLt gives each to one SM, and so is
+ * a small dx in f32, of shares of W's rows (the last layer of a filter's network: its x are weights); db by sums.cu. */
 #include "gemm.cuh"
 
 namespace m2cu
@@ -87,7 +87,7 @@ m2_status forward(const m2_call *c)
     return launched(c);
 }
 
-/* Shares of the tokens whose products of n x m are summed: a divisor of all rows. H200, 32768 rows, n = m = 64, f32: dx, dW and
+/* Shares of the rows whose products of n x m are summed: a divisor of all rows. H200, 32768 rows, n = m = 64, f32: dx, dW and
  * db in 115 us with one, 50 with 128. */
 int64_t shares(int64_t rows, int64_t n, int64_t m)
 {
@@ -101,21 +101,36 @@ int64_t share_bytes(int64_t rows, int64_t n, int64_t m)
     int64_t s = shares(rows, n, m);
     return s > 1 ? s * n * m * (int64_t)sizeof(float) : 0;
 }
-
-m2_status weight_grad(const m2_call *c, Matrix dy, Matrix x, Matrix dw, int64_t bytes)
+int64_t all_share_bytes(int64_t rows, int64_t n, int64_t m) /* dW, then dx */
 {
-    const int64_t s = shares(x.rows, dw.rows, dw.cols), r = x.rows / s, size = dw.rows * dw.cols;
+    int64_t dw = share_bytes(rows, n, m), dx = share_bytes(n, rows, m);
+    return dw > dx ? dw : dx;
+}
+
+/* to = or += a^T b, f32, over their rows. */
+m2_status sum_over_rows(const m2_call *c, Matrix a, Matrix b, Matrix to, bool acc, int64_t bytes)
+{
+    const int64_t s = shares(b.rows, to.rows, to.cols), r = b.rows / s, size = to.rows * to.cols;
     Product p = {};
-    p.c = dw, p.a = transposed(dy), p.b = x;
-    p.acc = c->acc & 2;
+    p.c = to, p.a = transposed(a), p.b = b;
+    p.acc = acc;
     if (s == 1) return product(c, p, c->workspace, bytes);
     float *parts = (float *)((char *)c->workspace + bytes);
     p.c.data = parts, p.c.step = size;
-    p.a = transposed(sliced(dy, r)), p.b = sliced(x, r);
+    p.a = transposed(sliced(a, r)), p.b = sliced(b, r);
     p.acc = false, p.batch = (int)s;
     M2_TRY(product(c, p, c->workspace, bytes));
-    fold(parts, s, size, size, (float *)dw.data, c->acc & 2, nullptr, false, stream_of(c));
+    fold(parts, s, size, size, (float *)to.data, acc, nullptr, false, stream_of(c));
     return M2_OK;
+}
+
+m2_status input_grad(const m2_call *c, Matrix dy, Matrix w, Matrix dx, int64_t bytes)
+{
+    Product p = {};
+    p.c = dx, p.a = dy, p.b = w;
+    p.acc = c->acc & 1;
+    if (dx.dtype == M2_F32 && !dx.by_columns) return sum_over_rows(c, transposed(dy), w, dx, p.acc, bytes);
+    return product(c, p, c->workspace, bytes);
 }
 
 m2_status backward(const m2_call *c)
@@ -126,14 +141,10 @@ m2_status backward(const m2_call *c)
     const m2_tensor &w = c->in[1], &dx = c->out[0], &dw = c->out[1], &db = c->out[2];
     Matrix wm = matrix(w, w.shape[0], w.shape[1]);
     int64_t bytes = product_workspace(x.rows, w.shape[0], w.shape[1]);
-    M2_TRY(check_workspace(c, bytes + share_bytes(x.rows, w.shape[0], w.shape[1])));
-    if (!m2_absent(&dx)) {
-        Product p = {};
-        p.c = tokens(dx, x_cm), p.a = dy, p.b = wm;
-        p.acc = c->acc & 1;
-        M2_TRY(product(c, p, c->workspace, bytes));
-    }
-    if (!m2_absent(&dw)) M2_TRY(weight_grad(c, dy, x, matrix(dw, w.shape[0], w.shape[1]), bytes));
+    M2_TRY(check_workspace(c, bytes + all_share_bytes(x.rows, w.shape[0], w.shape[1])));
+    if (!m2_absent(&dx)) M2_TRY(input_grad(c, dy, wm, tokens(dx, x_cm), bytes));
+    if (!m2_absent(&dw))
+        M2_TRY(sum_over_rows(c, dy, x, matrix(dw, w.shape[0], w.shape[1]), c->acc & 2, bytes));
     if (!m2_absent(&db) && y_cm)
         row_sums(c->in[2], dy.cols, dy.rows, (float *)db.data, c->acc & 4, stream_of(c));
     if (!m2_absent(&db) && !y_cm) {
@@ -167,7 +178,7 @@ extern "C" int64_t m2i_cuda_linear_workspace(const m2_attrs *attrs, const m2_des
 extern "C" int64_t m2i_cuda_linear_grad_workspace(const m2_attrs *, const m2_desc *in, const m2_desc *)
 {
     int64_t n = in[1].shape[0], m = in[1].shape[1], rows = m ? m2_desc_count(&in[0]) / m : 0;
-    int64_t products = m2cu::product_workspace(rows, n, m) + m2cu::share_bytes(rows, n, m);
+    int64_t products = m2cu::product_workspace(rows, n, m) + m2cu::all_share_bytes(rows, n, m);
     int64_t sums = n ? m2cu::column_partials(m2_desc_count(&in[2]) / n, n) * (int64_t)sizeof(float) : 0;
     return products > sums ? products : sums;
 }

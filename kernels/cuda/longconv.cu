@@ -15,7 +15,7 @@
  * Bound at 65,536 tokens x 1024 channels, gated, bf16: 0.124 / 0.346 ms of memory traffic, 0.25 / 0.6 ms of f32
  * issue slots (about 119 instructions per point forward). Measured (H200, ms, forward / with backward):
  *   L = 1024 0.37 / 1.45   2048 0.39 / 1.50   4096 0.46 / 1.53   8192 0.60 / 2.9   32768 0.97 / 3.1   65536 1.00 / 3.3
- * (the last two with a filter for 8 channels; with one each 1.23 / 3.9, 1.52 / 4.9).
+ * (the last two with a filter for 8 channels; with one each 1.23 / 3.9, 1.52 / 4.9; all before y spared the way back of dpost).
  * In one block, latency of row loads is what is left, at 4 and 2 blocks of 128 threads per SM (registers: 128 and 255;
  * fewer spill, and measured slower). Longer rows: f32 intermediates through memory.
  * All arithmetic is f32; only loads and stores round (bf16). Sums over rows are taken in a fixed order:
@@ -29,6 +29,7 @@
 #include "ways.cuh"
 #include <cuda_runtime.h>
 #include <stdio.h>
+#include <type_traits>
 
 namespace m2cu
 {
@@ -528,41 +529,29 @@ template <class T> void find_small(const Job<T> &j, int64_t items)
     launch(j.p.rows.jump ? small_gates<T, true> : small_gates<T, false>, dim3((unsigned)(items * pieces)), 256, 0, j.stream,
            j.p.rows, j.io.post, j.small, j.f0, j.p0, j.np, pieces);
 }
-#define BY_RADIX(R, call4, call8, call16, call32)                                                            \
-    switch (R) {                                                                                             \
-    case 4: call4; break;                                                                                    \
-    case 8: call8; break;                                                                                    \
-    case 16: call16; break;                                                                                  \
-    default: call32; break;                                                                                  \
+template <class F> void by_radix(int radix, F f)
+{
+    switch (radix) {
+    case 4: return f(std::integral_constant<int, 4>());
+    case 8: return f(std::integral_constant<int, 8>());
+    case 16: return f(std::integral_constant<int, 16>());
+    default: return f(std::integral_constant<int, 32>());
     }
+}
 template <class T, Where src, bool DY> void outer_forward(const Job<T> &j, c32 *temp, int64_t items)
 {
-    int64_t M = j.p.N;
-    BY_RADIX(j.p.radix[0], (one_outer<T, src, DY, 4>(j, temp, M, items)),
-             (one_outer<T, src, DY, 8>(j, temp, M, items)), (one_outer<T, src, DY, 16>(j, temp, M, items)),
-             (one_outer<T, src, DY, 32>(j, temp, M, items)))
+    by_radix(j.p.radix[0], [&](auto R) { one_outer<T, src, DY, decltype(R)::value>(j, temp, j.p.N, items); });
     if (j.p.levels < 2) return;
-    M /= j.p.radix[0];
-    BY_RADIX(j.p.radix[1], (one_outer<T, TEMP, false, 4>(j, temp, M, items)),
-             (one_outer<T, TEMP, false, 8>(j, temp, M, items)),
-             (one_outer<T, TEMP, false, 16>(j, temp, M, items)),
-             (one_outer<T, TEMP, false, 32>(j, temp, M, items)))
+    const int64_t M = j.p.N / j.p.radix[0];
+    by_radix(j.p.radix[1], [&](auto R) { one_outer<T, TEMP, false, decltype(R)::value>(j, temp, M, items); });
 }
 template <class T, Into dst> void outer_backward(const Job<T> &j, c32 *temp, int64_t items)
 {
-    int64_t M = j.p.N;
     const int *small = dst == OUT_DPOST ? j.small : nullptr;
-    if (j.p.levels == 2) {
-        int64_t M1 = M / j.p.radix[0];
-        BY_RADIX(j.p.radix[1], (one_outer_inverse<T, KEEP, 4>(j, temp, small, M1, items)),
-                 (one_outer_inverse<T, KEEP, 8>(j, temp, small, M1, items)),
-                 (one_outer_inverse<T, KEEP, 16>(j, temp, small, M1, items)),
-                 (one_outer_inverse<T, KEEP, 32>(j, temp, small, M1, items)))
-    }
-    BY_RADIX(j.p.radix[0], (one_outer_inverse<T, dst, 4>(j, temp, small, M, items)),
-             (one_outer_inverse<T, dst, 8>(j, temp, small, M, items)),
-             (one_outer_inverse<T, dst, 16>(j, temp, small, M, items)),
-             (one_outer_inverse<T, dst, 32>(j, temp, small, M, items)))
+    const int64_t M = j.p.N / j.p.radix[0];
+    if (j.p.levels == 2)
+        by_radix(j.p.radix[1], [&](auto R) { one_outer_inverse<T, KEEP, decltype(R)::value>(j, temp, small, M, items); });
+    by_radix(j.p.radix[0], [&](auto R) { one_outer_inverse<T, dst, decltype(R)::value>(j, temp, small, j.p.N, items); });
 }
 
 /* Chunk by chunk: spectra of nf filters, np rows at a time, then (backward) their taps'

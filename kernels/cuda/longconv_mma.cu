@@ -8,18 +8,19 @@
  * Error against float64: 2.0e-3 relative L2, of which the bf16 result's own rounding is 1.7e-3.
  *
  * H200, 65,536 tokens x 1024 channels, gated, `m2 bench conv --device cuda --gates`, ms forward / with backward: a filter per
- * channel, and (--filters 128) one of 8 as in M2-GPT. Bound: bytes that must move, 0.13 / 0.36. Prediction: instructions of a row
- * in the machine code, four per clock and SM (16384 and 32768: before rows came by lines; 65536 was not counted); the tensor
- * cores' share of it is smaller at every length.
+ * channel, and (--filters 128) one of 8 as in M2-GPT. Bound: bytes that must move, 0.13 / 0.39. Prediction: instructions of a row
+ * in the machine code, four per clock and SM (16384 and 32768: before rows came by lines; 65536 was not counted; backward with
+ * the transform back that y spares); the tensor cores' share of it is smaller at every length.
  *   L      prediction    a filter each  of 8 channels  what limits it
- *   1024   0.16 / 0.47   0.246 / 0.825  0.241 / 0.833  latency between barriers; 32 and 16 warps per SM (registers)
- *   2048   0.13 / 0.50   0.229 / 0.777  0.223 / 0.795  the same, 16 warps each
- *   4096   0.14 / 0.45   0.248 / 0.847  0.235 / 0.828  the same, 24 and 16 warps
- *   8192   0.13 / 0.49   0.310 / 1.181  0.277 / 1.083  backward: one block per SM (132 KiB), idle at its barriers
- *   16384  0.19 / 0.60   0.360 / 1.421  0.285 / 1.102  the same; a filter is half a row's work or 2, for 4 rows or 32
- *   32768  0.23 / 0.80   0.446 / 1.915  0.342 / 1.327  for 2 rows or 16; backward one transform at a time, of the other 3/8
+ *   1024   0.16 / 0.47   0.247 / 0.847  0.248 / 0.861  latency between barriers; 32 and 16 warps per SM (registers)
+ *   2048   0.13 / 0.50   0.228 / 0.761  0.228 / 0.795  the same, 16 warps each
+ *   4096   0.14 / 0.45   0.244 / 0.844  0.240 / 0.844  the same, 24 and 16 warps
+ *   8192   0.13 / 0.49   0.310 / 1.117  0.280 / 1.008  backward: 16 warps per SM in two blocks (sm_80: one, 132 KiB)
+ *   16384  0.19 / 0.60   0.369 / 1.281  0.291 / 1.059  one block, idle at its barriers; a filter is half a row's work or 2, for
+ *                                       4 rows or 32
+ *   32768  0.23 / 0.80   0.442 / 1.810  0.330 / 1.308  for 2 rows or 16; backward one transform at a time, of the other 3/8
  *                                       (sm_90; sm_80 all) wait in L2, as do the sums: more than L2 holds for all blocks
- *   65536  -             1.194 / 4.003  0.584 / 2.209  each of two passes reads the row; a filter, for 1 row or 8, is 0.8 to
+ *   65536  -             1.192 / 3.847  0.569 / 2.104  each of two passes reads the row; a filter, for 1 row or 8, is 0.8 to
  *                                       1.5 rows' work
  * What made it so: rows asked for by predicated loads, gates before the products they multiply (5 to 12%); from 16384 on, rows
  * read and written by whole lines, by way of the buffer (mma_fft_long.cuh): where the outer stage's lanes had 16 bytes of 32
@@ -31,7 +32,8 @@
  * 1.05 / 4.13: constants from L2 for every row; a row in registers one stage ahead (backward 1.25 for 0.87 at 8192), or by
  * cp.async; rows by the bulk copy engine into shared memory, as far ahead as they fit (2 to 4% at 8192, nothing below); clamped
  * addresses in place of predicates (5 to 15% slower: registers); rows first out of the caches (.cs: 15% slower at 32768 while
- * lanes shared sectors). */
+ * lanes shared sectors); sums in L2 by vector atomics (32768: 4% slower to 2% faster, 65536 1 to 5% faster); the transform that
+ * waits in registers at 4096, 4 warps, four blocks per SM (0.70 for 0.61, backward alone) and 16384 (1.33 for 1.23). */
 #include "mma_conv.cuh"
 #include <stdio.h>
 

@@ -1,8 +1,8 @@
 /* longconv_sm90.cu - the long convolution of bf16 rows on compute capability 9.0: warps with up to 255 registers, 226 KiB of
  * shared memory per block. Costs decide between these and those of longconv_mma.cu. At 16384 rows cost less here and filters
- * more, so these win where filters are shared; backward at 32768 and 65536 they hold 5 of 8 groups of the transform that waits
- * (2 to 4% of the time), and at 32768 a table besides, with a row's other tensors asked for ahead (4%; H200, 192 filters of 32
- * rows: 2.97 ms without, 2.90, 2.80).
+ * more, so these win where filters are shared. Backward at 8192 the transform that waits is in registers, so that two blocks fit
+ * (0.83 to 0.80 ms); at 32768 and 65536 5 of its 8 groups are in shared memory (2 to 4% of the time), and at 32768 a table
+ * besides, with a row's other tensors asked for ahead (4%; H200, 192 filters of 32 rows: 2.97 ms without, 2.90, 2.80).
  *
  * Clusters, whose blocks share a row, lose on an H200. Reading each other's 16-byte pieces goes at 0.8 to 1.3 TB/s, writing them
  * at 1.7 to 2.4 (the bulk copy engine: 2.0 to 3.6), and barriers wait for what is on its way to memory too. Tried: columns of a

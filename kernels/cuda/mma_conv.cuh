@@ -294,8 +294,8 @@ __device__ __forceinline__ void store_sums(float4 *p, int lane, const Sums &s)
 }
 
 /* Where the backward of a block with KIB of shared memory keeps what it needs: two transforms there; or one, the other in
- * registers (HOLD); or one, and of the other a warp's first HELD groups, the rest in L2. Of the sums of the spectrum's gradient, a warp's first SHARED groups there, then
- * KEPT in registers, others in L2. */
+ * registers (HOLD); or one, and of the other a warp's first HELD groups, the rest in L2. Of the sums of the spectrum's gradient
+ * a warp's first SHARED groups there, then KEPT in registers, others in L2. */
 template <class X, int KIB, bool HOLD> struct Fits {
     static constexpr int least(int a, int b) { return a < b ? a : b; }
     static constexpr bool TWO = X::R < 128 && !HOLD;
@@ -594,8 +594,9 @@ template <class X, int BLOCKS, int KIB, bool HOLD> void run_backward(const Job &
 {
     if constexpr (X::WHOLE)
         if (!j.p.splits)
-            return launch<X>(j.regular() ? whole_backward<X, WIDE, BLOCKS, KIB, HOLD> : whole_backward<X, ANY, BLOCKS, KIB, HOLD>, j.p.nf,
-                             1, Fits<X, KIB, HOLD>::BYTES, j.stream, j.p.rows, j.io, j.taps, j.dtaps, j.constants, j.K, j.dK, j.temp);
+            return launch<X>(j.regular() ? whole_backward<X, WIDE, BLOCKS, KIB, HOLD> : whole_backward<X, ANY, BLOCKS, KIB, HOLD>,
+                             j.p.nf, 1, Fits<X, KIB, HOLD>::BYTES, j.stream, j.p.rows, j.io, j.taps, j.dtaps, j.constants, j.K,
+                             j.dK, j.temp);
     run_spectrum<X>(j, f0, nf);
     launch<X>(j.regular() ? mma_backward<X, WIDE, BLOCKS, KIB, HOLD> : mma_backward<X, ANY, BLOCKS, KIB, HOLD>, j.p.splits, nf,
               Fits<X, KIB, HOLD>::BYTES, j.stream, j.p.rows, j.io, j.constants, j.K, j.scales, j.dK, j.temp, f0);
@@ -609,7 +610,8 @@ template <class X, int BLOCKS> constexpr Variant forward_of(float cost, float fi
     return {X::N,     false, X::THREADS, X::CONSTANTS, 132 * BLOCKS,          X::WAITING,
             X::WHOLE, cost,  filter,     begin<X>,     run_forward<X, BLOCKS>};
 }
-template <class X, int BLOCKS, int KIB = 163 / BLOCKS, bool HOLD = false> constexpr Variant backward_of(float cost, float filter = 0)
+template <class X, int BLOCKS, int KIB = 163 / BLOCKS, bool HOLD = false>
+constexpr Variant backward_of(float cost, float filter = 0)
 {
     return {X::N,
             true,
