@@ -464,8 +464,8 @@ __global__ void __launch_bounds__(X::THREADS, BLOCKS) mma_backward(Rows rows, Ga
         fft.bring(smem + Fits<X, KIB, HOLD>::NEAR_AT / 16);
         const int me = blockIdx.x, all = gridDim.x;
         backward_rows<X, FORM, KIB, HOLD>(fft, rows, io, f0 + blockIdx.y, Share{me, all}, K + (int64_t)blockIdx.y * X::ALL * 64,
-                                    scale_K[blockIdx.y], dK + ((int64_t)me * gridDim.y + blockIdx.y) * X::ALL * 128,
-                                    temp + ((int64_t)blockIdx.y * all + me) * Fits<X, KIB, HOLD>::TEMP, smem, part);
+                                          scale_K[blockIdx.y], dK + ((int64_t)me * gridDim.y + blockIdx.y) * X::ALL * 128,
+                                          temp + ((int64_t)blockIdx.y * all + me) * Fits<X, KIB, HOLD>::TEMP, smem, part);
     }
 }
 

@@ -134,6 +134,33 @@ static void test_precisions(void)
     }
 }
 
+/* The gradient of a long convolution takes its output where the projection behind keeps that (GPT), and costs no memory where
+ * nothing does (BERT, which adds another convolution first). */
+static void test_spare_outputs(void)
+{
+    static const char *const small[] = {"model.family=gpt", "model.width=16", "model.layers=3", "model.length=12",
+                                        "model.vocab=24"};
+    for (int bert = 0; bert < 2; bert++)
+        for (int again = 0; again < 2; again++) {
+            m2_config cfg = config(5, small);
+            if (bert) CU_ASSERT_EQUAL_FATAL(m2_config_set(&cfg, "model.family=bert"), M2_OK);
+            m2_program *p = NULL;
+            m2_recompute recompute = {again ? M2_RECOMPUTE_BLOCK : M2_RECOMPUTE_NONE};
+            int gradients = 0, with = 0;
+            CU_ASSERT_EQUAL_FATAL(build(&cfg, M2_MODE_TRAIN, &p), M2_OK);
+            m2_program_backward(p, m2_program_find(p, "loss"), &recompute);
+            for (int k = 0; k < m2_program_calls(p); k++) {
+                m2_call_info c = m2_program_call_info(p, k);
+                if (c.op != &m2_op_longconv_grad) continue;
+                gradients++;
+                with += c.in[6].rank >= 0;
+            }
+            CU_ASSERT_EQUAL(gradients, bert ? 6 : 3);
+            CU_ASSERT_EQUAL(with, bert ? 0 : 3);
+            m2_program_free(&p);
+        }
+}
+
 /* The files that come with m2 are what they say. */
 static void test_files(void)
 {
@@ -312,6 +339,7 @@ int main(void)
     CU_add_test(suite, "sizes", test_sizes);
     CU_add_test(suite, "options", test_options);
     CU_add_test(suite, "precisions", test_precisions);
+    CU_add_test(suite, "spare outputs", test_spare_outputs);
     CU_add_test(suite, "files", test_files);
     CU_add_test(suite, "recipes of tasks", test_recipes);
     CU_add_test(suite, "short filters", test_short_filters);
