@@ -88,7 +88,7 @@ m2_status forward(const m2_call *c)
 }
 
 /* Shares of the rows whose products of n x m are summed: a divisor of all rows. H200, 32768 rows, n = m = 64, f32: dx, dW and
- * db in 115 us with one, 50 with 128. */
+ * db in 115 us with one, 50 with 128; the last layer's of 192 filters, where dx has shares, in 73 us and 35. */
 int64_t shares(int64_t rows, int64_t n, int64_t m)
 {
     if (n * m > 32768) return 1;
