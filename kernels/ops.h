@@ -36,8 +36,8 @@
  *   it but kr[L-1], which reaches nothing) loses its frequencies (j - 1/4) / n of a turn, j < n, that are further than BAND / 2
  *   from a whole turn: a low-pass, which reaches into the future a little even without kr. 0 or 1: nothing is lost.
  *   VARIANT: kernels/op.h, m2_variant.
- *   longconv_grad(u, k, kr, D, pre, post, [y], dy) -> du, dk, dkr, dD, dpre, dpost. With y, dpost = dy y / post; without it, and
- *   in rows where some |post| < 2^-63, dpost = dy s with s computed again.
+ *   longconv_grad(u, k, kr, D, pre, post, [y], dy) -> du, dk, dkr, dD, dpre, dpost. With y a kernel may take dpost = dy y / post;
+ *   without it, and in rows where some |post| < M2_LONGCONV_LEAST_GATE, dpost = dy s with s computed again.
  * ---- columns(x, [xr], [x0]) -> z      first block stage of the longconv of a sequence cut into columns (kernels/ops/monarch.c)
  *   N = ROWS WIDTH points as a matrix of WIDTH columns, of which OWN from AT on are here: x (C, B, l) or (F, l), its first
  *   l / OWN <= ROWS rows, one behind the other; x, xr T (or P). z (ROWS, C, B or 1, 2 OWN) P, re of the columns, then im.
@@ -113,6 +113,7 @@ enum { M2_SHORTCONV_GATE = 0, M2_SHORTCONV_CHUNKS };
 enum { M2_GATE_NONE, M2_GATE_FIRST, M2_GATE_SECOND };
 enum { M2_LONGCONV_SHARE = 0, M2_LONGCONV_VARIANT };
 enum { M2_LONGCONV_BAND = 0 };
+#define M2_LONGCONV_LEAST_GATE 0x1p-63 /* y = s post is not so small that its rounding would be more than relative */
 enum { M2_SHARE_HEAD, M2_SHARE_INDEX };
 enum { M2_COLUMNS_ROWS = 0, M2_COLUMNS_WIDTH, M2_COLUMNS_AT, M2_COLUMNS_OWN, M2_COLUMNS_LENGTH, M2_COLUMNS_OUT_DTYPE };
 enum { M2_CYCLIC_SHARE = 0, M2_CYCLIC_SEGMENTS };

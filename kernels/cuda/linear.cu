@@ -101,7 +101,7 @@ int64_t share_bytes(int64_t rows, int64_t n, int64_t m)
     int64_t s = shares(rows, n, m);
     return s > 1 ? s * n * m * (int64_t)sizeof(float) : 0;
 }
-int64_t all_share_bytes(int64_t rows, int64_t n, int64_t m) /* dW, then dx */
+int64_t all_share_bytes(int64_t rows, int64_t n, int64_t m) /* of dx's, then of dW's: one place */
 {
     int64_t dw = share_bytes(rows, n, m), dx = share_bytes(n, rows, m);
     return dw > dx ? dw : dx;
@@ -126,10 +126,10 @@ m2_status sum_over_rows(const m2_call *c, Matrix a, Matrix b, Matrix to, bool ac
 
 m2_status input_grad(const m2_call *c, Matrix dy, Matrix w, Matrix dx, int64_t bytes)
 {
+    if (dx.dtype == M2_F32 && !dx.by_columns) return sum_over_rows(c, transposed(dy), w, dx, c->acc & 1, bytes);
     Product p = {};
     p.c = dx, p.a = dy, p.b = w;
     p.acc = c->acc & 1;
-    if (dx.dtype == M2_F32 && !dx.by_columns) return sum_over_rows(c, transposed(dy), w, dx, p.acc, bytes);
     return product(c, p, c->workspace, bytes);
 }
 

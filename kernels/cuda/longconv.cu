@@ -10,7 +10,7 @@
  * loops over rows of one filter, so twiddles stay in registers and the spectrum in L1/L2. Memory moved: u, [pre],
  * post in, y out, once each. Larger ones spill registers: 16384 took 1.10 ms here, 0.95 through memory.
  *   longer: outer stages of radix <= 32 through memory, one thread per column, a chunk of rows at a time; the
- * inner transforms run as above on complex rows.
+ * inner transforms run as above on complex rows. Only here s is y / post, where y is there (kernels/ops.h).
  *
  * Bound at 65,536 tokens x 1024 channels, gated, bf16: 0.124 / 0.346 ms of memory traffic, 0.25 / 0.6 ms of f32
  * issue slots (about 119 instructions per point forward). Measured (H200, ms, forward / with backward):
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(256) outer(Rows rows, Tensors<T> io, Taps taps
 enum Into { KEEP, OUT_Y, OUT_DA, OUT_DPOST, OUT_TAPS };
 constexpr int GATES_AT_ONCE = 2048;
 
-/* small[item] = 1 in rows that have |post| < 2^-63: y / post is not what was convolved. */
+/* small[item] = 1 in rows that have a gate below the least: y / post is not what was convolved. */
 template <class T, bool CUT>
 __global__ void __launch_bounds__(256) small_gates(Rows rows, const T *post, int *small, int f0, int p0, int np, int64_t pieces)
 {
@@ -284,7 +284,7 @@ __global__ void __launch_bounds__(256) small_gates(Rows rows, const T *post, int
     int found = 0;
 #pragma unroll
     for (int n = from; n < from + GATES_AT_ONCE; n += 256)
-        if (n < row.L) found |= !(fabsf(up(post[row.base(n) + row.at(n, 0)])) >= 0x1p-63f);
+        if (n < row.L) found |= !(fabsf(up(post[row.base(n) + row.at(n, 0)])) >= (float)M2_LONGCONV_LEAST_GATE);
     if (__syncthreads_or(found) && threadIdx.x == 0) small[item] = 1;
 }
 

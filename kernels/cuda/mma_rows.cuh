@@ -119,7 +119,7 @@ template <class X> struct Taken {
 
 /* The outer stage of p gate, this pass of it, into buf; the row's scale. A barrier; before it what is staged touches this warp's
  * part of buf alone. `then` is called once the last of the row is on its way. `small`, if not NULL: whether some of the gate's
- * magnitudes are below 2^-63. */
+ * magnitudes are below M2_LONGCONV_LEAST_GATE. */
 template <class X, class Line, class Then>
 __device__ __forceinline__ float enter_row(const X &fft, const Line &line, const bf16 *p, const bf16 *gate, __half *buf,
                                            uint32_t *part, int *small, Then then)

@@ -65,12 +65,13 @@ template <Form FORM> struct Line {
                 if (p && n + i < L) w[i / 2] |= (uint32_t)__bfloat16_as_ushort(p[at(n + i)]) << i % 2 * 16;
         }
     }
-    /* all &= bits of positions n ... n + W - 1 as fetched, 1 at bits 14 and 30 where |p| >= 2^-63; past the end they stay. */
+    /* all &= bits of positions n ... n + W - 1 as fetched, 1 at bits 14 and 30 where |p| >=
+     * M2_LONGCONV_LEAST_GATE; past the end they stay. */
     template <int W> __device__ __forceinline__ void large(int n, const uint32_t (&w)[W / 2], uint32_t &all) const
     {
 #pragma unroll
         for (int i = 0; i < W / 2; i++) {
-            uint32_t is = w[i] | w[i] << 1; /* an exponent of 64 or more has one of its two high bits */
+            uint32_t is = w[i] | w[i] << 1; /* of 2^-63 or more, an exponent of 64: it has one of its two high bits */
             if (FORM == ANY && n + 2 * i + 1 >= L) is |= 0xffff0000u;
             if ((FORM == ANY ? n + 2 * i : n) < L) all &= is;
         }

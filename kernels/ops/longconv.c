@@ -6,7 +6,7 @@
  * D is one more tap of lag 0, so its gradient is that of lag 0. Backward, with G = DFT(t dy post), and A recomputed:
  *     da = Re(conj(t) n IDFT(G conj(K))),  dc = conj(t) IDFT(sum over rows of G conj(A)),  dD = dk[0] = Re dc[0],
  *     du = da pre,  dpre = da u,  dpost = s dy.
- * s is y / post where y was kept and all of a row's |post| >= 2^-63, so that y, rounded, is not too small; else A K, back.
+ * s is y / post where y was kept and all of a row's |post| >= M2_LONGCONV_LEAST_GATE; else A K, back.
  * Frequency-sparse: K and the sum over rows lose what is out of the band (kernels/ops.h), on rows of the n given there.
  * Rows may lie in segments, u (S, C, B, l) with L = S l: position t of a row is in segment t / l. That is how an exchange
  * between ranks leaves them, and takes them (parallel/exchange.h).
@@ -25,8 +25,8 @@
 #include <stdio.h>
 
 enum { U, K, KR, D, PRE, POST, Y, DY, N_IN }; /* inputs; from Y on of the gradient */
-enum { DU, DK, DKR, DD, DPRE, DPOST };     /* outputs of the gradient */
-enum { UNITS = 64, BUNDLES = 4 };          /* filters are cut until there are UNITS, of >= BUNDLES each */
+enum { DU, DK, DKR, DD, DPRE, DPOST };        /* outputs of the gradient */
+enum { UNITS = 64, BUNDLES = 4 };             /* filters are cut until there are UNITS, of >= BUNDLES each */
 
 /* ---- shape rule ---------------------------------------------------------------------------------------- */
 static int64_t length_of(const m2_desc *u)
@@ -460,7 +460,7 @@ static void NAME(forward)(void *ctx, int64_t begin, int64_t end, int thread)
 static int NAME(divides)(const job *j, int64_t filter, int64_t bundle)
 {
     const span *s = &j->row;
-    const REAL *post = j->call->in[POST].data, least = (REAL)0x1p-63;
+    const REAL *post = j->call->in[POST].data, least = (REAL)M2_LONGCONV_LEAST_GATE;
     int64_t first = bundle * j->fft->rows, small = !j->call->in[Y].data;
     for (int64_t q = first; q < first + j->fft->rows && q < j->rows && !small; q++)
         for (int64_t i = 0; i < s->length; i += s->segment) {

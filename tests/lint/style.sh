@@ -17,7 +17,7 @@ report "device functions over 150 lines" "$(over 150 '[.]cuh?:')"
 report "files over 700 lines" "$(wc -l $sources | awk '$2 != "total" && $1 > 700 { print "  " $1 " " $2 }')"
 report "banned calls (sprintf, strcpy, strcat, gets, system, exit below main)" \
     "$(grep -nE '\b(sprintf|strcpy|strcat|gets|system)\(' $sources | sed 's/^/  /')$(grep -nE '\b(exit|abort)\(' $(echo "$sources" | grep -E '^(kernels|parallel|data|runtime)/') | grep -vE '(m2|m2i|api->|->)_?[a-z_]*(exit|abort)\(|MPI_Abort|^\S+:\s*/?\*' | grep -nE '[^_a-z>](exit|abort)\(' | sed 's/^/  /')"
-report "left-overs" "$(grep -nE '\b(TODO|FIXME|XXX)\b|"/(work|root|home)/' $sources | sed 's/^/  /')"
+report "left-overs" "$(grep -nE "\b(TO[D]O|FIX[M]E|X[X]X)\b|\"($PWD|/root|/home)/" $sources | sed 's/^/  /')"
 report "public functions without the m2_ prefix" \
     "$(grep -nE '^M2_API' $(echo "$sources" | grep '[.]h$') | grep -vE '\bm2_[a-z0-9_]+' | sed 's/^/  /')"
 report "lines over 130 columns" "$(awk 'length($0) > 130 { print "  " FILENAME ":" FNR }' $sources)"

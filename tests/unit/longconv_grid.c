@@ -92,10 +92,10 @@ typedef struct conv {
     const struct form *form;
     const struct precision *prec;
     int64_t c, b, l, filters, taps;
-    int64_t made;                           /* sparse: the filter whose taps are in `sparse` */
-    double *sparse;                         /* lags 0 ... L - 1, then -1, -2, ... */
-    int turn;                               /* the number of this point: all variants get their turn */
-    m2_desc desc[SLOTS];                    /* of inputs; gradients and y are like them */
+    int64_t made;                          /* sparse: the filter whose taps are in `sparse` */
+    double *sparse;                        /* lags 0 ... L - 1, then -1, -2, ... */
+    int turn;                              /* the number of this point: all variants get their turn */
+    m2_desc desc[SLOTS];                   /* of inputs; gradients and y are like them */
     void *in[SLOTS], *y, *before, *out[Y]; /* here; out[s]: gradient of input s */
     void *there_in[SLOTS], *there_y, *there_out[Y];
 } conv;
